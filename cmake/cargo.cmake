@@ -1,0 +1,115 @@
+# Drives Cargo: finds it, checks its version, and builds the Rust core as one static library.
+
+# Versions and names have one home each: Cargo.toml and the files of src/device/.
+file(STRINGS "${CMAKE_CURRENT_LIST_DIR}/../Cargo.toml" _cargo_toml REGEX "^(version|rust-version) = ")
+string(REGEX MATCH "(^|;)version = \"([0-9.]+)\"" _ "${_cargo_toml}")
+set(LIBGMEM_VERSION "${CMAKE_MATCH_2}")
+string(REGEX MATCH "rust-version = \"([0-9.]+)\"" _ "${_cargo_toml}")
+set(LIBGMEM_RUST_VERSION "${CMAKE_MATCH_1}")
+
+# Sets LIBGMEM_CARGO and LIBGMEM_RUST_TARGET, or stops with one sentence.
+function(libgmem_find_cargo)
+	find_program(LIBGMEM_CARGO cargo HINTS "$ENV{HOME}/.cargo/bin" DOC "The cargo that builds libgmem")
+	set(_remedy "install one (https://rustup.rs, or your distribution's) or name it with -DLIBGMEM_CARGO=<path>")
+	if(NOT LIBGMEM_CARGO)
+		message(FATAL_ERROR "libgmem needs cargo ${LIBGMEM_RUST_VERSION} or newer and found none: ${_remedy}.")
+	endif()
+	execute_process(COMMAND "${LIBGMEM_CARGO}" --version
+		OUTPUT_VARIABLE _version ERROR_VARIABLE _error RESULT_VARIABLE _result)
+	if(NOT _result EQUAL 0 OR NOT _version MATCHES "cargo ([0-9]+\\.[0-9]+\\.[0-9]+)")
+		string(STRIP "${_version}${_error}${_result}" _said)
+		message(FATAL_ERROR "libgmem needs cargo ${LIBGMEM_RUST_VERSION} or newer, and ${LIBGMEM_CARGO} does not run (${_said}): ${_remedy}.")
+	endif()
+	if(CMAKE_MATCH_1 VERSION_LESS LIBGMEM_RUST_VERSION)
+		message(FATAL_ERROR "libgmem needs cargo ${LIBGMEM_RUST_VERSION} or newer, and ${LIBGMEM_CARGO} is ${CMAKE_MATCH_1}: ${_remedy}.")
+	endif()
+	if(NOT LIBGMEM_RUST_TARGET)
+		execute_process(COMMAND "${LIBGMEM_CARGO}" --version --verbose OUTPUT_VARIABLE _verbose)
+		string(REGEX MATCH "host: ([^\n]+)" _ "${_verbose}")
+		set(LIBGMEM_RUST_TARGET "${CMAKE_MATCH_1}" CACHE STRING "Rust target triple")
+	endif()
+endfunction()
+
+# Stops unless LIBGMEM_DEVICE is a device: each is a file of src/device/.
+function(libgmem_check_device)
+	file(GLOB _files CONFIGURE_DEPENDS "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../src/device/*.rs")
+	set(_devices)
+	foreach(_file IN LISTS _files)
+		get_filename_component(_name "${_file}" NAME_WE)
+		if(NOT _name STREQUAL "mod")
+			list(APPEND _devices "${_name}")
+		endif()
+	endforeach()
+	if(NOT LIBGMEM_DEVICE IN_LIST _devices)
+		list(JOIN _devices ", " _devices)
+		message(FATAL_ERROR "LIBGMEM_DEVICE=${LIBGMEM_DEVICE} is no device of libgmem; the devices are: ${_devices}.")
+	endif()
+endfunction()
+
+# libgmem_add_core(<target>): a custom target that brings Cargo's output up to date at each build.
+# Sets in the caller: GMEM_CORE, the archive, and GMEM_GENERATED_INCLUDE, with libgmem/detail/bridge.hpp.
+function(libgmem_add_core target)
+	set(source "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/..")
+	get_filename_component(source "${source}" ABSOLUTE)
+	set(generated "${CMAKE_CURRENT_BINARY_DIR}/include")
+	set(core "${CMAKE_CURRENT_BINARY_DIR}/core/$<CONFIG>/libgmem_core.a")
+
+	# Build types and Cargo profiles, with the folder that Cargo names after each.
+	set(is_release "$<OR:$<CONFIG:Release>,$<CONFIG:>>")
+	string(CONCAT profile
+		"$<${is_release}:release>$<$<CONFIG:Debug>:dev>"
+		"$<$<CONFIG:RelWithDebInfo>:relwithdebinfo>$<$<CONFIG:MinSizeRel>:minsizerel>")
+	string(CONCAT folder
+		"$<${is_release}:release>$<$<CONFIG:Debug>:debug>"
+		"$<$<CONFIG:RelWithDebInfo>:relwithdebinfo>$<$<CONFIG:MinSizeRel>:minsizerel>")
+	set(target_dir "${LIBGMEM_CARGO_TARGET_DIR}")
+	if(NOT target_dir)
+		set(target_dir "${CMAKE_CURRENT_BINARY_DIR}/cargo")
+	endif()
+
+	# No path of the build machine ends up in an installed file.
+	set(home "$ENV{CARGO_HOME}")
+	if(NOT home)
+		set(home "$ENV{HOME}/.cargo")
+	endif()
+	# The separator of CARGO_ENCODED_RUSTFLAGS is the character 0x1f.
+	string(ASCII 31 unit)
+	set(rustflags "--remap-path-prefix=${home}=/cargo${unit}--remap-path-prefix=${source}=/libgmem${unit}--remap-path-prefix=${target_dir}=/target")
+	if(DEFINED ENV{RUSTFLAGS})
+		string(REPLACE " " "${unit}" user "$ENV{RUSTFLAGS}")
+		set(rustflags "${user}${unit}${rustflags}")
+	endif()
+	set(prefix_map "-ffile-prefix-map=${home}=/cargo -ffile-prefix-map=${source}=/libgmem -ffile-prefix-map=${target_dir}=/target")
+
+	string(REPLACE "-" "_" triple "${LIBGMEM_RUST_TARGET}")
+	string(TOUPPER "${triple}" TRIPLE)
+	set(environment
+		# These would move the files that are copied below.
+		--unset=CARGO_TARGET_DIR --unset=CARGO_BUILD_TARGET_DIR --unset=CARGO_BUILD_BUILD_DIR
+		# jemalloc's make takes part in Cargo's job server, not in CMake's.
+		--unset=MAKEFLAGS --unset=MFLAGS --unset=RUSTFLAGS
+		"CARGO_ENCODED_RUSTFLAGS=${rustflags}"
+		"CC_${triple}=${CMAKE_C_COMPILER}" "CXX_${triple}=${CMAKE_CXX_COMPILER}" "AR_${triple}=${CMAKE_AR}"
+		"CFLAGS_${triple}=${CMAKE_C_FLAGS} ${prefix_map}" "CXXFLAGS_${triple}=${CMAKE_CXX_FLAGS} ${prefix_map}"
+		"CARGO_TARGET_${TRIPLE}_LINKER=${CMAKE_C_COMPILER}"
+		"GMEM_GENERATED_INCLUDE_DIR=${generated}" "GMEM_DEFAULT_DEVICE=${LIBGMEM_DEVICE}")
+	set(arguments --lib --crate-type staticlib --profile "${profile}" --target "${LIBGMEM_RUST_TARGET}"
+		--target-dir "${target_dir}" --locked)
+	if(LIBGMEM_CARGO_OFFLINE)
+		list(APPEND arguments --offline)
+	endif()
+
+	# Cargo knows best what is out of date, so it is always asked; the copy keeps its time stamp when
+	# nothing changed, and then nothing is linked again.
+	add_custom_target(${target}
+		COMMAND "${CMAKE_COMMAND}" -E env ${environment} "${LIBGMEM_CARGO}" rustc ${arguments}
+		COMMAND "${CMAKE_COMMAND}" -E copy_if_different
+			"${target_dir}/${LIBGMEM_RUST_TARGET}/${folder}/libgmem.a" "${core}"
+		BYPRODUCTS "${core}" "${generated}/libgmem/detail/bridge.hpp"
+		# .cargo/config.toml and a vendored registry are found from here.
+		WORKING_DIRECTORY "${source}"
+		COMMENT "Building the Rust core with Cargo"
+		VERBATIM USES_TERMINAL)
+	set(GMEM_CORE "${core}" PARENT_SCOPE)
+	set(GMEM_GENERATED_INCLUDE "${generated}" PARENT_SCOPE)
+endfunction()

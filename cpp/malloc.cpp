@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The names of POSIX, C and C++ for the heap. Linked into the flavours that interpose (libgmem.so
+/// and libgmem.a), not into libgmem_api.so. The set is complete: a program whose malloc() came from
+/// here and whose free() from elsewhere would not live long.
+///
+/// Compiled with -fno-builtin, or the compiler would see calloc() in malloc() and memset().
+
+#include <cerrno>
+#include <cstddef>
+#include <new>
+
+#include <libgmem.h>
+
+extern "C" {
+
+void *malloc(std::size_t size) noexcept { return gmem_malloc(size); }
+void *calloc(std::size_t count, std::size_t size) noexcept { return gmem_calloc(count, size); }
+void *realloc(void *ptr, std::size_t size) noexcept { return gmem_realloc(ptr, size); }
+void *reallocarray(void *ptr, std::size_t count, std::size_t size) noexcept {
+	return gmem_reallocarray(ptr, count, size);
+}
+void free(void *ptr) noexcept { gmem_free(ptr); }
+void cfree(void *ptr) noexcept { gmem_free(ptr); }
+void free_sized(void *ptr, std::size_t) noexcept { gmem_free(ptr); }
+void free_aligned_sized(void *ptr, std::size_t, std::size_t) noexcept { gmem_free(ptr); }
+int posix_memalign(void **out, std::size_t alignment, std::size_t size) noexcept {
+	return gmem_posix_memalign(out, alignment, size);
+}
+void *aligned_alloc(std::size_t alignment, std::size_t size) noexcept {
+	return gmem_aligned_alloc(alignment, size);
+}
+void *memalign(std::size_t alignment, std::size_t size) noexcept {
+	return gmem_memalign(alignment, size);
+}
+void *valloc(std::size_t size) noexcept { return gmem_valloc(size); }
+void *pvalloc(std::size_t size) noexcept { return gmem_pvalloc(size); }
+std::size_t malloc_usable_size(void *ptr) noexcept { return gmem_malloc_usable_size(ptr); }
+int malloc_trim(std::size_t pad) noexcept { return gmem_malloc_trim(pad); }
+
+} // extern "C"
+
+namespace {
+
+/// One attempt after the other until the new-handler gives up ([new.delete.single]).
+template <class Attempt>
+void *with_new_handler(Attempt attempt) {
+	for (;;) {
+		if (void *block = attempt()) {
+			return block;
+		}
+		std::new_handler handler = std::get_new_handler();
+		if (handler == nullptr) {
+			throw std::bad_alloc();
+		}
+		handler();
+	}
+}
+
+[[gnu::cold, gnu::noinline]] void *retry(std::size_t size) {
+	return with_new_handler([size] { return gmem_malloc(size); });
+}
+
+void *allocate(std::size_t size) {
+	void *block = gmem_malloc(size);
+	return block != nullptr ? block : retry(size);
+}
+
+void *allocate(std::size_t size, std::align_val_t alignment) {
+	return with_new_handler(
+	    [=] { return gmem_aligned_alloc(static_cast<std::size_t>(alignment), size); });
+}
+
+/// The nothrow forms still call the new-handler, which may throw bad_alloc to give up.
+template <class... Alignment>
+void *allocate_or_null(std::size_t size, Alignment... alignment) noexcept {
+	try {
+		return allocate(size, alignment...);
+	} catch (const std::bad_alloc &) {
+		return nullptr;
+	}
+}
+
+} // namespace
+
+// clang-format off
+void *operator new(std::size_t size) { return allocate(size); }
+void *operator new[](std::size_t size) { return allocate(size); }
+void *operator new(std::size_t size, const std::nothrow_t &) noexcept { return allocate_or_null(size); }
+void *operator new[](std::size_t size, const std::nothrow_t &) noexcept { return allocate_or_null(size); }
+void *operator new(std::size_t size, std::align_val_t alignment) { return allocate(size, alignment); }
+void *operator new[](std::size_t size, std::align_val_t alignment) { return allocate(size, alignment); }
+void *operator new(std::size_t size, std::align_val_t alignment, const std::nothrow_t &) noexcept { return allocate_or_null(size, alignment); }
+void *operator new[](std::size_t size, std::align_val_t alignment, const std::nothrow_t &) noexcept { return allocate_or_null(size, alignment); }
+
+void operator delete(void *ptr) noexcept { gmem_free(ptr); }
+void operator delete[](void *ptr) noexcept { gmem_free(ptr); }
+void operator delete(void *ptr, const std::nothrow_t &) noexcept { gmem_free(ptr); }
+void operator delete[](void *ptr, const std::nothrow_t &) noexcept { gmem_free(ptr); }
+void operator delete(void *ptr, std::size_t) noexcept { gmem_free(ptr); }
+void operator delete[](void *ptr, std::size_t) noexcept { gmem_free(ptr); }
+void operator delete(void *ptr, std::align_val_t) noexcept { gmem_free(ptr); }
+void operator delete[](void *ptr, std::align_val_t) noexcept { gmem_free(ptr); }
+void operator delete(void *ptr, std::align_val_t, const std::nothrow_t &) noexcept { gmem_free(ptr); }
+void operator delete[](void *ptr, std::align_val_t, const std::nothrow_t &) noexcept { gmem_free(ptr); }
+void operator delete(void *ptr, std::size_t, std::align_val_t) noexcept { gmem_free(ptr); }
+void operator delete[](void *ptr, std::size_t, std::align_val_t) noexcept { gmem_free(ptr); }
+// clang-format on

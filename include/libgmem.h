@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file libgmem.h
+ * @brief The C interface of libgmem: memory shared by a CPU and its accelerators.
+ *
+ * A program allocates as usual, says where its data must be next (gmemPrefetch) and drops
+ * what it no longer needs at once (gmemFreeEager), either now or in the order of a work stream.
+ *
+ * Conventions that hold for every function here:
+ *  - A function that returns int returns 0 or a **negative errno**; gmemLastError() then says in
+ *    words which argument was wrong, its value, what is allowed and what to do.
+ *  - A range is [addr, addr + size), in bytes. The **GMEM page** is the machine's huge page
+ *    (gmemGetPageSize(), 2 MiB on x86-64).
+ *  - Every function may be called from any thread at any time, also from several at once.
+ *  - Nothing is printed, no signal is raised, the process is never ended. GMEM_LOG=error (or
+ *    =trace) in the environment asks for lines on stderr.
+ *  - Loading the library opens nothing and starts nothing.
+ *
+ * Not caught, because C cannot: a pointer to host functions that is not a function, and freeing a
+ * pointer that this heap did not hand out.
+ */
+#ifndef LIBGMEM_H
+#define LIBGMEM_H
+
+#include <stddef.h>
+
+/** Version of this header; gmemVersion() gives that of the library loaded. */
+#define LIBGMEM_VERSION_MAJOR 0
+#define LIBGMEM_VERSION_MINOR 1
+#define LIBGMEM_VERSION_PATCH 0
+
+#ifdef __cplusplus
+#define LIBGMEM_NODISCARD [[nodiscard]]
+#define LIBGMEM_NOEXCEPT noexcept
+extern "C" {
+#else
+#define LIBGMEM_NODISCARD
+#define LIBGMEM_NOEXCEPT
+#endif
+
+#if defined(__GNUC__)
+#define LIBGMEM_MALLOC __attribute__((malloc))
+#define LIBGMEM_SIZE(n) __attribute__((alloc_size(n)))
+#define LIBGMEM_SIZE2(n, m) __attribute__((alloc_size(n, m)))
+#else
+#define LIBGMEM_MALLOC
+#define LIBGMEM_SIZE(n)
+#define LIBGMEM_SIZE2(n, m)
+#endif
+
+/* ---- ranges ------------------------------------------------------------------------------- */
+
+/**
+ * @brief Give the physical memory of a range back to the kernel now.
+ *
+ * The range is rounded **inward** to whole GMEM pages; no byte outside them is touched, and a
+ * range without a whole page is 0. On return the pages are the kernel's again (the process's
+ * resident size falls) and the next read of them gives zeros. The addresses stay mapped.
+ * Private and shared anonymous memory, memfd, /dev/shm and System V shared memory, locked and
+ * hugetlb memory are all freed; for shared memory that means for everyone who maps it.
+ *
+ * @param addr   start of the range
+ * @param size   its length in bytes; 0 is a range without a page
+ * @param stream NULL: done on return. Else a gmemStream_t: the call is registered behind the work
+ *               already there and returns at once; a failure comes out of gmemStreamSynchronize().
+ * @return 0;
+ *   -EINVAL  addr + size exceeds the address space; unknown stream; the whole pages hold a file
+ *            mapping or a device mapping (nothing is dropped);
+ *   -ENOMEM  part of the whole pages is not mapped (the mapped part is freed, as madvise(2) does);
+ *   -EACCES  a shared mapping that may not be written (nothing is dropped).
+ */
+int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Bring a range to a memory node so that no page fault follows there.
+ *
+ * The range is rounded **outward** to GMEM pages. Pages not there yet are populated on the node,
+ * pages on another node are moved to it, pages already there are marked as used. After success an
+ * access that the mapping's protection permits takes no page fault, until memory pressure, a
+ * fork or automatic NUMA balancing undoes it. A writable private file mapping therefore gets its
+ * own copies; map files read-only to keep sharing the page cache. The margin that rounding adds is
+ * populated where it is this process's private anonymous memory and skipped where it is not.
+ *
+ * @param hnid   heterogeneous NUMA id: a node with memory (see gmemGetNumaId())
+ * @param stream as for gmemFreeEager()
+ * @return 0 (also for size 0);
+ *   -EINVAL  addr + size exceeds the address space; hnid is not a memory node; unknown stream; a
+ *            device mapping;
+ *   -ENOMEM  part of [addr, addr + size) is not mapped (nothing is moved), or no memory is left;
+ *   -EACCES  part of it is mapped without any access (PROT_NONE; nothing is moved);
+ *   -EBUSY   pages that could not be moved, because they are pinned or shared between processes;
+ *   -EFAULT  part of a file mapping lies beyond the end of its file;
+ *   -EOPNOTSUPP  the kernel is older than Linux 5.14.
+ */
+int gmemPrefetch(unsigned long addr, size_t size, int hnid, void *stream) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief The heterogeneous NUMA id of the current device.
+ *
+ * On the device "host" it is the memory node nearest to the CPU that the caller runs on.
+ * @return an id >= 0 to pass to gmemPrefetch(), or a negative errno if there is no device.
+ */
+int gmemGetNumaId(void) LIBGMEM_NOEXCEPT;
+
+/** @brief Size of the GMEM page in bytes: the granularity of the two functions above. */
+size_t gmemGetPageSize(void) LIBGMEM_NOEXCEPT;
+
+/* ---- errors, version, device ---------------------------------------------------------------- */
+
+/**
+ * @brief What the last failing libgmem call of this thread failed of, in words.
+ * @return never NULL, "" before the first failure; the same address for the life of the thread,
+ *   with the text of its latest failure.
+ */
+const char *gmemLastError(void) LIBGMEM_NOEXCEPT;
+
+/** @brief Version of the library loaded, "major.minor.patch". */
+const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Make a device the current one for the whole process.
+ *
+ * The first use of a device picks GMEM_DEVICE from the environment, else the one chosen when the
+ * library was configured (-DLIBGMEM_DEVICE, "host" unless set).
+ * @param name "host"
+ * @return 0, -EINVAL for an unknown or NULL name (the error lists the valid ones).
+ */
+int gmemSetDevice(const char *name) LIBGMEM_NOEXCEPT;
+
+/** @brief Name of the current device, or NULL when GMEM_DEVICE names none that exists. */
+const char *gmemGetDevice(void) LIBGMEM_NOEXCEPT;
+
+/* ---- streams ---------------------------------------------------------------------------------- */
+
+/**
+ * @brief A work stream: runs what is registered on it one after the other, in order.
+ *
+ * Any number of streams is served by a few threads that start on first use and block all signals.
+ * After fork() the child has none of its parent's streams: they are unknown there (-EINVAL) and it
+ * makes its own. Work still pending when the process exits is dropped: synchronize first.
+ */
+typedef struct gmemStream *gmemStream_t;
+
+/** @brief A function that a stream runs. It must return, and must not throw into C frames. */
+typedef void (*gmemHostFn)(void *arg);
+
+/** @brief Make a stream. @return 0; -EINVAL if stream is NULL; -EAGAIN if no thread can start. */
+int gmemStreamCreate(gmemStream_t *stream) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Register fn(arg) behind the work already on the stream, and return at once.
+ *
+ * A stream holds at most 65,536 waiting pieces of work; a call beyond that waits for room, except
+ * from a function that the library itself is running, which gets -EAGAIN.
+ * @return 0; -EINVAL for an unknown stream or a NULL function (nothing is registered).
+ */
+int gmemStreamLaunch(gmemStream_t stream, gmemHostFn fn, void *arg) LIBGMEM_NOEXCEPT;
+
+/** @brief 0 if all work on the stream is done, -EBUSY if not, -EINVAL for an unknown stream. */
+int gmemStreamQuery(gmemStream_t stream) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Wait until all work registered before this call is done.
+ *
+ * @return 0, or the errno of the first failure since the last synchronize (gmemLastError() says
+ *   which call it was); the stream goes on after a failure and the failure is then forgotten.
+ *   -EINVAL for an unknown stream; -EDEADLK when called from work running on the same stream.
+ */
+int gmemStreamSynchronize(gmemStream_t stream) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Give the stream up. Work already on it still runs; its handle is unknown from now on.
+ * @return 0, -EINVAL for an unknown stream (also for one destroyed before).
+ */
+int gmemStreamDestroy(gmemStream_t stream) LIBGMEM_NOEXCEPT;
+
+/* ---- the heap ----------------------------------------------------------------------------------- */
+
+/*
+ * libgmem.so exports the same heap under the names of POSIX and C as well (malloc, free, realloc,
+ * calloc, ... and C++ operator new and delete); libgmem_api.so has the names below only.
+ * Each function follows its namesake in malloc(3), posix_memalign(3) and C23 to the letter,
+ * errno included. Its memory comes from huge-page-advised extents; a block of at least one GMEM
+ * page starts on a GMEM page. Do not mix the two heaps: what gmem_malloc gave goes to gmem_free.
+ */
+
+LIBGMEM_NODISCARD void *gmem_malloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(1);
+LIBGMEM_NODISCARD void *gmem_calloc(size_t count, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC
+	LIBGMEM_SIZE2(1, 2);
+LIBGMEM_NODISCARD void *gmem_realloc(void *ptr, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_SIZE(2);
+LIBGMEM_NODISCARD void *gmem_reallocarray(void *ptr, size_t count, size_t size) LIBGMEM_NOEXCEPT
+	LIBGMEM_SIZE2(2, 3);
+void gmem_free(void *ptr) LIBGMEM_NOEXCEPT;
+void gmem_free_sized(void *ptr, size_t size) LIBGMEM_NOEXCEPT;
+void gmem_free_aligned_sized(void *ptr, size_t alignment, size_t size) LIBGMEM_NOEXCEPT;
+int gmem_posix_memalign(void **out, size_t alignment, size_t size) LIBGMEM_NOEXCEPT;
+LIBGMEM_NODISCARD void *gmem_aligned_alloc(size_t alignment, size_t size) LIBGMEM_NOEXCEPT
+	LIBGMEM_MALLOC LIBGMEM_SIZE(2);
+LIBGMEM_NODISCARD void *gmem_memalign(size_t alignment, size_t size) LIBGMEM_NOEXCEPT
+	LIBGMEM_MALLOC LIBGMEM_SIZE(2);
+LIBGMEM_NODISCARD void *gmem_valloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(1);
+LIBGMEM_NODISCARD void *gmem_pvalloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC;
+/** @brief Bytes that may be used at ptr; 0 for NULL. */
+size_t gmem_malloc_usable_size(void *ptr) LIBGMEM_NOEXCEPT;
+/** @brief Give idle heap memory back now, in whole GMEM pages. @return 1 if any was, else 0. */
+int gmem_malloc_trim(size_t pad) LIBGMEM_NOEXCEPT;
+
+#ifdef __cplusplus
+}
+#endif
+
+#undef LIBGMEM_MALLOC
+#undef LIBGMEM_SIZE
+#undef LIBGMEM_SIZE2
+
+#endif /* LIBGMEM_H */

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// libgmem for C++17: every public header at once.
+#pragma once
+
+#include <libgmem.h>
+#include <libgmem/allocator.hpp>
+#include <libgmem/buffer.hpp>
+#include <libgmem/device.hpp>
+#include <libgmem/error.hpp>
+#include <libgmem/free_eager.hpp>
+#include <libgmem/memory_resource.hpp>
+#include <libgmem/prefetch.hpp>
+#include <libgmem/range.hpp>
+#include <libgmem/stream.hpp>

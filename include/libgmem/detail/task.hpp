@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// A C++ callable on its way through a stream: owned by the stream from launch to completion.
+#pragma once
+
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace gmem::detail {
+
+/// What a stream owns and runs once; destroyed unrun when the stream is dropped before its turn.
+class task {
+public:
+	task() = default;
+	task(const task &) = delete;
+	task &operator=(const task &) = delete;
+	virtual ~task() = default;
+	/// An exception becomes the stream's error.
+	virtual void run() = 0;
+};
+
+template <class F>
+class callable final : public task {
+public:
+	template <class G>
+	explicit callable(G &&function) : function_(std::forward<G>(function)) {}
+	void run() override { function_(); }
+
+private:
+	F function_;
+};
+
+template <class F>
+[[nodiscard]] std::unique_ptr<task> make_task(F &&function) {
+	return std::make_unique<callable<std::decay_t<F>>>(std::forward<F>(function));
+}
+
+} // namespace gmem::detail

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// gmem::memory_resource: libgmem's heap for std::pmr containers.
+#pragma once
+
+#include <cstddef>
+#include <memory_resource>
+
+#include <libgmem/error.hpp>
+
+namespace gmem {
+
+/// All objects of this class are equal: they are the same heap. Thread-safe.
+class memory_resource final : public std::pmr::memory_resource {
+private:
+	void *do_allocate(std::size_t bytes, std::size_t alignment) override {
+		void *memory = alignment > alignof(std::max_align_t) ? gmem_aligned_alloc(alignment, bytes)
+		                                                      : gmem_malloc(bytes);
+		if (memory == nullptr) {
+			throw out_of_memory(bytes);
+		}
+		return memory;
+	}
+	void do_deallocate(void *memory, std::size_t, std::size_t) override { gmem_free(memory); }
+	[[nodiscard]] bool do_is_equal(const std::pmr::memory_resource &other) const noexcept override {
+		return dynamic_cast<const memory_resource *>(&other) != nullptr;
+	}
+};
+
+} // namespace gmem

@@ -1,0 +1,244 @@
+//! The C functions of `libgmem.h`; its comments are their documentation.
+//!
+//! Each takes the arguments apart, calls one verb inside the guard, and gives a number back.
+
+use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
+use std::ptr;
+
+use crate::error::{self, Error, Result};
+use crate::guard::guard;
+use crate::os::mapping;
+use crate::{device, free_eager, heap, prefetch, stream};
+
+// ---- ranges -----------------------------------------------------------------------------------
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemFreeEager(addr: c_ulong, size: usize, stream: *mut c_void) -> c_int {
+    guard(|| free_eager::free_eager(addr as usize, size, stream.addr()).map(|()| 0))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemPrefetch(addr: c_ulong, size: usize, hnid: c_int, stream: *mut c_void) -> c_int {
+    guard(|| prefetch::prefetch(addr as usize, size, hnid, stream.addr()).map(|()| 0))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemGetNumaId() -> c_int {
+    guard(|| device::current()?.numa_id())
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemGetPageSize() -> usize {
+    mapping::gmem_page().bytes()
+}
+
+// ---- errors, version, device ------------------------------------------------------------------
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemLastError() -> *const c_char {
+    error::last_message_ptr()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemVersion() -> *const c_char {
+    const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
+    VERSION.as_ptr().cast()
+}
+
+/// # Safety
+/// `name` is NULL or NUL-terminated.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemSetDevice(name: *const c_char) -> c_int {
+    guard(|| {
+        if name.is_null() {
+            return Err(Error::Null {
+                argument: "name",
+                wanted: "the name of a device, e.g. \"host\"",
+            });
+        }
+        // SAFETY: not NULL, so the caller's promise holds.
+        let name = unsafe { CStr::from_ptr(name) };
+        device::set_current(&name.to_string_lossy()).map(|()| 0)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemGetDevice() -> *const c_char {
+    let mut name = ptr::null();
+    guard(|| {
+        name = device::current()?.c_name().as_ptr();
+        Ok(0)
+    });
+    name
+}
+
+// ---- streams ----------------------------------------------------------------------------------
+
+/// # Safety
+/// `out` is NULL or points to a handle that may be written.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemStreamCreate(out: *mut *mut c_void) -> c_int {
+    guard(|| {
+        if out.is_null() {
+            return Err(Error::Null {
+                argument: "stream",
+                wanted: "the address of a gmemStream_t",
+            });
+        }
+        let handle = stream::create()?;
+        // SAFETY: not NULL, so the caller's promise holds.
+        unsafe { out.write(ptr::without_provenance_mut(handle)) };
+        Ok(0)
+    })
+}
+
+/// A C function with its argument, on its way to a stream's thread.
+struct Launch {
+    function: unsafe extern "C" fn(*mut c_void),
+    argument: *mut c_void,
+}
+// SAFETY: whoever launches it says that it may run on another thread; that is what launching means.
+unsafe impl Send for Launch {}
+
+impl Launch {
+    fn run(self) -> Result<()> {
+        // SAFETY: the caller of gmemStreamLaunch answers for the function and its argument.
+        unsafe { (self.function)(self.argument) };
+        Ok(())
+    }
+}
+
+/// # Safety
+/// `function` is NULL or may be called once with `argument` on any thread.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemStreamLaunch(
+    handle: *mut c_void,
+    function: Option<unsafe extern "C" fn(*mut c_void)>,
+    argument: *mut c_void,
+) -> c_int {
+    guard(|| {
+        let function = function.ok_or(Error::Null { argument: "fn", wanted: "a function" })?;
+        let launch = Launch { function, argument };
+        stream::launch(handle.addr(), Box::new(move || launch.run())).map(|()| 0)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemStreamQuery(handle: *mut c_void) -> c_int {
+    guard(|| Ok(if stream::is_idle(handle.addr())? { 0 } else { -libc::EBUSY }))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemStreamSynchronize(handle: *mut c_void) -> c_int {
+    guard(|| stream::synchronize(handle.addr()).map(|()| 0))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemStreamDestroy(handle: *mut c_void) -> c_int {
+    guard(|| stream::destroy(handle.addr()).map(|()| 0))
+}
+
+// ---- the heap ---------------------------------------------------------------------------------
+//
+// No guard: the allocation path neither panics nor touches a thread-local of Rust's.
+
+#[unsafe(no_mangle)]
+extern "C" fn gmem_malloc(size: usize) -> *mut c_void {
+    heap::malloc(size)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmem_calloc(count: usize, size: usize) -> *mut c_void {
+    heap::calloc(count, size)
+}
+
+/// # Safety
+/// As `realloc(3)`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmem_realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    unsafe { heap::realloc(ptr, size) }
+}
+
+/// # Safety
+/// As `reallocarray(3)`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmem_reallocarray(ptr: *mut c_void, count: usize, size: usize) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    unsafe { heap::reallocarray(ptr, count, size) }
+}
+
+/// # Safety
+/// As `free(3)`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmem_free(ptr: *mut c_void) {
+    // SAFETY: the caller's promise.
+    unsafe { heap::free(ptr) }
+}
+
+/// # Safety
+/// As `free_sized` of C23.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmem_free_sized(ptr: *mut c_void, _size: usize) {
+    // SAFETY: the caller's promise. The size is not needed, and looking it up is not slower.
+    unsafe { heap::free(ptr) }
+}
+
+/// # Safety
+/// As `free_aligned_sized` of C23.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmem_free_aligned_sized(ptr: *mut c_void, _alignment: usize, _size: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { heap::free(ptr) }
+}
+
+/// # Safety
+/// As `posix_memalign(3)`: `out` may be written.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmem_posix_memalign(
+    out: *mut *mut c_void,
+    alignment: usize,
+    size: usize,
+) -> c_int {
+    match heap::posix_memalign(alignment, size) {
+        Ok(block) => {
+            // SAFETY: the caller's promise.
+            unsafe { out.write(block) };
+            0
+        }
+        Err(errno) => errno.0,
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmem_aligned_alloc(alignment: usize, size: usize) -> *mut c_void {
+    heap::aligned_alloc(alignment, size)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmem_memalign(alignment: usize, size: usize) -> *mut c_void {
+    heap::memalign(alignment, size)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmem_valloc(size: usize) -> *mut c_void {
+    heap::valloc(size)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmem_pvalloc(size: usize) -> *mut c_void {
+    heap::pvalloc(size)
+}
+
+/// # Safety
+/// `ptr` is NULL or a live block of this heap.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmem_malloc_usable_size(ptr: *mut c_void) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe { heap::usable_size(ptr) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmem_malloc_trim(_pad: usize) -> c_int {
+    c_int::from(heap::trim())
+}

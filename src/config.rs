@@ -1,0 +1,57 @@
+//! `GMEM_*` settings: read once from the environment, ignored in setuid programs.
+//!
+//! The heap reads its own settings elsewhere, because it starts before anything may allocate.
+
+use std::sync::OnceLock;
+
+use crate::os::env;
+
+/// How much is written to stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Nothing: the default, and what an unknown word means.
+    Off,
+    /// A line for each call that fails.
+    Error,
+    /// Those, and a line for each prefetch and eager free.
+    Trace,
+}
+
+/// The settings as they were when the first call asked.
+#[derive(Debug)]
+pub struct Config {
+    /// `GMEM_DEVICE`: name of the device to begin with.
+    pub device: Option<String>,
+    /// `GMEM_LOG`: `error` or `trace`.
+    pub log: LogLevel,
+}
+
+/// The process's settings.
+pub fn config() -> &'static Config {
+    static CONFIG: OnceLock<Config> = OnceLock::new();
+    CONFIG.get_or_init(|| Config {
+        device: env::secure("GMEM_DEVICE"),
+        log: log_level(env::secure("GMEM_LOG").as_deref()),
+    })
+}
+
+fn log_level(word: Option<&str>) -> LogLevel {
+    match word {
+        Some("error") => LogLevel::Error,
+        Some("trace") => LogLevel::Trace,
+        _ => LogLevel::Off,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_words() {
+        assert_eq!(log_level(Some("error")), LogLevel::Error);
+        assert_eq!(log_level(Some("trace")), LogLevel::Trace);
+        assert_eq!(log_level(Some("loud")), LogLevel::Off);
+        assert_eq!(log_level(None), LogLevel::Off);
+    }
+}

@@ -1,0 +1,89 @@
+//! *Where* memory can live: the trait [`Device`], and which device is current.
+//!
+//! To add a device, write its file and add it to [`ALL`]; nothing else changes.
+
+mod host;
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::config::config;
+use crate::error::{Error, Result};
+use crate::page::PageRange;
+
+/// A place for memory: a set of memory nodes, and how a range gets there and away.
+pub trait Device: Sync {
+    /// The name by which GMEM_DEVICE and gmemSetDevice know it.
+    fn c_name(&self) -> &'static CStr;
+
+    /// The node that [`prefetch`](Device::prefetch) is best asked for from the calling thread.
+    fn numa_id(&self) -> Result<i32>;
+
+    /// The node that `hnid` stands for, if the device can keep memory there.
+    fn node(&self, hnid: i32) -> Result<usize>;
+
+    /// Bring `asked` to `node`, with the margin that rounding outward adds where that is ordinary
+    /// memory. On success an access to `asked` takes no fault.
+    fn prefetch(&self, asked: PageRange, node: usize) -> Result<()>;
+
+    /// Give the memory of whole GMEM pages back; afterwards they read as zeros.
+    fn free_eager(&self, pages: PageRange) -> Result<()>;
+}
+
+impl dyn Device {
+    /// The same as text.
+    fn name(&self) -> &'static str {
+        self.c_name().to_str().unwrap_or_default()
+    }
+}
+
+/// Every device, in the order in which messages list them.
+const ALL: [&dyn Device; 1] = [&host::Host];
+
+/// The device chosen when the library was configured (`-DLIBGMEM_DEVICE`).
+const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {
+    Some(name) => name,
+    None => "host",
+};
+
+/// Index into [`ALL`], plus one; 0 before the first use.
+static CURRENT: AtomicUsize = AtomicUsize::new(0);
+
+/// The current device; on first use the one that the environment or the build names.
+pub fn current() -> Result<&'static dyn Device> {
+    let mut current = CURRENT.load(Ordering::Relaxed);
+    if current == 0 {
+        let first = find(config().device.as_deref().unwrap_or(DEFAULT))? + 1;
+        // A gmemSetDevice that came in between wins.
+        current = match CURRENT.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => first,
+            Err(set) => set,
+        };
+    }
+    Ok(ALL[current - 1])
+}
+
+/// Make the named device the current one.
+pub fn set_current(name: &str) -> Result<()> {
+    CURRENT.store(find(name)? + 1, Ordering::Relaxed);
+    Ok(())
+}
+
+fn find(name: &str) -> Result<usize> {
+    ALL.iter().position(|device| device.name() == name).ok_or_else(|| Error::UnknownDevice {
+        name: name.to_owned(),
+        known: ALL.map(<dyn Device>::name).join(", "),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_device_is_refused_with_the_list() {
+        let failure = set_current("abacus").err().map(|failure| failure.to_string());
+        assert!(failure.is_some_and(|text| text.contains("abacus") && text.contains("host")));
+        assert_eq!(current().map(<dyn Device>::name), Ok("host"));
+    }
+}

@@ -1,0 +1,197 @@
+//! What can go wrong, in words and as an errno; and the thread's last failure.
+//!
+//! A message names the argument, its value, what is allowed and what to do.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char};
+use std::fmt;
+
+use crate::config::{LogLevel, config};
+
+/// `Result` with libgmem's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A positive error number of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// As the C functions return it.
+    pub const fn negative(self) -> i32 {
+        -self.0
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // std's text ends in "(os error N)", which is the number a reader wants.
+        write!(f, "{}", std::io::Error::from_raw_os_error(self.0))
+    }
+}
+
+/// Every failure of the library.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the fields are the values in the message")]
+pub enum Error {
+    #[error(
+        "addr + size = {addr:#x} + {size:#x} exceeds the address space; \
+         pass a range [addr, addr + size) of this process"
+    )]
+    RangeOverflow { addr: usize, size: usize },
+
+    #[error(
+        "hnid = {hnid} is not a node with memory; the nodes are {nodes} (gmemGetNumaId() gives the current device's)"
+    )]
+    NotAMemoryNode { hnid: i32, nodes: String },
+
+    #[error("nothing is mapped at {at:#x}, inside {from:#x}..{to:#x}; {done}")]
+    Hole { at: usize, from: usize, to: usize, done: &'static str },
+
+    #[error("{verb}: {from:#x}..{to:#x} is {what}; nothing was done. {remedy}")]
+    Unsupported {
+        verb: &'static str,
+        from: usize,
+        to: usize,
+        what: &'static str,
+        remedy: &'static str,
+        errno: i32,
+    },
+
+    #[error("{call} of {from:#x}..{to:#x} failed: {errno}{remedy}")]
+    System { call: &'static str, from: usize, to: usize, errno: Errno, remedy: &'static str },
+
+    #[error(
+        "{left} of {pages} pages of {from:#x}..{to:#x} could not be moved to node {hnid}: \
+         they are pinned, or shared with another process, or the node is full"
+    )]
+    NotMoved { left: usize, pages: usize, from: usize, to: usize, hnid: i32 },
+
+    #[error("no device is named {name:?}; the devices are {known} (GMEM_DEVICE, gmemSetDevice)")]
+    UnknownDevice { name: String, known: String },
+
+    #[error("{argument} is NULL; pass {wanted}")]
+    Null { argument: &'static str, wanted: &'static str },
+
+    #[error(
+        "stream = {handle:#x} is not a stream of this process; pass NULL or what gmemStreamCreate() \
+         gave and gmemStreamDestroy() has not had (streams made before fork() stay with the parent)"
+    )]
+    UnknownStream { handle: usize },
+
+    #[error(
+        "stream = {handle:#x} was asked to synchronize by work that runs on it; it would wait for itself"
+    )]
+    SelfSynchronize { handle: usize },
+
+    #[error(
+        "stream = {handle:#x} holds {limit} pieces of work and the call comes from a stream's own thread; synchronize it from another"
+    )]
+    StreamFull { handle: usize, limit: usize },
+
+    #[error(
+        "no thread could be started to serve streams: {errno}; raise ulimit -u or the pids cgroup limit"
+    )]
+    NoThread { errno: Errno },
+
+    #[error("a function launched on the stream threw: {message}")]
+    TaskFailed { message: String },
+
+    #[error("libgmem hit a fault of its own, please report it: {message}")]
+    Panicked { message: String },
+}
+
+impl Error {
+    /// The errno a caller gets for it.
+    pub fn errno(&self) -> Errno {
+        Errno(match self {
+            Error::RangeOverflow { .. }
+            | Error::NotAMemoryNode { .. }
+            | Error::UnknownDevice { .. }
+            | Error::Null { .. }
+            | Error::UnknownStream { .. } => libc::EINVAL,
+            Error::Hole { .. } => libc::ENOMEM,
+            Error::Unsupported { errno, .. } => *errno,
+            Error::System { errno, .. } => errno.0,
+            Error::NotMoved { .. } => libc::EBUSY,
+            Error::SelfSynchronize { .. } => libc::EDEADLK,
+            Error::StreamFull { .. } | Error::NoThread { .. } => libc::EAGAIN,
+            Error::TaskFailed { .. } => libc::ECANCELED,
+            Error::Panicked { .. } => libc::ENOTRECOVERABLE,
+        })
+    }
+}
+
+/// Longest message kept, in bytes; the longest of the library's own are half of it.
+const MESSAGE_BYTES: usize = 1024;
+
+thread_local! {
+    // On the heap, because static thread-local room is scarce in a library that may be dlopened. It
+    // stays where it is, so C may fetch the pointer before the call whose failure it will show.
+    static LAST: RefCell<Option<Box<[u8; MESSAGE_BYTES]>>> = const { RefCell::new(None) };
+}
+
+/// Keep `failure` as this thread's last one. A thread that is ending keeps nothing.
+pub fn remember(failure: &Error) {
+    let text = failure.to_string();
+    if config().log >= LogLevel::Error {
+        log(&text);
+    }
+    let _ = LAST.try_with(|last| {
+        let mut last = last.borrow_mut();
+        let buffer = last.get_or_insert_with(|| Box::new([0; MESSAGE_BYTES]));
+        let mut length = text.len().min(MESSAGE_BYTES - 1);
+        while !text.is_char_boundary(length) {
+            length -= 1;
+        }
+        buffer[..length].copy_from_slice(&text.as_bytes()[..length]);
+        buffer[length..].fill(0);
+    });
+}
+
+/// The last failure, as C sees it: the same address for the life of the thread.
+pub fn last_message_ptr() -> *const c_char {
+    const NOTHING: &CStr = c"";
+    LAST.try_with(|last| {
+        let mut last = last.borrow_mut();
+        last.get_or_insert_with(|| Box::new([0; MESSAGE_BYTES])).as_ptr().cast()
+    })
+    .unwrap_or(NOTHING.as_ptr())
+}
+
+/// The last failure as a string.
+pub fn last_message() -> String {
+    let text = |last: &RefCell<Option<Box<[u8; MESSAGE_BYTES]>>>| {
+        let last = last.borrow();
+        let text = last.as_deref().and_then(|bytes| CStr::from_bytes_until_nul(bytes).ok());
+        text.map(|text| text.to_string_lossy().into_owned())
+    };
+    LAST.try_with(text).ok().flatten().unwrap_or_default()
+}
+
+/// One line on stderr; only called where `GMEM_LOG` asked for it.
+pub fn log(line: &str) {
+    use std::io::Write;
+    // One write per line, so that threads do not mix; a closed stderr is no reason to fail.
+    let _ = std::io::stderr().write_all(format!("libgmem: {line}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_value_and_the_remedy() {
+        let failure = Error::NotAMemoryNode { hnid: 7, nodes: "0-2".into() };
+        assert_eq!(failure.errno().negative(), -libc::EINVAL);
+        let text = failure.to_string();
+        assert!(text.contains("hnid = 7") && text.contains("0-2"), "{text}");
+    }
+
+    #[test]
+    fn the_last_error_is_the_threads_own() {
+        remember(&Error::UnknownStream { handle: 0x123 });
+        assert!(last_message().contains("0x123"));
+        let other = std::thread::spawn(last_message).join();
+        assert_eq!(other.ok().as_deref(), Some(""));
+    }
+}

@@ -1,0 +1,30 @@
+//! libgmem: memory shared by a CPU and its accelerators.
+//!
+//! What lives where, outermost first; each room uses only the rooms below it:
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`capi`], `bridge` | the C functions of `libgmem.h`, and what the C++ headers call through cxx |
+//! | [`prefetch`], [`free_eager`] | the two verbs: an argument list becomes a range, a device, an order |
+//! | [`stream`] | *when* it happens: queues served in order, coalescing, errors kept for later |
+//! | [`device`] | *where* memory can live: `host`, a stock Linux kernel |
+//! | [`heap`] | `malloc`: jemalloc on 2 MiB extents |
+//! | [`os`] | the only room with raw system calls |
+//! | [`guard`], [`config`] | panics become errors; `GMEM_*` settings, read once |
+//! | [`page`], [`error`] | page arithmetic, all of it checked; errors and the thread's last message |
+//!
+//! The Rust side is no public API: users have `libgmem.h` and `libgmem.hpp`.
+
+pub mod capi;
+pub mod config;
+pub mod device;
+pub mod error;
+pub mod free_eager;
+pub mod guard;
+pub mod heap;
+pub mod os;
+pub mod page;
+pub mod prefetch;
+pub mod stream;
+
+mod bridge;

@@ -1,0 +1,65 @@
+//! Advice on ranges: `madvise(2)`.
+//!
+//! Callers pass ranges of memory that the program handed to the library; what the kernel refuses
+//! comes back as an errno, so no argument can do more harm than the same call by the program.
+
+use super::{SysResult, check};
+use crate::page::PageRange;
+
+/// Populate page tables as if each page were written (Linux 5.14). Contents stay as they are.
+pub fn populate_write(range: PageRange) -> SysResult<()> {
+    retry(range, libc::MADV_POPULATE_WRITE)
+}
+
+/// Populate page tables as if each page were read (Linux 5.14).
+pub fn populate_read(range: PageRange) -> SysResult<()> {
+    retry(range, libc::MADV_POPULATE_READ)
+}
+
+/// Whether the kernel knows the two above.
+pub fn can_populate() -> bool {
+    // An empty range is fine with every advice that is known.
+    advise(PageRange::new(0, 0), libc::MADV_POPULATE_READ).is_ok()
+}
+
+/// Drop private memory: the next read gives zeros. `ENOMEM` for a hole, after dropping the rest;
+/// `EINVAL` where part of it is locked.
+///
+/// The bytes are gone for everyone who still points at them; that is what the caller was asked for.
+pub fn drop_private(range: PageRange) -> SysResult<()> {
+    advise(range, libc::MADV_DONTNEED)
+}
+
+/// The same for memory that may be locked (Linux 5.18); it stays locked, to be filled on touch.
+pub fn drop_private_locked(range: PageRange) -> SysResult<()> {
+    // linux/mman.h; the libc crate has no name for it.
+    const MADV_DONTNEED_LOCKED: libc::c_int = 24;
+    advise(range, MADV_DONTNEED_LOCKED)
+}
+
+/// Punch a hole into shared memory: the next read gives zeros, to everyone who maps it.
+pub fn drop_shared(range: PageRange) -> SysResult<()> {
+    advise(range, libc::MADV_REMOVE)
+}
+
+/// Prefer huge pages. A kernel without them refuses, and nothing is lost.
+pub fn huge_pages(range: PageRange) {
+    let _ = advise(range, libc::MADV_HUGEPAGE);
+}
+
+/// Populating is cut short by signals that do not end the process; what is there stays.
+fn retry(range: PageRange, advice: libc::c_int) -> SysResult<()> {
+    loop {
+        match advise(range, advice) {
+            Err(errno) if errno.0 == libc::EINTR || errno.0 == libc::EAGAIN => {}
+            other => return other,
+        }
+    }
+}
+
+fn advise(range: PageRange, advice: libc::c_int) -> SysResult<()> {
+    let start = std::ptr::with_exposed_provenance_mut(range.start());
+    // SAFETY: none of the advice above makes memory invalid that is valid; dropping contents is
+    // asked for by name by the owner of the range.
+    check(unsafe { libc::madvise(start, range.len(), advice) })
+}

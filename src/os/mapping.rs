@@ -1,0 +1,143 @@
+//! Mappings: `mmap(2)`, `munmap(2)`, and the size of the machine's pages.
+
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{SysResult, advice, check, errno, file};
+use crate::error::Errno;
+use crate::page::{PageRange, PageSize};
+
+/// The kernel's base page.
+pub fn base_page() -> PageSize {
+    const FALLBACK: PageSize = match PageSize::new(4096) {
+        Some(page) => page,
+        None => unreachable!(),
+    };
+    // SAFETY: sysconf only reads.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).ok().and_then(PageSize::new).unwrap_or(FALLBACK)
+}
+
+/// The GMEM page: the huge page that one page-table entry of the middle level maps.
+///
+/// It is the kernel's transparent huge page; a kernel without them has 2 MiB here all the same, so
+/// that ranges round alike everywhere.
+pub fn gmem_page() -> PageSize {
+    const FALLBACK: PageSize = match PageSize::new(2 << 20) {
+        Some(page) => page,
+        None => unreachable!(),
+    };
+    static BYTES: AtomicUsize = AtomicUsize::new(0);
+    // Two threads may both ask the kernel and store the same answer: no lock, because malloc calls.
+    let mut bytes = BYTES.load(Ordering::Relaxed);
+    if bytes == 0 {
+        bytes = file::read_number(c"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+            .filter(|bytes| *bytes >= base_page().bytes())
+            .unwrap_or(FALLBACK.bytes());
+        BYTES.store(bytes, Ordering::Relaxed);
+    }
+    PageSize::new(bytes).unwrap_or(FALLBACK)
+}
+
+/// What a fresh mapping permits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Loads and stores.
+    ReadWrite,
+    /// Neither: addresses only.
+    None,
+}
+
+/// Map fresh private memory, aligned to `alignment` and advised to lie on huge pages.
+///
+/// `length` is a multiple of the base page. No memory is taken until it is touched.
+pub fn map_aligned(length: usize, alignment: PageSize, access: Access) -> SysResult<NonNull<u8>> {
+    // Since Linux 6.7 a mapping of whole huge pages is aligned to begin with.
+    let first = map(length, access)?;
+    if alignment.floor(first.addr().get()) == first.addr().get() {
+        advice::huge_pages(PageRange::new(first.addr().get(), first.addr().get() + length));
+        return Ok(first);
+    }
+    unmap(first, length)?;
+
+    let slack = alignment.bytes().saturating_sub(base_page().bytes());
+    let padded = length.checked_add(slack).ok_or(Errno(libc::ENOMEM))?;
+    let start = map(padded, access)?;
+    let address = start.addr().get();
+    let aligned = alignment.ceil(address).unwrap_or(address);
+    let head = aligned - address;
+    if head > 0 {
+        unmap(start, head)?;
+    }
+    // SAFETY: `head` is at most the slack, which lies inside the mapping.
+    let body = unsafe { start.add(head) };
+    let tail = padded - head - length;
+    if tail > 0 {
+        // SAFETY: the body is `length` bytes long and the tail follows it in the same mapping.
+        unmap(unsafe { body.add(length) }, tail)?;
+    }
+    advice::huge_pages(PageRange::new(aligned, aligned + length));
+    Ok(body)
+}
+
+fn map(length: usize, access: Access) -> SysResult<NonNull<u8>> {
+    let protection = match access {
+        Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+        Access::None => libc::PROT_NONE,
+    };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+    let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
+    if start == libc::MAP_FAILED { Err(errno()) } else { NonNull::new(start.cast()).ok_or(errno()) }
+}
+
+/// Give `length` bytes from `start` back, addresses and all.
+///
+/// The caller owns that part of a mapping made here, and nobody uses it any more.
+pub fn unmap(start: NonNull<u8>, length: usize) -> SysResult<()> {
+    // SAFETY: the caller owns the range.
+    check(unsafe { libc::munmap(start.as_ptr().cast(), length) })
+}
+
+/// Pass a mapping on to the kernel as it was asked for: for jemalloc's requests that are not fresh
+/// anonymous memory.
+///
+/// # Safety
+/// As `mmap(2)`: with `MAP_FIXED`, what lies at `addr` is replaced.
+pub unsafe fn map_as_asked(
+    addr: *mut libc::c_void,
+    length: usize,
+    prot: libc::c_int,
+    flags: libc::c_int,
+    fd: libc::c_int,
+    offset: libc::off_t,
+) -> *mut libc::c_void {
+    // SAFETY: the caller answers for the arguments.
+    unsafe { libc::mmap(addr, length, prot, flags, fd, offset) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_is_aligned_and_writable_to_its_end() {
+        let page = gmem_page();
+        for length in [base_page().bytes(), page.bytes(), 3 * page.bytes() + base_page().bytes()] {
+            let start = map_aligned(length, page, Access::ReadWrite).unwrap();
+            assert_eq!(start.addr().get() % page.bytes(), 0);
+            // SAFETY: the mapping is `length` bytes long.
+            unsafe { start.add(length - 1).write(1) };
+            unmap(start, length).unwrap();
+        }
+    }
+
+    #[test]
+    fn too_much_is_an_errno() {
+        assert_eq!(
+            map_aligned(1 << 55, gmem_page(), Access::ReadWrite).unwrap_err().0,
+            libc::ENOMEM
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! Memory nodes: which there are, where the caller runs, where pages lie, and moving them.
+
+use std::ffi::{c_int, c_ulong, c_void};
+
+use super::{SysResult, errno, file};
+use crate::error::Errno;
+
+/// Nodes that the kernel can have (`CONFIG_NODES_SHIFT` is at most 10).
+pub const MAX_NODES: usize = 1024;
+const WORD_BITS: usize = c_ulong::BITS as usize;
+
+/// A set of node ids, laid out as the kernel's system calls want it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSet([c_ulong; MAX_NODES / WORD_BITS]);
+
+impl NodeSet {
+    /// No node.
+    pub const EMPTY: Self = Self([0; MAX_NODES / WORD_BITS]);
+
+    /// Exactly one node.
+    pub fn only(node: usize) -> Self {
+        let mut set = Self::EMPTY;
+        set.insert(node);
+        set
+    }
+
+    fn insert(&mut self, node: usize) {
+        if let Some(word) = self.0.get_mut(node / WORD_BITS) {
+            *word |= 1 << (node % WORD_BITS);
+        }
+    }
+
+    /// Whether `node` is in it.
+    pub fn contains(&self, node: usize) -> bool {
+        self.0.get(node / WORD_BITS).is_some_and(|word| word & (1 << (node % WORD_BITS)) != 0)
+    }
+
+    /// Ascending.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..MAX_NODES).filter(|node| self.contains(*node))
+    }
+
+    /// The kernel's list format: `0-2,5`.
+    fn parse(text: &str) -> Option<Self> {
+        let mut set = Self::EMPTY;
+        for part in text.trim().split(',').filter(|part| !part.is_empty()) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            for node in first.parse().ok()?..=last.parse::<usize>().ok()?.min(MAX_NODES - 1) {
+                set.insert(node);
+            }
+        }
+        Some(set)
+    }
+}
+
+impl std::fmt::Display for NodeSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ids: Vec<_> = self.iter().map(|node| node.to_string()).collect();
+        f.write_str(&ids.join(","))
+    }
+}
+
+/// The nodes that have memory now; node 0 alone on a kernel without NUMA.
+pub fn memory_nodes() -> NodeSet {
+    let mut buffer = [0; 4096];
+    file::read_start(c"/sys/devices/system/node/has_memory", &mut buffer)
+        .ok()
+        .and_then(|text| NodeSet::parse(std::str::from_utf8(text).ok()?))
+        .filter(|nodes| *nodes != NodeSet::EMPTY)
+        .unwrap_or_else(|| NodeSet::only(0))
+}
+
+/// The node of the CPU that the caller runs on.
+pub fn current_node() -> usize {
+    let (mut cpu, mut node) = (0_u32, 0_u32);
+    // SAFETY: both pointers are to writable unsigned ints; the third argument is unused.
+    let result = unsafe { libc::syscall(libc::SYS_getcpu, &raw mut cpu, &raw mut node, 0_usize) };
+    if result == 0 { node as usize } else { 0 }
+}
+
+/// Distance between two nodes as the firmware has it (10 is local); `None` where it does not say.
+pub fn distance(from: usize, to: usize) -> Option<usize> {
+    let path =
+        std::ffi::CString::new(format!("/sys/devices/system/node/node{from}/distance")).ok()?;
+    let mut buffer = [0; 4096];
+    let text = file::read_start(&path, &mut buffer).ok()?;
+    // The line has a number per online node, in ascending order of their ids.
+    let mut online = [0; 4096];
+    let online = file::read_start(c"/sys/devices/system/node/online", &mut online).ok()?;
+    let position =
+        NodeSet::parse(std::str::from_utf8(online).ok()?)?.iter().position(|node| node == to)?;
+    std::str::from_utf8(text).ok()?.split_ascii_whitespace().nth(position)?.parse().ok()
+}
+
+/// While it lives, memory that the calling thread touches first comes from one node where it can;
+/// a mapping with a policy of its own keeps it. The thread's policy is restored on drop.
+///
+/// No mapping is split, and none keeps a policy.
+pub struct PreferNode {
+    mode: c_int,
+    nodes: NodeSet,
+}
+
+impl PreferNode {
+    /// Prefer `node` from now on.
+    pub fn new(node: usize) -> SysResult<Self> {
+        let (mode, nodes) = policy()?;
+        set_policy(libc::MPOL_PREFERRED, &NodeSet::only(node))?;
+        Ok(Self { mode, nodes })
+    }
+}
+
+impl Drop for PreferNode {
+    fn drop(&mut self) {
+        // The policy was in force a moment ago; if a cpuset has shrunk since, the kernel remaps it.
+        let _ = set_policy(self.mode, &self.nodes);
+    }
+}
+
+/// The calling thread's policy.
+fn policy() -> SysResult<(c_int, NodeSet)> {
+    let (mut mode, mut nodes) = (0, NodeSet::EMPTY);
+    // SAFETY: mode and mask are writable, and the mask is MAX_NODES bits long.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_get_mempolicy,
+            &raw mut mode,
+            nodes.0.as_mut_ptr(),
+            MAX_NODES,
+            0_usize,
+            0_usize,
+        )
+    };
+    if result == 0 { Ok((mode, nodes)) } else { Err(errno()) }
+}
+
+fn set_policy(mode: c_int, nodes: &NodeSet) -> SysResult<()> {
+    // SAFETY: the mask is MAX_NODES bits long. The kernel reads maxnode - 1 bits.
+    let result =
+        unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes.0.as_ptr(), MAX_NODES + 1) };
+    if result == 0 { Ok(()) } else { Err(errno()) }
+}
+
+/// Where one page is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// On a node.
+    Node(usize),
+    /// Not present, or the kernel's word for why it cannot tell.
+    Unknown(Errno),
+}
+
+/// Where the pages at `addresses` are (`move_pages(2)` without a destination).
+pub fn placement(addresses: &[usize]) -> SysResult<Vec<Placement>> {
+    let mut status = vec![0; addresses.len()];
+    move_pages(addresses, None, &mut status)?;
+    Ok(status
+        .into_iter()
+        .map(|status| match usize::try_from(status) {
+            Ok(node) => Placement::Node(node),
+            Err(_) => Placement::Unknown(Errno(-status)),
+        })
+        .collect())
+}
+
+/// Move the pages at `addresses` to `node`. One address is enough for a huge page.
+///
+/// What did move is only known by asking [`placement`] again: kernels differ in what they report
+/// when part of the pages stays behind.
+pub fn migrate(addresses: &[usize], node: usize) -> SysResult<()> {
+    let node = c_int::try_from(node).map_err(|_| Errno(libc::ENODEV))?;
+    let nodes = vec![node; addresses.len()];
+    move_pages(addresses, Some(&nodes), &mut vec![0; addresses.len()])
+}
+
+fn move_pages(addresses: &[usize], nodes: Option<&[c_int]>, status: &mut [c_int]) -> SysResult<()> {
+    const MPOL_MF_MOVE: c_int = 2;
+    let pages: Vec<*mut c_void> =
+        addresses.iter().map(|at| std::ptr::with_exposed_provenance_mut(*at)).collect();
+    // SAFETY: the three arrays have one element per page; moving a page does not change its bytes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            pages.len(),
+            pages.as_ptr(),
+            nodes.map_or(std::ptr::null(), <[c_int]>::as_ptr),
+            status.as_mut_ptr(),
+            MPOL_MF_MOVE,
+        )
+    };
+    // A positive result counts pages that did not move.
+    if result >= 0 { Ok(()) } else { Err(errno()) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::os::mapping;
+
+    #[test]
+    fn node_lists_are_the_kernels() {
+        let set = NodeSet::parse("0-2,5\n").unwrap();
+        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 1, 2, 5]);
+        assert_eq!(set.to_string(), "0,1,2,5");
+        assert_eq!(NodeSet::parse(""), Some(NodeSet::EMPTY));
+        assert_eq!(NodeSet::parse("x"), None);
+        assert!(!set.contains(usize::MAX));
+    }
+
+    #[test]
+    fn a_touched_page_is_on_a_memory_node() {
+        let page = mapping::base_page();
+        let start = mapping::map_aligned(page.bytes(), page, mapping::Access::ReadWrite).unwrap();
+        // SAFETY: the mapping is one page long.
+        unsafe { start.write(1) };
+        let Placement::Node(node) = placement(&[start.addr().get()]).unwrap()[0] else {
+            unreachable!("a touched page is somewhere")
+        };
+        assert!(memory_nodes().contains(node));
+        mapping::unmap(start, page.bytes()).unwrap();
+    }
+
+    #[test]
+    fn preferring_a_node_leaves_the_policy_as_it_was() {
+        let before = policy().unwrap();
+        let node = memory_nodes().iter().next().unwrap();
+        let preferred = PreferNode::new(node).unwrap();
+        assert_eq!(policy().unwrap().0, libc::MPOL_PREFERRED);
+        drop(preferred);
+        assert_eq!(policy().unwrap(), before);
+    }
+}

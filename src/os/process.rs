@@ -1,0 +1,93 @@
+//! Processes and threads: fork, signals, scheduling.
+
+use std::ptr;
+use std::sync::Once;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use super::check;
+
+/// How many forks lie between this process and the one that loaded the library.
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// A value that each process has of its own: a forked child starts with a fresh one, because threads
+/// are gone there and locks may be held for ever. The parent's value is left alone in the child.
+pub struct PerProcess<T: 'static> {
+    current: AtomicPtr<Instance<T>>,
+    make: fn(forks: u64) -> T,
+}
+
+struct Instance<T> {
+    forks: u64,
+    value: T,
+}
+
+impl<T: Send + Sync> PerProcess<T> {
+    /// `make` is called on first use in each process, with the number of forks behind it.
+    pub const fn new(make: fn(forks: u64) -> T) -> Self {
+        Self { current: AtomicPtr::new(ptr::null_mut()), make }
+    }
+
+    /// This process's value.
+    pub fn get(&'static self) -> &'static T {
+        static HANDLER: Once = Once::new();
+        HANDLER.call_once(|| {
+            // SAFETY: the handler stays loaded (-z nodelete) and only adds to an atomic. It cannot
+            // fail but for memory; then a child would keep dead streams, and its calls would wait.
+            unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
+        });
+        let forks = FORKS.load(Ordering::Acquire);
+        let mut current = self.current.load(Ordering::Acquire);
+        loop {
+            // SAFETY: instances are only ever leaked, never freed.
+            if let Some(instance) = unsafe { current.as_ref() }
+                && instance.forks == forks
+            {
+                return &instance.value;
+            }
+            let made = Box::into_raw(Box::new(Instance { forks, value: (self.make)(forks) }));
+            match self.current.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire)
+            {
+                // SAFETY: just made, never freed.
+                Ok(_) => return unsafe { &(*made).value },
+                Err(other) => {
+                    // SAFETY: nobody else has seen it.
+                    drop(unsafe { Box::from_raw(made) });
+                    current = other;
+                }
+            }
+        }
+    }
+}
+
+extern "C" fn count_fork() {
+    FORKS.fetch_add(1, Ordering::Release);
+}
+
+/// Keep the process's signals off the calling thread.
+pub fn block_all_signals() {
+    let mut all = std::mem::MaybeUninit::uninit();
+    // SAFETY: sigfillset initialises the set before it is read.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Set all signals blocked while `start` runs, so that a thread it starts inherits the mask from
+/// its first instruction.
+pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
+    let mut before = std::mem::MaybeUninit::uninit();
+    // SAFETY: a NULL set changes nothing and only reads the mask into `before`.
+    let known = check(unsafe {
+        libc::pthread_sigmask(libc::SIG_SETMASK, std::ptr::null(), before.as_mut_ptr())
+    });
+    block_all_signals();
+    let value = start();
+    if known.is_ok() {
+        // SAFETY: `before` was filled by the call above.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
+        }
+    }
+    value
+}

@@ -1,0 +1,246 @@
+//! What is mapped where: the virtual memory areas of this process.
+//!
+//! Linux 6.11 answers for one address with the ioctl `PROCMAP_QUERY` on `/proc/self/maps`; older
+//! kernels have the text of that file only.
+
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::file::Descriptor;
+use super::{SysResult, errno};
+use crate::error::Errno;
+use crate::page::PageRange;
+
+/// What a mapping is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// Private anonymous memory: heap, stack, `MAP_PRIVATE|MAP_ANONYMOUS`, private hugetlb.
+    Anonymous,
+    /// Memory that processes share: `MAP_SHARED|MAP_ANONYMOUS`, memfd, `/dev/shm`, System V.
+    SharedMemory,
+    /// A file, or shared memory mapped `MAP_PRIVATE`.
+    File,
+}
+
+/// One mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vma {
+    /// Its addresses.
+    pub range: PageRange,
+    /// Readable.
+    pub read: bool,
+    /// Writable.
+    pub write: bool,
+    /// What is behind it.
+    pub backing: Backing,
+}
+
+/// Call `visit` for each mapping that touches `range`, in ascending order, until it breaks.
+pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysResult<()> {
+    let maps = Descriptor::open_for_reading(c"/proc/self/maps")?;
+    let mut visit = visit;
+    match query(&maps, range, &mut visit) {
+        // A kernel without the ioctl.
+        Err(Errno(libc::ENOTTY | libc::EINVAL)) => parse(&maps, range, &mut visit),
+        other => other,
+    }
+}
+
+/// `struct procmap_query` of linux/fs.h.
+#[repr(C)]
+#[derive(Default)]
+struct ProcmapQuery {
+    size: u64,
+    query_flags: u64,
+    query_addr: u64,
+    vma_start: u64,
+    vma_end: u64,
+    vma_flags: u64,
+    vma_page_size: u64,
+    vma_offset: u64,
+    inode: u64,
+    dev_major: u32,
+    dev_minor: u32,
+    vma_name_size: u32,
+    build_id_size: u32,
+    vma_name_addr: u64,
+    build_id_addr: u64,
+}
+
+fn query(
+    maps: &Descriptor,
+    range: PageRange,
+    visit: &mut impl FnMut(Vma) -> ControlFlow<()>,
+) -> SysResult<()> {
+    // _IOWR(PROCFS_IOCTL_MAGIC, 17, struct procmap_query)
+    const PROCMAP_QUERY: libc::Ioctl = 0xc068_6611_u32 as libc::Ioctl;
+    const COVERING_OR_NEXT_VMA: u64 = 0x10;
+    const READABLE: u64 = 0x1;
+    const WRITABLE: u64 = 0x2;
+    const SHARED: u64 = 0x8;
+
+    let mut at = range.start();
+    while at < range.end() {
+        let mut name = [0_u8; NAME_BYTES];
+        let mut request = ProcmapQuery {
+            size: size_of::<ProcmapQuery>() as u64,
+            query_flags: COVERING_OR_NEXT_VMA,
+            query_addr: at as u64,
+            vma_name_size: NAME_BYTES as u32,
+            vma_name_addr: name.as_mut_ptr().expose_provenance() as u64,
+            ..Default::default()
+        };
+        // SAFETY: the request is as the kernel's header has it, and the name buffer outlives the call.
+        let result = unsafe { libc::ioctl(maps.0, PROCMAP_QUERY, &raw mut request) };
+        let shared = request.vma_flags & SHARED != 0;
+        let backing = match (result, errno()) {
+            (0, _) => {
+                let length = (request.vma_name_size as usize).saturating_sub(1).min(NAME_BYTES);
+                backing(request.inode, shared, &name[..length])
+            }
+            (_, Errno(libc::ENOENT)) => return Ok(()),
+            // The path is longer than the buffer: no shared memory has such a name. Ask again for
+            // the rest of the answer.
+            (_, Errno(libc::ENAMETOOLONG)) => {
+                request.vma_name_size = 0;
+                request.vma_name_addr = 0;
+                // SAFETY: as above, now without a name.
+                if unsafe { libc::ioctl(maps.0, PROCMAP_QUERY, &raw mut request) } != 0 {
+                    return Err(errno());
+                }
+                Backing::File
+            }
+            (_, failure) => return Err(failure),
+        };
+        let vma = Vma {
+            range: PageRange::new(request.vma_start as usize, request.vma_end as usize),
+            read: request.vma_flags & READABLE != 0,
+            write: request.vma_flags & WRITABLE != 0,
+            backing,
+        };
+        if vma.range.start() >= range.end() || visit(vma).is_break() {
+            return Ok(());
+        }
+        at = vma.range.end();
+    }
+    Ok(())
+}
+
+/// Room for every name that [`backing`] tells apart.
+const NAME_BYTES: usize = 256;
+
+/// Anonymous memory has no inode; the kernel names what has one.
+fn backing(inode: u64, shared: bool, name: &[u8]) -> Backing {
+    const SHARED_MEMORY: [&[u8]; 5] =
+        [b"/memfd:", b"/dev/zero", b"/dev/shm/", b"/SYSV", b"[anon_shmem:"];
+    const PRIVATE_HUGETLB: &[u8] = b"/anon_hugepage";
+    let is_memory = SHARED_MEMORY.iter().any(|prefix| name.starts_with(prefix));
+    let is_hugetlb = name.starts_with(PRIVATE_HUGETLB);
+    match (inode, shared) {
+        (0, false) => Backing::Anonymous,
+        (_, true) if is_memory || is_hugetlb => Backing::SharedMemory,
+        (_, false) if is_hugetlb => Backing::Anonymous,
+        _ => Backing::File,
+    }
+}
+
+fn parse(
+    maps: &Descriptor,
+    range: PageRange,
+    visit: &mut impl FnMut(Vma) -> ControlFlow<()>,
+) -> SysResult<()> {
+    // The whole text first: a file read in pieces can repeat or miss a mapping that changes.
+    let mut text = Vec::with_capacity(1 << 16);
+    let mut piece = [0; 1 << 14];
+    loop {
+        match maps.read(&mut piece)? {
+            0 => break,
+            got => text.extend_from_slice(&piece[..got]),
+        }
+    }
+    for vma in text.split(|byte| *byte == b'\n').filter_map(parse_line) {
+        if vma.range.start() >= range.end() {
+            break;
+        }
+        if vma.range.end() > range.start() && visit(vma).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// `7f00-7f10 rw-p 00000000 00:01 1234   /memfd:x (deleted)`
+fn parse_line(line: &[u8]) -> Option<Vma> {
+    let text = String::from_utf8_lossy(line);
+    let mut fields = text.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let permissions = fields.next()?.as_bytes();
+    let inode = fields.nth(2)?.parse().ok()?;
+    let name = Path::new(fields.next().unwrap_or_default()).as_os_str().as_bytes().to_vec();
+    let address = |hex| usize::from_str_radix(hex, 16).ok();
+    Some(Vma {
+        range: PageRange::new(address(start)?, address(end)?),
+        read: permissions.first() == Some(&b'r'),
+        write: permissions.get(1) == Some(&b'w'),
+        backing: backing(inode, permissions.get(3) == Some(&b's'), &name),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::os::mapping;
+
+    type Walk = fn(&Descriptor, PageRange, &mut dyn FnMut(Vma) -> ControlFlow<()>) -> SysResult<()>;
+
+    fn collect(walk: Walk, range: PageRange) -> Vec<Vma> {
+        let maps = Descriptor::open_for_reading(c"/proc/self/maps").unwrap();
+        let mut found = Vec::new();
+        walk(&maps, range, &mut |vma| {
+            found.push(vma);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        found
+    }
+
+    #[test]
+    fn both_ways_of_asking_agree() {
+        let page = mapping::gmem_page();
+        let start = mapping::map_aligned(page.bytes(), page, mapping::Access::ReadWrite).unwrap();
+        let range = PageRange::new(start.addr().get(), start.addr().get() + page.bytes());
+        let text = collect(|m, r, mut v| parse(m, r, &mut v), range);
+        assert_eq!(text.len(), 1);
+        assert_eq!(text[0].backing, Backing::Anonymous);
+        assert!(text[0].write && text[0].range.intersect(range) == range);
+        let queried = Descriptor::open_for_reading(c"/proc/self/maps")
+            .and_then(|maps| query(&maps, range, &mut |_| ControlFlow::Break(())));
+        if queried.is_ok() {
+            assert_eq!(collect(|m, r, mut v| query(m, r, &mut v), range), text);
+        }
+        mapping::unmap(start, page.bytes()).unwrap();
+    }
+
+    #[test]
+    fn backings_are_told_apart_by_inode_and_name() {
+        assert_eq!(backing(0, false, b"[heap]"), Backing::Anonymous);
+        assert_eq!(backing(7, true, b"/memfd:kv (deleted)"), Backing::SharedMemory);
+        assert_eq!(backing(7, true, b"/dev/zero (deleted)"), Backing::SharedMemory);
+        assert_eq!(backing(7, false, b"/memfd:kv (deleted)"), Backing::File);
+        assert_eq!(backing(7, false, b"/anon_hugepage (deleted)"), Backing::Anonymous);
+        assert_eq!(backing(7, true, b"/anon_hugepage (deleted)"), Backing::SharedMemory);
+        assert_eq!(backing(7, true, b"/srv/weights.bin"), Backing::File);
+    }
+
+    #[test]
+    fn lines_of_the_kernel_are_read() {
+        let vma =
+            parse_line(b"7f0000000000-7f0000200000 rw-s 00000000 00:01 42   /memfd:a b (deleted)")
+                .unwrap();
+        assert_eq!(vma.range, PageRange::new(0x7f00_0000_0000, 0x7f00_0020_0000));
+        assert_eq!((vma.read, vma.write, vma.backing), (true, true, Backing::SharedMemory));
+        assert_eq!(parse_line(b""), None);
+    }
+}
