@@ -46,70 +46,76 @@ function(libgmem_check_device)
 	endif()
 endfunction()
 
-# libgmem_add_core(<target>): a custom target that brings Cargo's output up to date at each build.
-# Sets in the caller: GMEM_CORE, the archive, and GMEM_GENERATED_INCLUDE, with libgmem/detail/bridge.hpp.
-function(libgmem_add_core target)
-	set(source "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/..")
-	get_filename_component(source "${source}" ABSOLUTE)
-	set(generated "${CMAKE_CURRENT_BINARY_DIR}/include")
-	set(core "${CMAKE_CURRENT_BINARY_DIR}/core/$<CONFIG>/libgmem_core.a")
-
-	# Build types and Cargo profiles, with the folder that Cargo names after each.
-	set(is_release "$<OR:$<CONFIG:Release>,$<CONFIG:>>")
-	string(CONCAT profile
-		"$<${is_release}:release>$<$<CONFIG:Debug>:dev>"
-		"$<$<CONFIG:RelWithDebInfo>:relwithdebinfo>$<$<CONFIG:MinSizeRel>:minsizerel>")
-	string(CONCAT folder
-		"$<${is_release}:release>$<$<CONFIG:Debug>:debug>"
-		"$<$<CONFIG:RelWithDebInfo>:relwithdebinfo>$<$<CONFIG:MinSizeRel>:minsizerel>")
-	set(target_dir "${LIBGMEM_CARGO_TARGET_DIR}")
-	if(NOT target_dir)
-		set(target_dir "${CMAKE_CURRENT_BINARY_DIR}/cargo")
+# Sets LIBGMEM_CARGO_TARGET_DIR_USED and LIBGMEM_CARGO_ENVIRONMENT for libgmem_cargo_archive.
+macro(libgmem_prepare_cargo)
+	set(LIBGMEM_CARGO_TARGET_DIR_USED "${LIBGMEM_CARGO_TARGET_DIR}")
+	if(NOT LIBGMEM_CARGO_TARGET_DIR_USED)
+		set(LIBGMEM_CARGO_TARGET_DIR_USED "${PROJECT_BINARY_DIR}/cargo")
 	endif()
+	set(GMEM_GENERATED_INCLUDE "${PROJECT_BINARY_DIR}/include")
+	_libgmem_cargo_environment(LIBGMEM_CARGO_ENVIRONMENT)
+endmacro()
 
+function(_libgmem_cargo_environment variable)
+	set(target_dir "${LIBGMEM_CARGO_TARGET_DIR_USED}")
 	# No path of the build machine ends up in an installed file.
 	set(home "$ENV{CARGO_HOME}")
 	if(NOT home)
 		set(home "$ENV{HOME}/.cargo")
 	endif()
+	set(maps "${home}=/cargo" "${target_dir}=/target" "${PROJECT_SOURCE_DIR}=/libgmem")
+	list(TRANSFORM maps PREPEND "-ffile-prefix-map=" OUTPUT_VARIABLE c_maps)
+	list(JOIN c_maps " " c_maps)
 	# The separator of CARGO_ENCODED_RUSTFLAGS is the character 0x1f.
 	string(ASCII 31 unit)
-	set(rustflags "--remap-path-prefix=${home}=/cargo${unit}--remap-path-prefix=${source}=/libgmem${unit}--remap-path-prefix=${target_dir}=/target")
+	list(TRANSFORM maps PREPEND "--remap-path-prefix=")
+	list(JOIN maps "${unit}" rustflags)
 	if(DEFINED ENV{RUSTFLAGS})
 		string(REPLACE " " "${unit}" user "$ENV{RUSTFLAGS}")
 		set(rustflags "${user}${unit}${rustflags}")
 	endif()
-	set(prefix_map "-ffile-prefix-map=${home}=/cargo -ffile-prefix-map=${source}=/libgmem -ffile-prefix-map=${target_dir}=/target")
-
 	string(REPLACE "-" "_" triple "${LIBGMEM_RUST_TARGET}")
 	string(TOUPPER "${triple}" TRIPLE)
-	set(environment
-		# These would move the files that are copied below.
+	set(${variable}
+		# These would move the files that are copied afterwards.
 		--unset=CARGO_TARGET_DIR --unset=CARGO_BUILD_TARGET_DIR --unset=CARGO_BUILD_BUILD_DIR
 		# jemalloc's make takes part in Cargo's job server, not in CMake's.
 		--unset=MAKEFLAGS --unset=MFLAGS --unset=RUSTFLAGS
 		"CARGO_ENCODED_RUSTFLAGS=${rustflags}"
 		"CC_${triple}=${CMAKE_C_COMPILER}" "CXX_${triple}=${CMAKE_CXX_COMPILER}" "AR_${triple}=${CMAKE_AR}"
-		"CFLAGS_${triple}=${CMAKE_C_FLAGS} ${prefix_map}" "CXXFLAGS_${triple}=${CMAKE_CXX_FLAGS} ${prefix_map}"
+		"CFLAGS_${triple}=${CMAKE_C_FLAGS} ${c_maps}" "CXXFLAGS_${triple}=${CMAKE_CXX_FLAGS} ${c_maps}"
 		"CARGO_TARGET_${TRIPLE}_LINKER=${CMAKE_C_COMPILER}"
-		"GMEM_GENERATED_INCLUDE_DIR=${generated}" "GMEM_DEFAULT_DEVICE=${LIBGMEM_DEVICE}")
-	set(arguments --lib --crate-type staticlib --profile "${profile}" --target "${LIBGMEM_RUST_TARGET}"
-		--target-dir "${target_dir}" --locked)
-	if(LIBGMEM_CARGO_OFFLINE)
-		list(APPEND arguments --offline)
-	endif()
+		"GMEM_GENERATED_INCLUDE_DIR=${GMEM_GENERATED_INCLUDE}" "GMEM_DEFAULT_DEVICE=${LIBGMEM_DEVICE}"
+		PARENT_SCOPE)
+endfunction()
+
+# libgmem_cargo_archive(<target> <output> ARGUMENTS <of cargo rustc>... ARTIFACT <below Cargo's profile
+# folder> [BYPRODUCTS <file>...] OUTPUT_VARIABLE <variable>): a custom target that brings an archive of
+# Rust code up to date at each build. <output> is relative to the build folder.
+function(libgmem_cargo_archive target output)
+	cmake_parse_arguments(PARSE_ARGV 2 arg "" "ARTIFACT;OUTPUT_VARIABLE" "ARGUMENTS;BYPRODUCTS")
+	set(output "${PROJECT_BINARY_DIR}/${output}")
+
+	# Build types and Cargo profiles, with the folder that Cargo names after each.
+	set(is_release "$<OR:$<CONFIG:Release>,$<CONFIG:>>")
+	set(others "$<$<CONFIG:RelWithDebInfo>:relwithdebinfo>$<$<CONFIG:MinSizeRel>:minsizerel>")
+	set(profile "$<${is_release}:release>$<$<CONFIG:Debug>:dev>${others}")
+	set(folder "$<${is_release}:release>$<$<CONFIG:Debug>:debug>${others}")
+	set(offline "$<$<BOOL:${LIBGMEM_CARGO_OFFLINE}>:--offline>")
 
 	# Cargo knows best what is out of date, so it is always asked; the copy keeps its time stamp when
 	# nothing changed, and then nothing is linked again.
 	add_custom_target(${target}
-		COMMAND "${CMAKE_COMMAND}" -E env ${environment} "${LIBGMEM_CARGO}" rustc ${arguments}
+		COMMAND "${CMAKE_COMMAND}" -E env ${LIBGMEM_CARGO_ENVIRONMENT}
+			"${LIBGMEM_CARGO}" rustc ${arg_ARGUMENTS} --crate-type staticlib --locked ${offline}
+			--profile "${profile}" --target "${LIBGMEM_RUST_TARGET}"
+			--target-dir "${LIBGMEM_CARGO_TARGET_DIR_USED}"
 		COMMAND "${CMAKE_COMMAND}" -E copy_if_different
-			"${target_dir}/${LIBGMEM_RUST_TARGET}/${folder}/libgmem.a" "${core}"
-		BYPRODUCTS "${core}" "${generated}/libgmem/detail/bridge.hpp"
+			"${LIBGMEM_CARGO_TARGET_DIR_USED}/${LIBGMEM_RUST_TARGET}/${folder}/${arg_ARTIFACT}" "${output}"
+		BYPRODUCTS "${output}" ${arg_BYPRODUCTS}
 		# .cargo/config.toml and a vendored registry are found from here.
-		WORKING_DIRECTORY "${source}"
-		COMMENT "Building the Rust core with Cargo"
-		VERBATIM USES_TERMINAL)
-	set(GMEM_CORE "${core}" PARENT_SCOPE)
-	set(GMEM_GENERATED_INCLUDE "${generated}" PARENT_SCOPE)
+		WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
+		COMMENT "Building Rust code with Cargo (${target})"
+		COMMAND_EXPAND_LISTS VERBATIM USES_TERMINAL)
+	set(${arg_OUTPUT_VARIABLE} "${output}" PARENT_SCOPE)
 endfunction()

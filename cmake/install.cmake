@@ -6,6 +6,10 @@ set(_package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/libgmem")
 install(TARGETS gmem gmem_api gmem_static EXPORT libgmem-targets
 	LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT runtime NAMELINK_COMPONENT runtime
 	ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT development)
+# Unlike -lgmem, -lgmem_static cannot mean the shared library.
+file(CREATE_LINK libgmem.a "${CMAKE_CURRENT_BINARY_DIR}/libgmem_static.a" SYMBOLIC)
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/libgmem_static.a" DESTINATION "${CMAKE_INSTALL_LIBDIR}"
+	COMPONENT development)
 install(DIRECTORY include/ "${GMEM_GENERATED_INCLUDE}/" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
 	COMPONENT development FILES_MATCHING PATTERN "*.h" PATTERN "*.hpp")
 
@@ -30,7 +34,7 @@ foreach(_flavour IN ITEMS libgmem libgmem-api libgmem-static)
 		set(GMEM_PC_LIBS "-lgmem_api")
 	else()
 		set(GMEM_PC_SUMMARY "Memory shared by a CPU and its accelerators, as an archive; link with the C++ compiler")
-		set(GMEM_PC_LIBS "-Wl,--undefined=malloc -l:libgmem.a -pthread -ldl -lm")
+		set(GMEM_PC_LIBS "-Wl,--undefined=malloc -lgmem_static -pthread -ldl -lm")
 	endif()
 	configure_file(cmake/libgmem.pc.in ${_flavour}.pc @ONLY)
 	install(FILES "${CMAKE_CURRENT_BINARY_DIR}/${_flavour}.pc"

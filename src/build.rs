@@ -18,10 +18,10 @@ fn main() -> io::Result<()> {
     println!("cargo:rerun-if-env-changed=GMEM_DEFAULT_DEVICE");
     if let Some(directory) = env::var_os(GENERATED_INCLUDE_DIR) {
         let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
-        copy_if_different(
-            &out.join("cxxbridge/include/libgmem/src/bridge.rs.h"),
-            &PathBuf::from(directory).join("libgmem/detail/bridge.hpp"),
-        )?;
+        let header = PathBuf::from(directory).join("libgmem/detail/bridge.hpp");
+        copy_if_different(&out.join("cxxbridge/include/libgmem/src/bridge.rs.h"), &header)?;
+        // A build folder that was emptied gets it again.
+        println!("cargo:rerun-if-changed={}", header.display());
     }
     Ok(())
 }

@@ -3,7 +3,9 @@
 /// A C++ callable on its way through a stream: owned by the stream from launch to completion.
 #pragma once
 
+#include <exception>
 #include <memory>
+#include <stdexcept>
 #include <type_traits>
 #include <utility>
 
@@ -25,7 +27,16 @@ class callable final : public task {
 public:
 	template <class G>
 	explicit callable(G &&function) : function_(std::forward<G>(function)) {}
-	void run() override { function_(); }
+	void run() override {
+		try {
+			function_();
+		} catch (const std::exception &) {
+			throw;
+		} catch (...) {
+			// The core takes what() along, and terminates on anything that has none.
+			throw std::runtime_error("an exception that is not a std::exception");
+		}
+	}
 
 private:
 	F function_;

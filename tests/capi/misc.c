@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The small functions: device, version, page size, last error. */
+#include <pthread.h>
+
+#include <libgmem.h>
+
+#include "../check.h"
+
+static void *error_of_a_fresh_thread(void *arg) {
+	(void)arg;
+	CHECK_EQUAL(strlen(gmemLastError()), 0);
+	return NULL;
+}
+
+static void the_last_error_stays_where_it_is(void) {
+	const char *text = gmemLastError();
+	CHECK_EQUAL(gmemSetDevice(NULL), -EINVAL);
+	CHECK(strstr(text, "name is NULL") != NULL);
+	CHECK_EQUAL(gmemSetDevice("toaster"), -EINVAL);
+	CHECK(strstr(text, "toaster") != NULL && strstr(text, "host") != NULL);
+	/* Success does not wipe it, and other threads have their own. */
+	CHECK_EQUAL(gmemSetDevice("host"), 0);
+	CHECK(strstr(text, "toaster") != NULL && text == gmemLastError());
+	pthread_t thread;
+	NEED(pthread_create(&thread, NULL, error_of_a_fresh_thread, NULL) == 0);
+	pthread_join(thread, NULL);
+	/* Longer than any buffer: cut, not overrun. */
+	char *name = malloc(100000);
+	NEED(name != NULL);
+	memset(name, 'n', 99999);
+	name[99999] = 0;
+	CHECK_EQUAL(gmemSetDevice(name), -EINVAL);
+	CHECK(strlen(text) < 99999 && strstr(text, "nnnn") != NULL);
+	free(name);
+}
+
+int main(void) {
+	char version[32];
+	snprintf(version, sizeof version, "%d.%d.%d", LIBGMEM_VERSION_MAJOR, LIBGMEM_VERSION_MINOR,
+	         LIBGMEM_VERSION_PATCH);
+	CHECK(strcmp(gmemVersion(), version) == 0);
+	/* GMEM_DEVICE is set to something else by a second run of this program. */
+	const char *wanted = getenv("GMEM_DEVICE");
+	if (wanted != NULL && strcmp(wanted, "host") != 0) {
+		CHECK(gmemGetDevice() == NULL);
+		CHECK_EQUAL(gmemGetNumaId(), -EINVAL);
+		CHECK(strstr(gmemLastError(), wanted) != NULL && strstr(gmemLastError(), "host") != NULL);
+		CHECK_EQUAL(gmemSetDevice("host"), 0);
+	}
+	CHECK(gmemGetDevice() != NULL && strcmp(gmemGetDevice(), "host") == 0);
+	CHECK(gmemGetNumaId() >= 0);
+	the_last_error_stays_where_it_is();
+	return checks_result("misc");
+}

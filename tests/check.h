@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the C and C++ tests share: checks that count, pages in and out of memory, page faults. */
+#ifndef GMEM_TESTS_CHECK_H
+#define GMEM_TESTS_CHECK_H
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* ctest's code for "skipped"; the reason is printed before. */
+enum { SKIPPED = 77 };
+
+static int checks_failed;
+
+#define CHECK(condition) check_that((condition) ? 1 : 0, #condition, __FILE__, __LINE__)
+
+static inline void check_that(int holds, const char *what, const char *file, int line) {
+	if (!holds) {
+		fprintf(stderr, "%s:%d: failed: %s\n", file, line, what);
+		++checks_failed;
+	}
+}
+
+#define CHECK_EQUAL(actual, expected) \
+	check_equal((long)(actual), (long)(expected), #actual, __FILE__, __LINE__)
+
+static inline void check_equal(long actual, long expected, const char *what, const char *file, int line) {
+	if (actual != expected) {
+		fprintf(stderr, "%s:%d: %s is %ld, not %ld\n", file, line, what, actual, expected);
+		++checks_failed;
+	}
+}
+
+/* A system call that the test itself needs. */
+#define NEED(condition) \
+	do { \
+		if (!(condition)) { \
+			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #condition, strerror(errno)); \
+			exit(1); \
+		} \
+	} while (0)
+
+static inline int checks_result(const char *name) {
+	if (checks_failed != 0) {
+		fprintf(stderr, "%s: %d checks failed\n", name, checks_failed);
+	}
+	return checks_failed != 0;
+}
+
+/* Page faults that the calling thread has taken. */
+static inline long thread_faults(void) {
+	struct rusage usage;
+	NEED(getrusage(RUSAGE_THREAD, &usage) == 0);
+	return usage.ru_minflt + usage.ru_majflt;
+}
+
+/* Base pages of [start, start + size) that are in memory. */
+static inline size_t resident_pages(const void *start, size_t size) {
+	const size_t base = (size_t)sysconf(_SC_PAGESIZE);
+	unsigned char *present = (unsigned char *)malloc(size / base);
+	size_t count = 0;
+	NEED(present != NULL);
+	NEED(mincore((void *)(uintptr_t)start, size, present) == 0);
+	for (size_t i = 0; i < size / base; ++i) {
+		count += present[i] & 1;
+	}
+	free(present);
+	return count;
+}
+
+/* The process's anonymous memory in bytes: exact, unlike VmRSS, and without pages of files. */
+static inline size_t anonymous_bytes(void) {
+	FILE *smaps = fopen("/proc/self/smaps_rollup", "re");
+	char line[256];
+	size_t kib = 0;
+	NEED(smaps != NULL);
+	while (fgets(line, sizeof line, smaps) != NULL) {
+		if (sscanf(line, "Anonymous: %zu kB", &kib) == 1) {
+			break;
+		}
+	}
+	fclose(smaps);
+	return kib << 10;
+}
+
+/* A fresh private mapping of `size` bytes that starts on a multiple of `alignment`, and a page of
+ * nothing on either side of it. */
+static inline char *map_at_page(size_t size, size_t alignment, int protection, int flags, int fd) {
+	char *room = (char *)mmap(NULL, size + 2 * alignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	NEED(room != MAP_FAILED);
+	char *start = (char *)(((uintptr_t)room + 2 * alignment - 1) & ~(uintptr_t)(alignment - 1));
+	NEED(munmap(room, size + 2 * alignment) == 0);
+	NEED(mmap(start, size, protection, flags | MAP_FIXED, fd, 0) == start);
+	return start;
+}
+
+static inline char *map_private(size_t size, size_t alignment) {
+	return map_at_page(size, alignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+}
+
+/* Whether every byte of [start, start + size) is `value`. */
+static inline int is_all(const char *start, size_t size, char value) {
+	for (size_t i = 0; i < size; ++i) {
+		if (start[i] != value) {
+			return 0;
+		}
+	}
+	return 1;
+}
+
+/* One read, or one write, per base page; returns the faults taken. */
+static inline long faults_of_reading(const char *start, size_t size) {
+	const size_t base = (size_t)sysconf(_SC_PAGESIZE);
+	volatile const char *bytes = start;
+	const long before = thread_faults();
+	for (size_t i = 0; i < size; i += base) {
+		(void)bytes[i];
+	}
+	return thread_faults() - before;
+}
+
+static inline long faults_of_writing(char *start, size_t size) {
+	const size_t base = (size_t)sysconf(_SC_PAGESIZE);
+	volatile char *bytes = start;
+	const long before = thread_faults();
+	for (size_t i = 0; i < size; i += base) {
+		bytes[i] = bytes[i];
+	}
+	return thread_faults() - before;
+}
+
+/* An unlinked file of `size` bytes of 'f' on a disk file system. */
+static inline int file_of(size_t size) {
+	char path[] = "gmem-test-XXXXXX";
+	const int fd = mkostemp(path, 02000000 /* O_CLOEXEC */);
+	NEED(fd >= 0);
+	NEED(unlink(path) == 0);
+	char *block = (char *)malloc(1 << 20);
+	NEED(block != NULL);
+	memset(block, 'f', 1 << 20);
+	for (size_t done = 0; done < size;) {
+		const size_t next = size - done < 1 << 20 ? size - done : 1 << 20;
+		NEED(write(fd, block, next) == (ssize_t)next);
+		done += next;
+	}
+	free(block);
+	return fd;
+}
+
+#endif

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+// The C++ API: containers, buffers, streams, verbs and errors.
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <limits>
+#include <list>
+#include <map>
+#include <memory_resource>
+#include <numeric>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+#if __cplusplus >= 202002L
+#include <span>
+#endif
+
+#include <libgmem.hpp>
+
+#include "../check.h"
+
+namespace {
+
+// ---- what holds at compile time ------------------------------------------------------------------
+
+static_assert(std::is_empty_v<gmem_allocator<float>>);
+static_assert(sizeof(std::vector<float, gmem_allocator<float>>) == sizeof(std::vector<float>));
+static_assert(std::allocator_traits<gmem_allocator<int>>::is_always_equal::value);
+template <class T>
+constexpr bool is_owner = std::is_nothrow_move_constructible_v<T> && std::is_nothrow_move_assignable_v<T> &&
+                          !std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T>;
+static_assert(is_owner<gmem::buffer<float>> && is_owner<gmem::stream>);
+static_assert(!std::is_copy_constructible_v<gmem::eager_free_guard>);
+static_assert(std::is_trivially_copyable_v<gmem::stream_ref> && sizeof(gmem::stream_ref) == sizeof(void *));
+static_assert(std::is_base_of_v<std::system_error, gmem::error>);
+static_assert(std::is_base_of_v<std::bad_alloc, gmem::out_of_memory>);
+// Reading constness from the container: what is const cannot be freed.
+static_assert(std::is_convertible_v<const std::vector<int> &, gmem::range>);
+static_assert(!std::is_convertible_v<const std::vector<int> &, gmem::mutable_range>);
+static_assert(std::is_convertible_v<std::vector<int> &, gmem::mutable_range>);
+static_assert(!std::is_convertible_v<int, gmem::range>);
+
+// ---- containers ----------------------------------------------------------------------------------
+
+void containers_work_with_the_allocator() {
+	std::vector<float, gmem_allocator<float>> vector(1000, 1.5F);
+	vector.resize(3 << 20);
+	CHECK(vector[999] == 1.5F && vector.back() == 0.0F);
+	CHECK_EQUAL(reinterpret_cast<std::uintptr_t>(vector.data()) % gmem::page_size(), 0);
+
+	std::list<int, gmem_allocator<int>> list(100, 7);
+	std::deque<int, gmem_allocator<int>> deque(10000, 7);
+	std::set<int, std::less<>, gmem_allocator<int>> set{3, 1, 2};
+	std::map<int, int, std::less<>, gmem_allocator<std::pair<const int, int>>> map;
+	std::unordered_map<int, int, std::hash<int>, std::equal_to<>, gmem_allocator<std::pair<const int, int>>> hashed;
+	for (int i = 0; i < 10000; ++i) {
+		map[i] = hashed[i] = i * i;
+	}
+	CHECK(std::accumulate(list.begin(), list.end(), 0) == 700 && deque[9999] == 7 && *set.begin() == 1);
+	CHECK(map.at(99) == 9801 && hashed.at(99) == 9801);
+	std::basic_string<char, std::char_traits<char>, gmem_allocator<char>> string(1000, 's');
+	CHECK(string.back() == 's');
+	auto shared = std::allocate_shared<int>(gmem_allocator<int>(), 42);
+	CHECK_EQUAL(*shared, 42);
+
+	struct alignas(256) wide {
+		char bytes[256];
+	};
+	std::vector<wide, gmem_allocator<wide>> wides(3);
+	CHECK_EQUAL(reinterpret_cast<std::uintptr_t>(wides.data()) % 256, 0);
+
+	auto moved = std::move(vector);
+	CHECK(moved.size() == 3 << 20 && gmem_allocator<int>() == gmem_allocator<long>());
+	std::vector<std::string, gmem_allocator<std::string>> strings(100, std::string(100, 'x'));
+	CHECK(strings[99].size() == 100);
+}
+
+void default_init_touches_nothing() {
+	constexpr std::size_t count = std::size_t{64} << 20;
+	const long before = thread_faults();
+	std::vector<float, gmem::default_init_allocator<float>> vector(count);
+	CHECK(thread_faults() - before < 16);
+	vector[count - 1] = 1;
+	std::vector<float, gmem_allocator<float>> zeros(1024);
+	CHECK(zeros[1023] == 0.0F);
+}
+
+void pmr_containers_work() {
+	gmem::memory_resource heap, same;
+	std::pmr::vector<int> vector(&heap);
+	for (int i = 0; i < 100000; ++i) {
+		vector.push_back(i);
+	}
+	std::pmr::map<int, std::pmr::string> map(&heap);
+	map[1] = "a string that is too long for the small buffer of a string";
+	CHECK(vector.back() == 99999 && map.size() == 1 && heap == same);
+	CHECK(!(heap == *std::pmr::new_delete_resource()));
+	void *block = heap.allocate(100, 4096);
+	CHECK_EQUAL(reinterpret_cast<std::uintptr_t>(block) % 4096, 0);
+	heap.deallocate(block, 100, 4096);
+}
+
+// ---- buffers and verbs ---------------------------------------------------------------------------
+
+void buffers_are_prefetched_and_freed() {
+	gmem::buffer<float> buffer(4 * gmem::page_size() / sizeof(float));
+	const int node = gmem::device::numa_id();
+	buffer.prefetch(node);
+	CHECK_EQUAL(faults_of_writing(reinterpret_cast<char *>(buffer.data()), buffer.size_bytes()), 0);
+	for (float &value : buffer) {
+		value = 3;
+	}
+	gmem::buffer<float> other = std::move(buffer);
+	CHECK(buffer.empty() && buffer.data() == nullptr && other[5] == 3.0F); // NOLINT(*-use-after-move)
+	swap(buffer, other);
+	gmem::prefetch(buffer, node);
+	CHECK(buffer[0] == 3.0F);
+	buffer.free_eager();
+	CHECK(buffer[0] == 0.0F && buffer[buffer.size() - 1] == 0.0F);
+	other = gmem::buffer<float>(10);
+	CHECK_EQUAL(other.size(), 10);
+	const gmem::buffer<float> none(0);
+	CHECK(none.begin() == none.end());
+}
+
+void verbs_take_any_contiguous_range() {
+	std::vector<int, gmem_allocator<int>> vector(gmem::page_size());
+	std::array<int, 16> array{};
+	const std::string text = "constant";
+	gmem::prefetch(vector);
+	gmem::prefetch(array);
+	gmem::prefetch(text);
+	gmem::prefetch({vector.data() + 7, 100});
+	vector[0] = 1;
+	gmem::free_eager(vector);
+	CHECK_EQUAL(vector[0], 0);
+	gmem::free_eager({vector.data(), 100});
+#if __cplusplus >= 202002L
+	gmem::prefetch(std::span(vector));
+	gmem::free_eager(std::span(vector).subspan(5));
+#endif
+	{
+		vector[0] = 1;
+		gmem::eager_free_guard guard(vector);
+		gmem::eager_free_guard kept(vector);
+		kept.dismiss();
+		CHECK_EQUAL(vector[0], 1);
+	}
+	CHECK_EQUAL(vector[0], 0);
+}
+
+// ---- streams -------------------------------------------------------------------------------------
+
+void streams_run_callables_in_order() {
+	gmem::stream stream;
+	std::vector<int, gmem_allocator<int>> vector(gmem::page_size());
+	std::vector<int> seen;
+	auto owned = std::make_unique<int>(5);
+	gmem::prefetch(vector, gmem::device::numa_id(), stream);
+	stream.launch([&vector] { vector[0] = 1; });
+	stream.launch([&seen, &vector, owned = std::move(owned)] { seen.push_back(vector[0] + *owned); });
+	gmem::free_eager(vector, stream);
+	stream.launch([&seen, &vector] { seen.push_back(vector[0]); });
+	stream.synchronize();
+	CHECK(seen == (std::vector<int>{6, 0}) && stream.query());
+
+	gmem::stream moved = std::move(stream);
+	CHECK(stream.get() == nullptr); // NOLINT(*-use-after-move)
+	stream = std::move(moved);
+	const gmem::stream_ref view = stream;
+	view.launch([&seen] { seen.push_back(1); });
+	view.synchronize();
+	CHECK_EQUAL(seen.size(), 3);
+}
+
+struct counted {
+	static inline std::atomic<int> alive{0}; // NOLINT
+	counted() { ++alive; }
+	counted(const counted &) { ++alive; }
+	counted(counted &&) noexcept { ++alive; }
+	counted &operator=(const counted &) = delete;
+	~counted() { --alive; }
+};
+
+void callables_are_destroyed_once() {
+	{
+		gmem::stream stream;
+		for (int i = 0; i < 100; ++i) {
+			stream.launch([value = counted()] { (void)value; });
+		}
+		stream.synchronize();
+		CHECK_EQUAL(counted::alive.load(), 0);
+		stream.launch([value = counted()] { (void)value; });
+	}
+	for (int i = 0; i < 1000 && counted::alive != 0; ++i) {
+		usleep(10000);
+	}
+	CHECK_EQUAL(counted::alive.load(), 0);
+	// A launch that is refused destroys it too.
+	try {
+		gmem::stream_ref().launch([value = counted()] { (void)value; });
+		CHECK(!"refused");
+	} catch (const gmem::error &) {
+	}
+	CHECK_EQUAL(counted::alive.load(), 0);
+}
+
+// ---- errors --------------------------------------------------------------------------------------
+
+template <class F>
+std::error_code code_of(F &&function) {
+	try {
+		function();
+	} catch (const gmem::error &failure) {
+		CHECK(std::string(failure.what()).size() > 20);
+		return failure.code();
+	}
+	return {};
+}
+
+void errors_are_system_errors_with_a_reason() {
+	std::vector<int> vector(10);
+	CHECK(code_of([&] { gmem::prefetch(vector, -1); }) == std::errc::invalid_argument);
+	CHECK(code_of([&] { gmem::prefetch({nullptr, SIZE_MAX / 2}, 0); }) == std::errc::not_enough_memory);
+	CHECK(code_of([&] { gmem::free_eager(vector, gmemStream_t(&vector)); }) == std::errc::invalid_argument);
+	CHECK(code_of([&] { gmem::device::set_current("toaster"); }) == std::errc::invalid_argument);
+	try {
+		gmem::prefetch(vector, -1);
+	} catch (const std::exception &failure) {
+		CHECK(std::string(failure.what()).find("hnid = -1") != std::string::npos);
+	}
+	std::error_code code;
+	gmem::prefetch(vector, -1, {}, code);
+	CHECK(code == std::errc::invalid_argument);
+	gmem::prefetch(vector, gmem::device::numa_id(), {}, code);
+	CHECK(!code);
+	gmem::free_eager(vector, gmemStream_t(&vector), code);
+	CHECK(code == std::errc::invalid_argument);
+}
+
+void exceptions_on_a_stream_surface_when_synchronizing() {
+	gmem::stream stream;
+	std::atomic<bool> ran = false;
+	stream.launch([] { throw std::runtime_error("the kernel failed"); });
+	stream.launch([&ran] { ran = true; });
+	try {
+		stream.synchronize();
+		CHECK(!"thrown");
+	} catch (const gmem::error &failure) {
+		CHECK(std::string(failure.what()).find("the kernel failed") != std::string::npos);
+		CHECK(failure.code() == std::errc::operation_canceled);
+	}
+	CHECK(ran);
+	stream.synchronize();
+	stream.launch([] { throw 42; });
+	std::error_code code;
+	stream.synchronize(code);
+	CHECK(code == std::errc::operation_canceled);
+}
+
+void memory_that_cannot_be_had_is_bad_alloc() {
+	// Known at run time only.
+	volatile std::size_t huge = std::numeric_limits<std::size_t>::max() / 64;
+	try {
+		gmem::buffer<double> buffer(huge);
+		CHECK(!"thrown");
+	} catch (const std::bad_alloc &failure) {
+		CHECK(dynamic_cast<const gmem::out_of_memory *>(&failure) != nullptr);
+	}
+	try {
+		gmem_allocator<double> allocator;
+		(void)allocator.allocate(huge);
+		CHECK(!"thrown");
+	} catch (const std::exception &failure) { // and catchable as the common base
+		const auto *precise = dynamic_cast<const gmem::out_of_memory *>(&failure);
+		CHECK(precise != nullptr && precise->bytes() == huge * sizeof(double));
+	}
+	try {
+		(void)gmem_allocator<double>().allocate(std::numeric_limits<std::size_t>::max() / 2);
+		CHECK(!"thrown");
+	} catch (const std::bad_array_new_length &) {
+	}
+}
+
+} // namespace
+
+int main() {
+	alarm(120);
+	containers_work_with_the_allocator();
+	default_init_touches_nothing();
+	pmr_containers_work();
+	buffers_are_prefetched_and_freed();
+	verbs_take_any_contiguous_range();
+	streams_run_callables_in_order();
+	callables_are_destroyed_once();
+	errors_are_system_errors_with_a_reason();
+	exceptions_on_a_stream_surface_when_synchronizing();
+	memory_that_cannot_be_had_is_bad_alloc();
+	return checks_result("api");
+}
