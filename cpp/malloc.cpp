@@ -27,12 +27,8 @@ void free_aligned_sized(void *ptr, std::size_t, std::size_t) noexcept { gmem_fre
 int posix_memalign(void **out, std::size_t alignment, std::size_t size) noexcept {
 	return gmem_posix_memalign(out, alignment, size);
 }
-void *aligned_alloc(std::size_t alignment, std::size_t size) noexcept {
-	return gmem_aligned_alloc(alignment, size);
-}
-void *memalign(std::size_t alignment, std::size_t size) noexcept {
-	return gmem_memalign(alignment, size);
-}
+void *aligned_alloc(std::size_t alignment, std::size_t size) noexcept { return gmem_aligned_alloc(alignment, size); }
+void *memalign(std::size_t alignment, std::size_t size) noexcept { return gmem_memalign(alignment, size); }
 void *valloc(std::size_t size) noexcept { return gmem_valloc(size); }
 void *pvalloc(std::size_t size) noexcept { return gmem_pvalloc(size); }
 std::size_t malloc_usable_size(void *ptr) noexcept { return gmem_malloc_usable_size(ptr); }
@@ -67,8 +63,7 @@ void *allocate(std::size_t size) {
 }
 
 void *allocate(std::size_t size, std::align_val_t alignment) {
-	return with_new_handler(
-	    [=] { return gmem_aligned_alloc(static_cast<std::size_t>(alignment), size); });
+	return with_new_handler([=] { return gmem_aligned_alloc(static_cast<std::size_t>(alignment), size); });
 }
 
 /// The nothrow forms still call the new-handler, which may throw bad_alloc to give up.

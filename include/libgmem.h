@@ -185,19 +185,16 @@ int gmemStreamDestroy(gmemStream_t stream) LIBGMEM_NOEXCEPT;
  */
 
 LIBGMEM_NODISCARD void *gmem_malloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(1);
-LIBGMEM_NODISCARD void *gmem_calloc(size_t count, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC
-	LIBGMEM_SIZE2(1, 2);
+LIBGMEM_NODISCARD void *gmem_calloc(size_t count, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE2(1, 2);
 LIBGMEM_NODISCARD void *gmem_realloc(void *ptr, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_SIZE(2);
-LIBGMEM_NODISCARD void *gmem_reallocarray(void *ptr, size_t count, size_t size) LIBGMEM_NOEXCEPT
-	LIBGMEM_SIZE2(2, 3);
+LIBGMEM_NODISCARD void *gmem_reallocarray(void *ptr, size_t count, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_SIZE2(2, 3);
 void gmem_free(void *ptr) LIBGMEM_NOEXCEPT;
 void gmem_free_sized(void *ptr, size_t size) LIBGMEM_NOEXCEPT;
 void gmem_free_aligned_sized(void *ptr, size_t alignment, size_t size) LIBGMEM_NOEXCEPT;
 int gmem_posix_memalign(void **out, size_t alignment, size_t size) LIBGMEM_NOEXCEPT;
-LIBGMEM_NODISCARD void *gmem_aligned_alloc(size_t alignment, size_t size) LIBGMEM_NOEXCEPT
-	LIBGMEM_MALLOC LIBGMEM_SIZE(2);
-LIBGMEM_NODISCARD void *gmem_memalign(size_t alignment, size_t size) LIBGMEM_NOEXCEPT
-	LIBGMEM_MALLOC LIBGMEM_SIZE(2);
+LIBGMEM_NODISCARD void *gmem_aligned_alloc(size_t alignment, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC
+	LIBGMEM_SIZE(2);
+LIBGMEM_NODISCARD void *gmem_memalign(size_t alignment, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(2);
 LIBGMEM_NODISCARD void *gmem_valloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(1);
 LIBGMEM_NODISCARD void *gmem_pvalloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC;
 /** @brief Bytes that may be used at ptr; 0 for NULL. */

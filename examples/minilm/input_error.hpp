@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// Input that cannot be used: the message names what is wrong and what to do; exit code 2.
 #pragma once
 

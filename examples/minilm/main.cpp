@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// minilm: how alike are these sentences, and what did the first pass cost?
 #include <algorithm>
 #include <charconv>
@@ -18,7 +18,7 @@ namespace minilm {
 namespace {
 
 constexpr const char *help =
-    R"(minilm: compare sentences with all-MiniLM-L6-v2, and measure the model's first pass
+	R"(minilm: compare sentences with all-MiniLM-L6-v2, and measure the model's first pass
 
   minilm [--model DIR] [--repeat N] [--json] [SENTENCE...]
          the similarity of each sentence to each, then page faults and time of a first pass
@@ -37,12 +37,12 @@ Exit code: 0, 2 for input that cannot be used, 1 for any other failure.
 )";
 
 const std::vector<std::string> default_sentences = {
-    "The cat sits outside in the garden.",
-    "A kitten is playing on the lawn.",
-    "The engine loads its weights into memory before it computes.",
-    "Model parameters are copied to RAM ahead of inference.",
-    "She bought fresh bread at the bakery this morning.",
-    "How long does it take to bake a loaf?",
+	"The cat sits outside in the garden.",
+	"A kitten is playing on the lawn.",
+	"The engine loads its weights into memory before it computes.",
+	"Model parameters are copied to RAM ahead of inference.",
+	"She bought fresh bread at the bakery this morning.",
+	"How long does it take to bake a loaf?",
 };
 
 struct options {
@@ -64,9 +64,8 @@ options parse(const std::vector<std::string> &arguments) {
 			return arguments[i];
 		};
 		if (argument == "--") {
-			out.sentences.insert(out.sentences.end(),
-			                     arguments.begin() + static_cast<std::ptrdiff_t>(i) + 1,
-			                     arguments.end());
+			out.sentences.insert(
+				out.sentences.end(), arguments.begin() + static_cast<std::ptrdiff_t>(i) + 1, arguments.end());
 			break;
 		}
 		if (argument == "--help" || argument == "-h") {
@@ -89,15 +88,15 @@ options parse(const std::vector<std::string> &arguments) {
 			out.memory = value();
 		} else if (argument.size() > 1 && argument[0] == '-') {
 			throw input_error("unknown option " + argument +
-			                  "; see minilm --help, and put -- before a sentence that begins "
-			                  "with a hyphen");
+							  "; see minilm --help, and put -- before a sentence that begins "
+							  "with a hyphen");
 		} else {
 			out.sentences.push_back(argument);
 		}
 	}
 	if (out.action == options::embed && !out.sentences.empty()) {
-		throw input_error("--embed reads its sentences from standard input, one a line; leave '" +
-		                  out.sentences.front() + "' away");
+		throw input_error(
+			"--embed reads its sentences from standard input, one a line; leave '" + out.sentences.front() + "' away");
 	}
 	if (out.sentences.empty()) {
 		out.sentences = default_sentences;
@@ -133,15 +132,9 @@ std::vector<std::string> read_lines() {
 
 void run(const options &given) {
 	switch (given.action) {
-	case options::show_help:
-		std::cout << help;
-		break;
-	case options::embed:
-		write_embeddings(embed(given.model, read_lines()));
-		break;
-	case options::one_pass:
-		print(std::cout, run_pass(given.memory, given.model, given.sentences));
-		break;
+	case options::show_help: std::cout << help; break;
+	case options::embed: write_embeddings(embed(given.model, read_lines())); break;
+	case options::one_pass: print(std::cout, run_pass(given.memory, given.model, given.sentences)); break;
 	case options::compare: {
 		const embedded result = embed(given.model, given.sentences);
 		const auto passes = measure(given.model, given.sentences, given.repeat);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: Apache-2.0 OR MIT
+# SPDX-License-Identifier: Apache-2.0
 """Writes reference.json: tokens and embeddings by an implementation that shares no code with this
 example: BertModel and BertTokenizerFast of Hugging Face transformers 4.46.3 (tokenizers 0.20.3) on
 PyTorch 2.15.0, with mean pooling and L2 normalisation as sentence-transformers does them.

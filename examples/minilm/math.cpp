@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// The matrix product is blocked so that its sums stay in registers and its operands in the first
 /// levels of cache; the compiler makes a version of it for each level of x86-64 and picks at start.
 #include "math.hpp"
@@ -8,10 +8,8 @@
 #include <cmath>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12 &&          \
-    !defined(__SANITIZE_ADDRESS__)
-#define MINILM_FOR_EACH_CPU                                                                        \
-	__attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12 && !defined(__SANITIZE_ADDRESS__)
+#define MINILM_FOR_EACH_CPU __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define MINILM_FOR_EACH_CPU
 #endif
@@ -27,9 +25,7 @@ constexpr std::size_t tile_tokens = 4, tile_outputs = 3; ///< 12 sums fill 16 ve
 constexpr std::size_t block_tokens = 16;                 ///< rows of x that stay in the cache
 
 /// By reference: a wide vector as a result would be another ABI on each CPU.
-[[gnu::always_inline]] inline void load(lane_vector &to, const float *from) {
-	std::memcpy(&to, from, sizeof to);
-}
+[[gnu::always_inline]] inline void load(lane_vector &to, const float *from) { std::memcpy(&to, from, sizeof to); }
 
 [[gnu::always_inline]] inline float sum(const lane_vector &v) {
 	half_vector halves[2];
@@ -40,8 +36,8 @@ constexpr std::size_t block_tokens = 16;                 ///< rows of x that sta
 
 /// y for Tokens × Outputs dot products at once.
 template <std::size_t Tokens, std::size_t Outputs>
-[[gnu::always_inline]] inline void tile(const float *x, std::size_t in, const float *w,
-                                        const float *b, std::size_t out, float *y) {
+[[gnu::always_inline]] inline void tile(
+	const float *x, std::size_t in, const float *w, const float *b, std::size_t out, float *y) {
 	lane_vector sums[Tokens][Outputs] = {};
 	for (std::size_t k = 0; k < in; k += lanes) {
 		lane_vector weights[Outputs];
@@ -66,8 +62,8 @@ template <std::size_t Tokens, std::size_t Outputs>
 } // namespace
 
 MINILM_FOR_EACH_CPU
-void linear(const float *x, std::size_t tokens, std::size_t in, const float *w, const float *b,
-            std::size_t out, float *y) {
+void linear(
+	const float *x, std::size_t tokens, std::size_t in, const float *w, const float *b, std::size_t out, float *y) {
 	for (std::size_t block = 0; block < tokens; block += block_tokens) {
 		const std::size_t block_end = std::min(block + block_tokens, tokens);
 		for (std::size_t o = 0; o < out; o += tile_outputs) {
@@ -83,8 +79,8 @@ void linear(const float *x, std::size_t tokens, std::size_t in, const float *w, 
 	}
 }
 
-void add_and_normalise(float *x, const float *y, std::size_t tokens, std::size_t width,
-                       const float *scale, const float *shift) {
+void add_and_normalise(
+	float *x, const float *y, std::size_t tokens, std::size_t width, const float *scale, const float *shift) {
 	constexpr double epsilon = 1e-12; // below what a float's variance resolves, but not zero
 	for (; tokens != 0; --tokens, x += width, y += width) {
 		double sum = 0, squares = 0;
@@ -111,8 +107,7 @@ void gelu(float *x, std::size_t n) {
 }
 
 MINILM_FOR_EACH_CPU
-void attention(const float *qkv, std::size_t tokens, std::size_t heads, std::size_t head_size,
-               float *out) {
+void attention(const float *qkv, std::size_t tokens, std::size_t heads, std::size_t head_size, float *out) {
 	const std::size_t width = heads * head_size, row = 3 * width;
 	const float scale = 1 / std::sqrt(static_cast<float>(head_size));
 	std::array<float, 512> weights;

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// Each pass has a fresh process, and in it a rehearsal: the same pass by another model. It warms
 /// up the code, the stack, the heap's own books and the file's pages, and it stays alive, so that
 /// the model that is measured gets memory that was never touched.
@@ -61,8 +61,8 @@ pass first_pass(const std::string &file, const std::vector<sentence> &batch) {
 	out.milliseconds = time.count();
 	out.thread_minor = after.ru_minflt - before.ru_minflt;
 	out.thread_major = after.ru_majflt - before.ru_majflt;
-	out.process = process_after.ru_minflt + process_after.ru_majflt - process_before.ru_minflt -
-	              process_before.ru_majflt;
+	out.process =
+		process_after.ru_minflt + process_after.ru_majflt - process_before.ru_minflt - process_before.ru_majflt;
 	out.digest = digest_of(embeddings);
 	return out;
 }
@@ -85,8 +85,7 @@ std::string run_self(std::vector<std::string> arguments) {
 	}
 	argv.push_back(nullptr);
 	pid_t child = 0;
-	const int error =
-	    posix_spawn(&child, "/proc/self/exe", &actions, nullptr, argv.data(), environ);
+	const int error = posix_spawn(&child, "/proc/self/exe", &actions, nullptr, argv.data(), environ);
 	posix_spawn_file_actions_destroy(&actions);
 	close(ends[1]);
 	std::string output;
@@ -102,16 +101,14 @@ std::string run_self(std::vector<std::string> arguments) {
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
 	}
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-		throw std::runtime_error("the measuring process failed; run it by hand: minilm --pass " +
-		                         arguments[2]);
+		throw std::runtime_error("the measuring process failed; run it by hand: minilm --pass " + arguments[2]);
 	}
 	return output;
 }
 
 } // namespace
 
-pass run_pass(const std::string &key, const std::string &directory,
-              const std::vector<std::string> &sentences) {
+pass run_pass(const std::string &key, const std::string &directory, const std::vector<std::string> &sentences) {
 	const tokenizer words(directory + "/vocab.txt");
 	std::vector<sentence> batch;
 	for (const std::string &text : sentences) {
@@ -131,19 +128,19 @@ pass run_pass(const std::string &key, const std::string &directory,
 }
 
 void print(std::ostream &out, const pass &p) {
-	out << p.milliseconds << ' ' << p.thread_minor << ' ' << p.thread_major << ' ' << p.process
-	    << ' ' << p.digest << '\n';
+	out << p.milliseconds << ' ' << p.thread_minor << ' ' << p.thread_major << ' ' << p.process << ' ' << p.digest
+		<< '\n';
 }
 
-std::vector<std::vector<pass>> measure(const std::string &directory,
-                                       const std::vector<std::string> &sentences, int repeat) {
+std::vector<std::vector<pass>> measure(
+	const std::string &directory, const std::vector<std::string> &sentences, int repeat) {
 	constexpr std::size_t kinds = std::size(memory_kinds);
 	std::vector<std::vector<pass>> passes(kinds);
 	for (int round = 0; round < repeat; ++round) {
 		for (std::size_t turn = 0; turn < kinds; ++turn) {
 			const std::size_t kind = (turn + static_cast<std::size_t>(round)) % kinds;
-			std::vector<std::string> arguments = {"minilm",    "--pass", memory_kinds[kind].key,
-			                                      "--model", directory, "--"};
+			std::vector<std::string> arguments = {
+				"minilm", "--pass", memory_kinds[kind].key, "--model", directory, "--"};
 			arguments.insert(arguments.end(), sentences.begin(), sentences.end());
 			std::istringstream line(run_self(std::move(arguments)));
 			pass p;

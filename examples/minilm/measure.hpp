@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// Page faults and time of a model's first pass, with each of the three memories.
 #pragma once
 
@@ -21,21 +21,20 @@ struct memory_kind {
 	const char *key, *name;
 };
 inline constexpr memory_kind memory_kinds[] = {
-    {"standard", "std::allocator"},
-    {"gmem", "gmem allocator"},
-    {"prefetched", "gmem allocator, prefetch on a stream"},
+	{"standard", "std::allocator"},
+	{"gmem", "gmem allocator"},
+	{"prefetched", "gmem allocator, prefetch on a stream"},
 };
 
 /// Run one pass here; for the process that measure() starts.
 /// @param key of a memory kind
-[[nodiscard]] pass run_pass(const std::string &key, const std::string &directory,
-                            const std::vector<std::string> &sentences);
+[[nodiscard]] pass run_pass(
+	const std::string &key, const std::string &directory, const std::vector<std::string> &sentences);
 
 /// Start `repeat` processes for each kind of memory, the kinds taking turns.
 /// @return the passes of each kind, in the order of memory_kinds
-[[nodiscard]] std::vector<std::vector<pass>> measure(const std::string &directory,
-                                                     const std::vector<std::string> &sentences,
-                                                     int repeat);
+[[nodiscard]] std::vector<std::vector<pass>> measure(
+	const std::string &directory, const std::vector<std::string> &sentences, int repeat);
 
 void print(std::ostream &out, const pass &p);
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// Where the engine's large arrays come from: three policies with the same five members, so that
 /// the engine is written once and does the same work on each of them.
 #pragma once
@@ -42,8 +42,8 @@ class standard_memory {
 public:
 	using floats = std::vector<float, standard_allocator<float>>;
 
-	void bring(const floats &) {}  ///< ask for the pages of an array; returns at once
-	void wait() {}                 ///< until all that was asked for is there
+	void bring(const floats &) {}                    ///< ask for the pages of an array; returns at once
+	void wait() {}                                   ///< until all that was asked for is there
 	int drop_at_end_of_scope(floats &) { return 0; } ///< give an array's pages back early
 };
 
@@ -54,9 +54,7 @@ public:
 
 	void bring(const floats &) {}
 	void wait() {}
-	gmem::eager_free_guard drop_at_end_of_scope(floats &array) {
-		return gmem::eager_free_guard(array);
-	}
+	gmem::eager_free_guard drop_at_end_of_scope(floats &array) { return gmem::eager_free_guard(array); }
 };
 
 /// libgmem, and the engine says which array it needs next.

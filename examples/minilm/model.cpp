@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// The forward pass. The tokens of all sentences lie one behind the other without padding: only
 /// attention and pooling look at where a sentence begins.
 #include "model.hpp"
@@ -23,43 +23,57 @@ namespace {
 enum embedding_weight : std::size_t { position_table, type_table, first_norm, first_norm_shift };
 
 constexpr tensor_name embedding_tensors[] = {
-    {"position_embeddings.weight", positions, hidden},
-    {"token_type_embeddings.weight", 2, hidden},
-    {"LayerNorm.weight", 0, hidden},
-    {"LayerNorm.bias", 0, hidden},
+	{"position_embeddings.weight", positions, hidden},
+	{"token_type_embeddings.weight", 2, hidden},
+	{"LayerNorm.weight", 0, hidden},
+	{"LayerNorm.bias", 0, hidden},
 };
 
 /// Query, key and value are neighbours, so that one product computes all three.
 enum layer_weight : std::size_t {
-	query, key, value, query_bias, key_bias, value_bias, mix, mix_bias, mix_norm, mix_norm_shift,
-	up, up_bias, down, down_bias, out_norm, out_norm_shift,
+	query,
+	key,
+	value,
+	query_bias,
+	key_bias,
+	value_bias,
+	mix,
+	mix_bias,
+	mix_norm,
+	mix_norm_shift,
+	up,
+	up_bias,
+	down,
+	down_bias,
+	out_norm,
+	out_norm_shift,
 };
 
 constexpr tensor_name layer_tensors[] = {
-    {"attention.self.query.weight", hidden, hidden},
-    {"attention.self.key.weight", hidden, hidden},
-    {"attention.self.value.weight", hidden, hidden},
-    {"attention.self.query.bias", 0, hidden},
-    {"attention.self.key.bias", 0, hidden},
-    {"attention.self.value.bias", 0, hidden},
-    {"attention.output.dense.weight", hidden, hidden},
-    {"attention.output.dense.bias", 0, hidden},
-    {"attention.output.LayerNorm.weight", 0, hidden},
-    {"attention.output.LayerNorm.bias", 0, hidden},
-    {"intermediate.dense.weight", inner, hidden},
-    {"intermediate.dense.bias", 0, inner},
-    {"output.dense.weight", hidden, inner},
-    {"output.dense.bias", 0, hidden},
-    {"output.LayerNorm.weight", 0, hidden},
-    {"output.LayerNorm.bias", 0, hidden},
+	{"attention.self.query.weight", hidden, hidden},
+	{"attention.self.key.weight", hidden, hidden},
+	{"attention.self.value.weight", hidden, hidden},
+	{"attention.self.query.bias", 0, hidden},
+	{"attention.self.key.bias", 0, hidden},
+	{"attention.self.value.bias", 0, hidden},
+	{"attention.output.dense.weight", hidden, hidden},
+	{"attention.output.dense.bias", 0, hidden},
+	{"attention.output.LayerNorm.weight", 0, hidden},
+	{"attention.output.LayerNorm.bias", 0, hidden},
+	{"intermediate.dense.weight", inner, hidden},
+	{"intermediate.dense.bias", 0, inner},
+	{"output.dense.weight", hidden, inner},
+	{"output.dense.bias", 0, hidden},
+	{"output.LayerNorm.weight", 0, hidden},
+	{"output.LayerNorm.bias", 0, hidden},
 };
 
 /// Floats that the activations of one token take.
 constexpr std::size_t activations = hidden + 3 * hidden + hidden + hidden + inner;
 
 std::size_t count_tokens(const std::vector<sentence> &batch) {
-	return std::accumulate(batch.begin(), batch.end(), std::size_t{0},
-	                       [](std::size_t n, const sentence &s) { return n + s.size(); });
+	return std::accumulate(
+		batch.begin(), batch.end(), std::size_t{0}, [](std::size_t n, const sentence &s) { return n + s.size(); });
 }
 
 /// The mean of each sentence's tokens, brought to length 1.
@@ -72,8 +86,7 @@ void pool(const std::vector<sentence> &batch, const float *x, std::vector<float>
 				mean[i] += x[i] / static_cast<float>(s.size());
 			}
 		}
-		const float length =
-		    std::sqrt(std::inner_product(mean, mean + hidden, mean, 0.0F)) + 1e-12F;
+		const float length = std::sqrt(std::inner_product(mean, mean + hidden, mean, 0.0F)) + 1e-12F;
 		std::for_each_n(mean, hidden, [&](float &v) { v /= length; });
 		mean += hidden;
 	}
@@ -83,9 +96,9 @@ void pool(const std::vector<sentence> &batch, const float *x, std::vector<float>
 
 template <class Memory>
 model<Memory>::model(const std::string &path)
-    : file_(path), word_vectors_(file_.position("embeddings.word_embeddings.weight",
-                                                {tokenizer::vocabulary_size, hidden})),
-      embeddings_(find("embeddings.", embedding_tensors)) {
+	: file_(path),
+	  word_vectors_(file_.position("embeddings.word_embeddings.weight", {tokenizer::vocabulary_size, hidden})),
+	  embeddings_(find("embeddings.", embedding_tensors)) {
 	for (std::size_t n = 0; n < layers; ++n) {
 		layers_[n] = find("encoder.layer." + std::to_string(n) + ".", layer_tensors);
 	}
@@ -93,8 +106,7 @@ model<Memory>::model(const std::string &path)
 
 template <class Memory>
 template <std::size_t Count>
-typename model<Memory>::block model<Memory>::find(const std::string &prefix,
-                                                  const tensor_name (&names)[Count]) const {
+typename model<Memory>::block model<Memory>::find(const std::string &prefix, const tensor_name (&names)[Count]) const {
 	block out;
 	std::size_t total = 0;
 	for (const tensor_name &t : names) {
@@ -149,8 +161,7 @@ void model<Memory>::embed(const std::vector<sentence> &batch, std::vector<float>
 /// x = normalise(word + position + type). A pass needs few of the word vectors, which are half of
 /// the model, so just these rows are read.
 template <class Memory>
-void model<Memory>::embed_tokens(const std::vector<sentence> &batch, float *x,
-                                 float *scratch) const {
+void model<Memory>::embed_tokens(const std::vector<sentence> &batch, float *x, float *scratch) const {
 	const float *type = embeddings_[type_table];
 	float *row = x;
 	float *sum = scratch;
@@ -166,13 +177,12 @@ void model<Memory>::embed_tokens(const std::vector<sentence> &batch, float *x,
 			position += hidden;
 		}
 	}
-	add_and_normalise(x, scratch, count_tokens(batch), hidden, embeddings_[first_norm],
-	                  embeddings_[first_norm_shift]);
+	add_and_normalise(x, scratch, count_tokens(batch), hidden, embeddings_[first_norm], embeddings_[first_norm_shift]);
 }
 
 template <class Memory>
-void model<Memory>::run_layer(const block &w, const std::vector<sentence> &batch,
-                              std::size_t tokens, float *x, float *scratch) const {
+void model<Memory>::run_layer(
+	const block &w, const std::vector<sentence> &batch, std::size_t tokens, float *x, float *scratch) const {
 	float *qkv = scratch;
 	float *context = qkv + tokens * 3 * hidden;
 	float *result = context + tokens * hidden;
@@ -181,8 +191,7 @@ void model<Memory>::run_layer(const block &w, const std::vector<sentence> &batch
 	linear(x, tokens, hidden, w[query], w[query_bias], 3 * hidden, qkv);
 	std::size_t begin = 0;
 	for (const sentence &s : batch) {
-		attention(qkv + begin * 3 * hidden, s.size(), heads, hidden / heads,
-		          context + begin * hidden);
+		attention(qkv + begin * 3 * hidden, s.size(), heads, hidden / heads, context + begin * hidden);
 		begin += s.size();
 	}
 	linear(context, tokens, hidden, w[mix], w[mix_bias], hidden, result);

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// all-MiniLM-L6-v2: a BERT of six layers, mean pooling and L2 normalisation.
 #pragma once
 
@@ -49,17 +49,15 @@ private:
 		std::vector<piece> pieces;
 		bool loaded = false;
 
-		[[nodiscard]] const float *operator[](std::size_t i) const {
-			return values.data() + pieces[i].offset;
-		}
+		[[nodiscard]] const float *operator[](std::size_t i) const { return values.data() + pieces[i].offset; }
 	};
 
 	template <std::size_t Count>
 	[[nodiscard]] block find(const std::string &prefix, const tensor_name (&names)[Count]) const;
 	void load(block &weights);
 	void embed_tokens(const std::vector<sentence> &batch, float *x, float *scratch) const;
-	void run_layer(const block &weights, const std::vector<sentence> &batch, std::size_t tokens,
-	               float *x, float *scratch) const;
+	void run_layer(
+		const block &weights, const std::vector<sentence> &batch, std::size_t tokens, float *x, float *scratch) const;
 
 	safetensors file_;
 	std::uint64_t word_vectors_;

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// The similarity matrix and the table of first passes.
 #include "report.hpp"
 
@@ -47,8 +47,7 @@ std::vector<std::vector<float>> similarity(const embedded &result) {
 	std::vector<std::vector<float>> out(rows.size());
 	for (std::size_t i = 0; i < rows.size(); ++i) {
 		for (const std::vector<float> &other : rows) {
-			out[i].push_back(
-			    std::inner_product(rows[i].begin(), rows[i].end(), other.begin(), 0.0F));
+			out[i].push_back(std::inner_product(rows[i].begin(), rows[i].end(), other.begin(), 0.0F));
 		}
 	}
 	return out;
@@ -83,16 +82,13 @@ std::string malloc_library() {
 bool all_the_same(const std::vector<std::vector<pass>> &passes) {
 	const std::uint64_t digest = passes.front().front().digest;
 	return std::all_of(passes.begin(), passes.end(), [&](const std::vector<pass> &of_kind) {
-		return std::all_of(of_kind.begin(), of_kind.end(),
-		                   [&](const pass &p) { return p.digest == digest; });
+		return std::all_of(of_kind.begin(), of_kind.end(), [&](const pass &p) { return p.digest == digest; });
 	});
 }
 
 /// At most `width` bytes of a text, none of its characters cut in two.
 std::string shortened(const std::string &text, std::size_t width) {
-	const auto inside = [&](std::size_t at) {
-		return (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80;
-	};
+	const auto inside = [&](std::size_t at) { return (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80; };
 	if (text.size() <= width) {
 		return text;
 	}
@@ -112,8 +108,8 @@ void write_embeddings(const embedded &result) {
 	std::cout << "}\n";
 }
 
-void write_table(const embedded &result, const std::vector<std::string> &texts,
-                 const std::vector<std::vector<pass>> &passes) {
+void write_table(
+	const embedded &result, const std::vector<std::string> &texts, const std::vector<std::vector<pass>> &passes) {
 	const auto cosines = similarity(result);
 	std::size_t tokens = 0;
 	for (std::size_t i = 0; i < texts.size(); ++i) {
@@ -126,30 +122,26 @@ void write_table(const embedded &result, const std::vector<std::string> &texts,
 	}
 
 	std::printf("\nFirst pass: %zu sentences, %zu tokens, %zu passes of each kind; median "
-	            "[lowest .. highest].\n\n%-36s %13s  %7s  %29s  %5s\n",
-	            texts.size(), tokens, passes.front().size(), "", "thread faults", "process",
-	            "time of the pass", "ratio");
+				"[lowest .. highest].\n\n%-36s %13s  %7s  %29s  %5s\n",
+		texts.size(), tokens, passes.front().size(), "", "thread faults", "process", "time of the pass", "ratio");
 	const double baseline = spread_of(passes.front(), &pass::milliseconds).median;
 	for (std::size_t kind = 0; kind < passes.size(); ++kind) {
 		const spread time = spread_of(passes[kind], &pass::milliseconds);
-		std::printf("%-36s %7.0f + %3.0f  %7.0f  %7.1f ms [%6.1f .. %6.1f]  %5.2f\n",
-		            memory_kinds[kind].name, spread_of(passes[kind], &pass::thread_minor).median,
-		            spread_of(passes[kind], &pass::thread_major).median,
-		            spread_of(passes[kind], &pass::process).median, time.median, time.low,
-		            time.high, time.median / baseline);
+		std::printf("%-36s %7.0f + %3.0f  %7.0f  %7.1f ms [%6.1f .. %6.1f]  %5.2f\n", memory_kinds[kind].name,
+			spread_of(passes[kind], &pass::thread_minor).median, spread_of(passes[kind], &pass::thread_major).median,
+			spread_of(passes[kind], &pass::process).median, time.median, time.low, time.high, time.median / baseline);
 	}
 	std::printf("\nthread: minor + major page faults of the computing thread during the pass;\n"
-	            "process: of all threads, the prefetching one too. malloc is that of %s.\n"
-	            "The embeddings of all passes are %s.\n",
-	            malloc_library().c_str(),
-	            all_the_same(passes) ? "the same, bit for bit" : "NOT THE SAME");
+				"process: of all threads, the prefetching one too. malloc is that of %s.\n"
+				"The embeddings of all passes are %s.\n",
+		malloc_library().c_str(), all_the_same(passes) ? "the same, bit for bit" : "NOT THE SAME");
 }
 
 void write_table_json(const embedded &result, const std::vector<std::vector<pass>> &passes) {
 	std::cout << std::setprecision(9) << "{\"similarity\": ";
 	write_list(similarity(result), write_row);
-	std::cout << ",\n\"malloc\": \"" << malloc_library() << "\",\n\"same_embeddings\": "
-	          << (all_the_same(passes) ? "true" : "false") << ",\n\"first_pass\": {";
+	std::cout << ",\n\"malloc\": \"" << malloc_library()
+			  << "\",\n\"same_embeddings\": " << (all_the_same(passes) ? "true" : "false") << ",\n\"first_pass\": {";
 	for (std::size_t kind = 0; kind < passes.size(); ++kind) {
 		const auto values = [&](const char *name, auto member) {
 			std::cout << '"' << name << "\": ";

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// What minilm writes to standard output: for people, and as JSON.
 #pragma once
 
@@ -17,8 +17,8 @@ struct embedded {
 
 void write_embeddings(const embedded &result);
 
-void write_table(const embedded &result, const std::vector<std::string> &texts,
-                 const std::vector<std::vector<pass>> &passes);
+void write_table(
+	const embedded &result, const std::vector<std::string> &texts, const std::vector<std::vector<pass>> &passes);
 void write_table_json(const embedded &result, const std::vector<std::vector<pass>> &passes);
 
 } // namespace minilm

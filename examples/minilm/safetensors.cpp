@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// The header of a .safetensors file: 8 bytes of length, then JSON, then the tensors' bytes.
 #include "safetensors.hpp"
 
@@ -91,14 +91,12 @@ private:
 		switch (const char c = next()) {
 		case '"':
 		case '\\':
-		case '/':
-			return c;
+		case '/': return c;
 		case 'b':
 		case 'f':
 		case 'n':
 		case 'r':
-		case 't':
-			return ' ';
+		case 't': return ' ';
 		case 'u':
 			for (int i = 0; i < 4; ++i) {
 				if (std::strchr("0123456789abcdefABCDEF", next()) == nullptr) {
@@ -106,8 +104,7 @@ private:
 				}
 			}
 			return '?';
-		default:
-			fail("a bad escape");
+		default: fail("a bad escape");
 		}
 	}
 
@@ -164,10 +161,9 @@ std::string to_string(const std::vector<std::uint64_t> &shape) {
 
 /// @return bytes per element, 0 for a type that the format does not have
 std::uint64_t size_of(std::string_view dtype) {
-	static constexpr std::pair<std::string_view, std::uint64_t> sizes[] = {
-	    {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1},
-	    {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
-	    {"U32", 4},  {"F32", 4}, {"I64", 8}, {"U64", 8},     {"F64", 8}};
+	static constexpr std::pair<std::string_view, std::uint64_t> sizes[] = {{"BOOL", 1}, {"U8", 1}, {"I8", 1},
+		{"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2}, {"BF16", 2}, {"I32", 4}, {"U32", 4},
+		{"F32", 4}, {"I64", 8}, {"U64", 8}, {"F64", 8}};
 	for (const auto &[name, bytes] : sizes) {
 		if (name == dtype) {
 			return bytes;
@@ -192,8 +188,7 @@ std::uint64_t bytes_of(const safetensors::tensor &t) {
 	return bytes;
 }
 
-void read_all(int file, const std::string &path, std::uint64_t position, void *to,
-              std::size_t bytes) {
+void read_all(int file, const std::string &path, std::uint64_t position, void *to, std::size_t bytes) {
 	auto *at = static_cast<char *>(to);
 	while (bytes != 0) {
 		const ssize_t got = pread(file, at, bytes, static_cast<off_t>(position));
@@ -202,8 +197,8 @@ void read_all(int file, const std::string &path, std::uint64_t position, void *t
 		}
 		if (got <= 0) {
 			throw input_error(path + ": cannot read " + std::to_string(bytes) + " bytes at " +
-			                  std::to_string(position) + ": " +
-			                  (got < 0 ? std::strerror(errno) : "the file has become shorter"));
+							  std::to_string(position) + ": " +
+							  (got < 0 ? std::strerror(errno) : "the file has become shorter"));
 		}
 		at += got;
 		position += static_cast<std::uint64_t>(got);
@@ -215,14 +210,14 @@ void read_all(int file, const std::string &path, std::uint64_t position, void *t
 
 safetensors::safetensors(std::string path) : path_(std::move(path)) {
 	file_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-	struct stat about {};
+	struct stat about{};
 	if (file_ < 0 || fstat(file_, &about) != 0) {
 		const std::string why = std::strerror(errno);
 		if (file_ >= 0) {
 			close(file_);
 		}
-		throw input_error(path_ + ": " + why +
-		                  "; fetch the model with 'python3 fetch_model.py DIR' and give --model DIR");
+		throw input_error(
+			path_ + ": " + why + "; fetch the model with 'python3 fetch_model.py DIR' and give --model DIR");
 	}
 	file_size_ = static_cast<std::uint64_t>(about.st_size);
 	try {
@@ -233,21 +228,21 @@ safetensors::safetensors(std::string path) : path_(std::move(path)) {
 	}
 }
 
-safetensors::~safetensors() {
-	close(file_);
-}
+safetensors::~safetensors() { close(file_); }
 
 void safetensors::fail(std::string what) const {
 	// Names come from the file, and a terminal would obey what is not plain text in them.
 	std::replace_if(what.begin(), what.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
-	throw input_error(path_ + ": " + what + "; the file is damaged or of another model: fetch it "
-	                                        "again with 'python3 fetch_model.py DIR'");
+	throw input_error(path_ + ": " + what +
+					  "; the file is damaged or of another model: fetch it "
+					  "again with 'python3 fetch_model.py DIR'");
 }
 
 void safetensors::parse_header() {
 	if (file_size_ < 8) {
-		fail("has " + std::to_string(file_size_) + " bytes, and a safetensors file begins with 8 "
-		                                           "bytes of header length");
+		fail("has " + std::to_string(file_size_) +
+			 " bytes, and a safetensors file begins with 8 "
+			 "bytes of header length");
 	}
 	unsigned char little_endian[8];
 	read_all(file_, path_, 0, little_endian, sizeof little_endian);
@@ -257,7 +252,7 @@ void safetensors::parse_header() {
 	}
 	if (header_size > header_limit || header_size > file_size_ - 8) {
 		fail("says its header has " + std::to_string(header_size) + " bytes, and the file has " +
-		     std::to_string(file_size_));
+			 std::to_string(file_size_));
 	}
 	data_begin_ = 8 + header_size;
 	const std::uint64_t data_size = file_size_ - data_begin_;
@@ -289,15 +284,13 @@ void safetensors::parse_header() {
 			}
 			if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data_size) {
 				throw input_error("tensor '" + name + "' has data_offsets " + to_string(offsets) +
-				                  ", and the file has " + std::to_string(data_size) +
-				                  " bytes of data");
+								  ", and the file has " + std::to_string(data_size) + " bytes of data");
 			}
 			t.begin = offsets[0];
 			t.end = offsets[1];
 			if (bytes_of(t) != t.end - t.begin) {
-				throw input_error("tensor '" + name + "' has shape " + to_string(t.shape) +
-				                  " and data_offsets " + to_string(offsets) +
-				                  ", which do not agree");
+				throw input_error("tensor '" + name + "' has shape " + to_string(t.shape) + " and data_offsets " +
+								  to_string(offsets) + ", which do not agree");
 			}
 			if (!tensors_.emplace(name, std::move(t)).second) {
 				throw input_error("tensor '" + name + "' is there twice");
@@ -309,8 +302,7 @@ void safetensors::parse_header() {
 	}
 }
 
-std::uint64_t safetensors::position(std::string_view name,
-                                    const std::vector<std::uint64_t> &shape) const {
+std::uint64_t safetensors::position(std::string_view name, const std::vector<std::uint64_t> &shape) const {
 	const auto found = tensors_.find(name);
 	if (found == tensors_.end()) {
 		fail("has no tensor '" + std::string(name) + "'");
@@ -318,7 +310,7 @@ std::uint64_t safetensors::position(std::string_view name,
 	const tensor &t = found->second;
 	if (t.dtype != "F32" || t.shape != shape) {
 		fail("tensor '" + std::string(name) + "' is " + t.dtype + " " + to_string(t.shape) +
-		     ", and this engine takes F32 " + to_string(shape));
+			 ", and this engine takes F32 " + to_string(shape));
 	}
 	return data_begin_ + t.begin;
 }

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// A .safetensors file: its header is parsed once and checked in full, its tensors are read on
 /// demand, so that weights go from the page cache straight to where they are used.
 #pragma once
@@ -28,8 +28,7 @@ public:
 
 	/// @return the position in the file of a float tensor of this shape
 	/// @throws input_error when there is none
-	[[nodiscard]] std::uint64_t position(std::string_view name,
-	                                     const std::vector<std::uint64_t> &shape) const;
+	[[nodiscard]] std::uint64_t position(std::string_view name, const std::vector<std::uint64_t> &shape) const;
 
 	/// Read `count` floats at a position in the file.
 	void read(std::uint64_t position, float *to, std::size_t count) const;

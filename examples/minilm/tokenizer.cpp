@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// Text to token ids; the tables are in unicode_table.hpp.
 #include "tokenizer.hpp"
 
@@ -13,7 +13,7 @@
 namespace minilm {
 namespace {
 
-constexpr char32_t replacement = 0xFFFD; ///< in the table of what is dropped
+constexpr char32_t replacement = 0xFFFD;  ///< in the table of what is dropped
 constexpr std::size_t longest_word = 100; ///< a longer one is unknown, as in the original
 
 /// @return the code point at `at`, which moves behind it; `replacement` for what is not UTF-8
@@ -22,9 +22,10 @@ char32_t decode(std::string_view text, std::size_t &at) {
 	if (lead < 0x80) {
 		return lead;
 	}
-	const int more = lead >= 0xF0 && lead < 0xF5 ? 3 : lead >= 0xE0 && lead < 0xF0 ? 2
-	                 : lead >= 0xC2 && lead < 0xE0 ? 1
-	                                               : 0;
+	const int more = lead >= 0xF0 && lead < 0xF5   ? 3
+					 : lead >= 0xE0 && lead < 0xF0 ? 2
+					 : lead >= 0xC2 && lead < 0xE0 ? 1
+												   : 0;
 	if (more == 0) {
 		return replacement;
 	}
@@ -37,9 +38,7 @@ char32_t decode(std::string_view text, std::size_t &at) {
 	}
 	constexpr std::array<char32_t, 4> smallest = {0, 0x80, 0x800, 0x10000};
 	const bool surrogate = code >= 0xD800 && code < 0xE000;
-	return code < smallest[static_cast<std::size_t>(more)] || code > 0x10FFFF || surrogate
-	           ? replacement
-	           : code;
+	return code < smallest[static_cast<std::size_t>(more)] || code > 0x10FFFF || surrogate ? replacement : code;
 }
 
 void append_utf8(char32_t code, std::string &out) {
@@ -64,9 +63,8 @@ void append_utf8(char32_t code, std::string &out) {
 /// @return the last entry of a table sorted by `key` whose key is not above `code`, or nullptr
 template <class Table, class Key>
 auto last_not_above(const Table &table, char32_t code, Key key) {
-	const auto above = std::upper_bound(
-	    std::begin(table), std::end(table), code,
-	    [&](char32_t value, const auto &entry) { return value < entry.*key; });
+	const auto above = std::upper_bound(std::begin(table), std::end(table), code,
+		[&](char32_t value, const auto &entry) { return value < entry.*key; });
 	return above == std::begin(table) ? nullptr : std::prev(above);
 }
 
@@ -78,10 +76,9 @@ bool contains(const Table &table, char32_t code) {
 
 /// The ideographs that BERT makes a word each (not Hangul, kana or newer extensions).
 bool is_ideograph(char32_t c) {
-	return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) ||
-	       (c >= 0x20000 && c <= 0x2A6DF) || (c >= 0x2A700 && c <= 0x2B81F) ||
-	       (c >= 0x2B820 && c <= 0x2CEAF) || (c >= 0xF900 && c <= 0xFAFF) ||
-	       (c >= 0x2F800 && c <= 0x2FA1F);
+	return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x20000 && c <= 0x2A6DF) ||
+		   (c >= 0x2A700 && c <= 0x2B81F) || (c >= 0x2B820 && c <= 0x2CEAF) || (c >= 0xF900 && c <= 0xFAFF) ||
+		   (c >= 0x2F800 && c <= 0x2FA1F);
 }
 
 /// Call put(code point) for what `c` becomes when decomposed, stripped of accents and lowered.
@@ -106,8 +103,7 @@ void fold(char32_t c, Put &&put) {
 		return put(unicode::compatibility[c - unicode::compatibility_first]);
 	}
 	if (in(unicode::compatibility_supplement_first, unicode::compatibility_supplement)) {
-		return put(
-		    unicode::compatibility_supplement[c - unicode::compatibility_supplement_first]);
+		return put(unicode::compatibility_supplement[c - unicode::compatibility_supplement_first]);
 	}
 	if (const auto *run = last_not_above(unicode::folds, c, &unicode::fold_run::first)) {
 		const char32_t distance = c - run->first;
@@ -116,7 +112,7 @@ void fold(char32_t c, Put &&put) {
 		}
 	}
 	if (const auto *entry = last_not_above(unicode::folds_several, c, &unicode::fold_several::code);
-	    entry != nullptr && entry->code == c) {
+		entry != nullptr && entry->code == c) {
 		for (const char32_t *target = entry->targets; *target != 0; ++target) {
 			put(*target);
 		}
@@ -131,7 +127,7 @@ tokenizer::tokenizer(const std::string &path) {
 	std::ifstream file(path, std::ios::binary);
 	if (!file) {
 		throw input_error(path + ": cannot open it; fetch the model with 'python3 fetch_model.py "
-		                         "DIR' and give --model DIR");
+								 "DIR' and give --model DIR");
 	}
 	ids_.reserve(vocabulary_size);
 	std::size_t lines = 0;
@@ -145,9 +141,9 @@ tokenizer::tokenizer(const std::string &path) {
 		const auto found = ids_.find(name);
 		if (found == ids_.end() || lines != vocabulary_size) {
 			throw input_error(path + ": is not the vocabulary of this model, which has " +
-			                  std::to_string(vocabulary_size) +
-			                  " lines with [CLS], [SEP] and [UNK] among them; fetch it again with "
-			                  "'python3 fetch_model.py DIR'");
+							  std::to_string(vocabulary_size) +
+							  " lines with [CLS], [SEP] and [UNK] among them; fetch it again with "
+							  "'python3 fetch_model.py DIR'");
 		}
 		return found->second;
 	};

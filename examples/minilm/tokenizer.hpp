@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
+// SPDX-License-Identifier: Apache-2.0
 /// BERT's uncased tokenizer: clean and fold the text, split it into words, and each word into the
 /// longest pieces that the vocabulary has.
 #pragma once

@@ -21,6 +21,9 @@ struct default_init {}; ///< nothing for trivial types: the memory is not touche
 ///
 /// A block of at least one GMEM page starts on a GMEM page, so prefetch() and free_eager() of it
 /// lose nothing to rounding. Allocation is a direct call of the C heap.
+///
+/// std::vector<T>(n) writes n zeros, and so touches every page before anyone could prefetch it. Where
+/// the contents are written anyway use default_init_allocator: prefetch first, then fill.
 template <class T, class Init = value_init>
 class allocator {
 public:

@@ -21,7 +21,7 @@ namespace gmem {
 template <class T>
 class buffer {
 	static_assert(std::is_trivially_copyable_v<T> && std::is_trivially_destructible_v<T>,
-	              "gmem::buffer holds trivial types; use std::vector<T, gmem_allocator<T>>");
+		"gmem::buffer holds trivial types; use std::vector<T, gmem_allocator<T>>");
 
 public:
 	using value_type = T;
@@ -32,7 +32,7 @@ public:
 	/// @throws std::bad_array_new_length, out_of_memory
 	explicit buffer(std::size_t n) : data_(allocate(n)), size_(n) {}
 	buffer(buffer &&other) noexcept
-	    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+		: data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 	buffer &operator=(buffer &&other) noexcept {
 		buffer moved(std::move(other));
 		swap(moved);

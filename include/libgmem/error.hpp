@@ -16,8 +16,7 @@ namespace gmem {
 class __attribute__((visibility("default"))) error : public std::system_error {
 public:
 	/// @param negative_errno the result of a C call, below zero
-	explicit error(int negative_errno)
-	    : std::system_error(-negative_errno, std::generic_category(), gmemLastError()) {}
+	explicit error(int negative_errno) : std::system_error(-negative_errno, std::generic_category(), gmemLastError()) {}
 };
 
 /// Memory that could not be had. It is a std::bad_alloc and not a gmem::error, because a class with
@@ -27,12 +26,10 @@ public:
 	explicit out_of_memory(std::size_t bytes) noexcept : bytes_(bytes) {}
 	/// @return the bytes asked for
 	[[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
-	[[nodiscard]] std::error_code code() const noexcept {
-		return std::make_error_code(std::errc::not_enough_memory);
-	}
+	[[nodiscard]] std::error_code code() const noexcept { return std::make_error_code(std::errc::not_enough_memory); }
 	[[nodiscard]] const char *what() const noexcept override {
 		return "gmem::out_of_memory: the heap could not get the memory asked for; raise the limit "
-		       "(ulimit -v, the memory cgroup, vm.max_map_count) or ask for less";
+			   "(ulimit -v, the memory cgroup, vm.max_map_count) or ask for less";
 	}
 
 private:

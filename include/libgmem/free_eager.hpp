@@ -14,22 +14,19 @@ namespace gmem {
 /// gmemFreeEager(); thread-safe.
 /// @throws error
 inline void free_eager(mutable_range what, stream_ref order = {}) {
-	detail::throw_if_failed(
-	    detail::free_eager(what.address(), what.size_bytes(), order.address()));
+	detail::throw_if_failed(detail::free_eager(what.address(), what.size_bytes(), order.address()));
 }
 
 /// The same, with the failure in `ec` (cleared on success).
 inline void free_eager(mutable_range what, stream_ref order, std::error_code &ec) noexcept {
-	ec = detail::to_error_code(
-	    detail::free_eager(what.address(), what.size_bytes(), order.address()));
+	ec = detail::to_error_code(detail::free_eager(what.address(), what.size_bytes(), order.address()));
 }
 
 /// Drops a range when the scope ends. A failure then has no one to go to and is dropped too
 /// (gmemLastError() keeps it).
 class [[nodiscard]] eager_free_guard {
 public:
-	explicit eager_free_guard(mutable_range what, stream_ref order = {}) noexcept
-	    : what_(what), order_(order) {}
+	explicit eager_free_guard(mutable_range what, stream_ref order = {}) noexcept : what_(what), order_(order) {}
 	eager_free_guard(const eager_free_guard &) = delete;
 	eager_free_guard &operator=(const eager_free_guard &) = delete;
 	~eager_free_guard() {

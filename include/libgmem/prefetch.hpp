@@ -14,19 +14,15 @@ namespace gmem {
 /// Rules and errors are those of gmemPrefetch(); thread-safe.
 /// @throws error
 inline void prefetch(range what, int hnid, stream_ref order = {}) {
-	detail::throw_if_failed(
-	    detail::prefetch(what.address(), what.size_bytes(), hnid, order.address()));
+	detail::throw_if_failed(detail::prefetch(what.address(), what.size_bytes(), hnid, order.address()));
 }
 
 /// The same, with the failure in `ec` (cleared on success).
 inline void prefetch(range what, int hnid, stream_ref order, std::error_code &ec) noexcept {
-	ec = detail::to_error_code(
-	    detail::prefetch(what.address(), what.size_bytes(), hnid, order.address()));
+	ec = detail::to_error_code(detail::prefetch(what.address(), what.size_bytes(), hnid, order.address()));
 }
 
 /// To the current device.
-inline void prefetch(range what, stream_ref order = {}) {
-	prefetch(what, device::numa_id(), order);
-}
+inline void prefetch(range what, stream_ref order = {}) { prefetch(what, device::numa_id(), order); }
 
 } // namespace gmem

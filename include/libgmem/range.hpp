@@ -16,9 +16,8 @@ template <class C>
 using element_of = std::remove_pointer_t<decltype(std::declval<C &>().data())>;
 
 template <class C>
-using if_contiguous = std::enable_if_t<
-    std::is_pointer_v<decltype(std::declval<C &>().data())> &&
-    std::is_convertible_v<decltype(std::declval<C &>().size()), std::size_t>>;
+using if_contiguous = std::enable_if_t<std::is_pointer_v<decltype(std::declval<C &>().data())> &&
+									   std::is_convertible_v<decltype(std::declval<C &>().size()), std::size_t>>;
 
 } // namespace detail
 
@@ -30,15 +29,13 @@ public:
 
 	/// The elements of a contiguous container, not its spare capacity.
 	template <class C, class = detail::if_contiguous<C>,
-	          class = std::enable_if_t<!std::is_const_v<detail::element_of<C>>>>
+		class = std::enable_if_t<!std::is_const_v<detail::element_of<C>>>>
 	mutable_range(C &&container) noexcept // NOLINT(*-forwarding-reference-overload, *-explicit-*)
-	    : data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {}
+		: data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {}
 
 	[[nodiscard]] void *data() const noexcept { return data_; }
 	[[nodiscard]] std::size_t size_bytes() const noexcept { return bytes_; }
-	[[nodiscard]] std::uintptr_t address() const noexcept {
-		return reinterpret_cast<std::uintptr_t>(data_);
-	}
+	[[nodiscard]] std::uintptr_t address() const noexcept { return reinterpret_cast<std::uintptr_t>(data_); }
 
 private:
 	void *data_ = nullptr;
@@ -51,18 +48,16 @@ public:
 	constexpr range() noexcept = default;
 	range(const void *data, std::size_t bytes) noexcept : data_(data), bytes_(bytes) {}
 	range(mutable_range other) noexcept // NOLINT(*-explicit-*)
-	    : data_(other.data()), bytes_(other.size_bytes()) {}
+		: data_(other.data()), bytes_(other.size_bytes()) {}
 
 	/// The elements of a contiguous container, not its spare capacity.
 	template <class C, class = detail::if_contiguous<C>>
 	range(C &&container) noexcept // NOLINT(*-forwarding-reference-overload, *-explicit-*)
-	    : data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {}
+		: data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {}
 
 	[[nodiscard]] const void *data() const noexcept { return data_; }
 	[[nodiscard]] std::size_t size_bytes() const noexcept { return bytes_; }
-	[[nodiscard]] std::uintptr_t address() const noexcept {
-		return reinterpret_cast<std::uintptr_t>(data_);
-	}
+	[[nodiscard]] std::uintptr_t address() const noexcept { return reinterpret_cast<std::uintptr_t>(data_); }
 
 private:
 	const void *data_ = nullptr;

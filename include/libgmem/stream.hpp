@@ -16,7 +16,7 @@ namespace gmem {
 class stream_ref {
 public:
 	constexpr stream_ref() noexcept = default;
-	constexpr stream_ref(std::nullptr_t) noexcept {}                     // NOLINT(*-explicit-*)
+	constexpr stream_ref(std::nullptr_t) noexcept {}                        // NOLINT(*-explicit-*)
 	constexpr stream_ref(gmemStream_t handle) noexcept : handle_(handle) {} // NOLINT(*-explicit-*)
 
 	[[nodiscard]] constexpr gmemStream_t get() const noexcept { return handle_; }
@@ -26,16 +26,13 @@ public:
 	/// @throws error (EINVAL) for no stream or a destroyed one, std::bad_alloc
 	template <class F>
 	void launch(F &&function) const {
-		detail::throw_if_failed(
-		    detail::stream_launch(address(), detail::make_task(std::forward<F>(function))));
+		detail::throw_if_failed(detail::stream_launch(address(), detail::make_task(std::forward<F>(function))));
 	}
 
 	/// Wait for everything registered so far.
 	/// @throws error: the first failure since the last synchronize, and what failed
 	void synchronize() const { detail::throw_if_failed(gmemStreamSynchronize(handle_)); }
-	void synchronize(std::error_code &ec) const noexcept {
-		ec = detail::to_error_code(gmemStreamSynchronize(handle_));
-	}
+	void synchronize(std::error_code &ec) const noexcept { ec = detail::to_error_code(gmemStreamSynchronize(handle_)); }
 
 	/// @return whether all work is done
 	/// @throws error (EINVAL) for no stream or a destroyed one
@@ -48,15 +45,17 @@ public:
 		return true;
 	}
 
-	[[nodiscard]] std::uintptr_t address() const noexcept {
-		return reinterpret_cast<std::uintptr_t>(handle_);
-	}
+	[[nodiscard]] std::uintptr_t address() const noexcept { return reinterpret_cast<std::uintptr_t>(handle_); }
 
 private:
 	gmemStream_t handle_ = nullptr;
 };
 
-/// A stream of libgmem's own. Destroying it lets the work on it finish; it does not wait.
+/// A stream of libgmem's own.
+///
+/// Destroying it waits for the work on it, as std::jthread does, so that arrays declared before the
+/// stream outlive what it does with them. A failure not yet synchronized is dropped then. release()
+/// gives the handle away instead.
 class stream {
 public:
 	/// @throws error (EAGAIN) when no thread can be started
@@ -71,9 +70,13 @@ public:
 	stream &operator=(const stream &) = delete;
 	~stream() {
 		if (handle_ != nullptr) {
+			gmemStreamSynchronize(handle_);
 			gmemStreamDestroy(handle_);
 		}
 	}
+
+	/// @return the handle, which is the caller's from now on (gmemStreamDestroy())
+	[[nodiscard]] gmemStream_t release() noexcept { return std::exchange(handle_, nullptr); }
 
 	operator stream_ref() const noexcept { return {handle_}; } // NOLINT(*-explicit-*)
 	[[nodiscard]] gmemStream_t get() const noexcept { return handle_; }

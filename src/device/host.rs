@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
+use std::sync::OnceLock;
 
 use super::Device;
 use crate::error::{Errno, Error, Result};
@@ -19,7 +20,7 @@ impl Device for Host {
 
     fn numa_id(&self) -> Result<i32> {
         let here = numa::current_node();
-        let nodes = numa::memory_nodes();
+        let nodes = known_nodes();
         let nearest = if nodes.contains(here) {
             Some(here)
         } else {
@@ -29,17 +30,21 @@ impl Device for Host {
     }
 
     fn node(&self, hnid: i32) -> Result<usize> {
+        let node = usize::try_from(hnid).unwrap_or(usize::MAX);
+        if known_nodes().contains(node) {
+            return Ok(node);
+        }
+        // Memory may have been plugged in since.
         let nodes = numa::memory_nodes();
-        usize::try_from(hnid)
-            .ok()
-            .filter(|node| nodes.contains(*node))
-            .ok_or_else(|| Error::NotAMemoryNode { hnid, nodes: nodes.to_string() })
+        if nodes.contains(node) {
+            return Ok(node);
+        }
+        Err(Error::NotAMemoryNode { hnid, nodes: nodes.to_string() })
     }
 
     fn prefetch(&self, asked: PageRange, node: usize) -> Result<()> {
         let segments = plan_prefetch(asked)?;
-        let one_node = numa::memory_nodes().iter().nth(1).is_none();
-        if one_node {
+        if known_nodes().contains(node) && known_nodes().len() == 1 {
             return segments.into_iter().try_for_each(Segment::populate);
         }
         // A kernel built without memory policies has no second node to prefer.
@@ -66,6 +71,13 @@ impl Device for Host {
             }),
         }
     }
+}
+
+/// The memory nodes when first asked for: reading them is three system calls, and they seldom change.
+/// A node that has gone since is found out by the pages that are not there.
+fn known_nodes() -> &'static numa::NodeSet {
+    static NODES: OnceLock<numa::NodeSet> = OnceLock::new();
+    NODES.get_or_init(numa::memory_nodes)
 }
 
 // ---- prefetch ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 //! The only room with raw system calls. Each function is one call, or one that the kernel splits in
-//! two, with its arguments as types and its failure as an [`Errno`](crate::error::Errno).
+//! two, with its arguments as types and its failure as an [`Errno`].
 //!
-//! Nothing here decides anything, and [`mapping`] and [`file`] neither allocate nor panic, because
+//! Nothing here decides anything, and [`mapping`] and [`mod@file`] neither allocate nor panic, because
 //! the heap calls them from inside `malloc`.
 
 pub mod advice;

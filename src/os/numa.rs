@@ -35,6 +35,16 @@ impl NodeSet {
         self.0.get(node / WORD_BITS).is_some_and(|word| word & (1 << (node % WORD_BITS)) != 0)
     }
 
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Ascending.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         (0..MAX_NODES).filter(|node| self.contains(*node))
@@ -66,7 +76,7 @@ pub fn memory_nodes() -> NodeSet {
     file::read_start(c"/sys/devices/system/node/has_memory", &mut buffer)
         .ok()
         .and_then(|text| NodeSet::parse(std::str::from_utf8(text).ok()?))
-        .filter(|nodes| *nodes != NodeSet::EMPTY)
+        .filter(|nodes| !nodes.is_empty())
         .unwrap_or_else(|| NodeSet::only(0))
 }
 
@@ -206,7 +216,8 @@ mod tests {
         assert_eq!(set.to_string(), "0,1,2,5");
         assert_eq!(NodeSet::parse(""), Some(NodeSet::EMPTY));
         assert_eq!(NodeSet::parse("x"), None);
-        assert!(!set.contains(usize::MAX));
+        assert_eq!(set.len(), 4);
+        assert!(!set.contains(usize::MAX) && !set.is_empty());
     }
 
     #[test]

@@ -25,8 +25,8 @@ struct State {
     ready: VecDeque<Arc<Stream>>,
     /// Threads that look for work or do it.
     able: usize,
-    /// Of those, the ones asleep.
-    asleep: usize,
+    /// Of those, the ones that do.
+    busy: usize,
 }
 
 impl Pool {
@@ -52,22 +52,29 @@ impl Pool {
     pub(super) fn step_aside(self: &Arc<Self>) -> SteppedAside {
         let mut state = self.lock();
         state.able -= 1;
-        self.find_hands(state);
+        state.busy -= 1;
+        if !state.ready.is_empty() {
+            self.find_hands(state);
+        }
         SteppedAside { pool: Arc::clone(self) }
     }
 
-    /// Wake a thread for what is ready, or start one.
+    /// See to it that what is ready finds a thread: one that is free, or a new one.
     fn find_hands(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        if state.ready.is_empty() {
-            return;
-        }
-        if state.asleep > 0 {
-            drop(state);
-            self.ready.notify_one();
-        } else if state.able < MAX_THREADS {
+        if state.ready.len() > state.able - state.busy && state.able < MAX_THREADS {
             // If none can be started, the threads there are will come to it.
             let _ = self.start(&mut state);
+        } else {
+            drop(state);
+            self.ready.notify_one();
         }
+    }
+
+    /// The calling thread has done its stream's work. It says so before whoever waits for that work
+    /// hears of it: the next piece then finds a free thread, and none is started on a thread of the
+    /// program's, where it would cost page faults.
+    pub(super) fn free_again(&self) {
+        self.lock().busy -= 1;
     }
 
     fn start(self: &Arc<Self>, state: &mut State) -> Result<()> {
@@ -96,11 +103,10 @@ impl Pool {
                 return;
             }
             let Some(stream) = state.ready.pop_front() else {
-                state.asleep += 1;
                 state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.asleep -= 1;
                 continue;
             };
+            state.busy += 1;
             drop(state);
             let more = stream.serve();
             state = self.lock();
@@ -122,6 +128,8 @@ pub(super) struct SteppedAside {
 
 impl Drop for SteppedAside {
     fn drop(&mut self) {
-        self.pool.lock().able += 1;
+        let mut state = self.pool.lock();
+        state.able += 1;
+        state.busy += 1;
     }
 }

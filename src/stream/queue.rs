@@ -97,6 +97,7 @@ impl Stream {
         let outer = SERVING.replace(self.handle);
         let outcome = work::run_all(batch);
         SERVING.set(outer);
+        self.pool.free_again();
 
         let mut state = self.lock();
         state.completed += served;

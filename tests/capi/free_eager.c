@@ -28,19 +28,19 @@ static void rounding_is_inward(void) {
 	const struct {
 		size_t from, size, first, count;
 	} rows[] = {
-	    {0, 0, 0, 0},
-	    {0, 1, 0, 0},
-	    {0, 2, 0, 0},
-	    {0, page - 1, 0, 0},
-	    {0, page, 0, 1},
-	    {0, page + 1, 0, 1},
-	    {1, page, 0, 0},
-	    {1, 2 * page - 1, 1, 1},
-	    {page - 1, page, 0, 0},
-	    {page - 1, page + 1, 1, 1},
-	    {page - 1, 2 * page + 2, 1, 2},
-	    {1, 4 * page - 2, 1, 2},
-	    {0, 4 * page, 0, 4},
+		{0, 0, 0, 0},
+		{0, 1, 0, 0},
+		{0, 2, 0, 0},
+		{0, page - 1, 0, 0},
+		{0, page, 0, 1},
+		{0, page + 1, 0, 1},
+		{1, page, 0, 0},
+		{1, 2 * page - 1, 1, 1},
+		{page - 1, page, 0, 0},
+		{page - 1, page + 1, 1, 1},
+		{page - 1, 2 * page + 2, 1, 2},
+		{1, 4 * page - 2, 1, 2},
+		{0, 4 * page, 0, 4},
 	};
 	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; ++i) {
 		memset(start, 'x', 4 * page);
@@ -94,12 +94,11 @@ static void file_mappings_are_refused(void) {
 	for (int i = 0; i < 2; ++i) {
 		char *start = map_private(3 * page, page);
 		memset(start, 'x', 3 * page);
-		NEED(mmap(start + page, page, PROT_READ | PROT_WRITE,
-		          MAP_FIXED | (i ? MAP_SHARED : MAP_PRIVATE), fd, 0) == start + page);
+		NEED(mmap(start + page, page, PROT_READ | PROT_WRITE, MAP_FIXED | (i ? MAP_SHARED : MAP_PRIVATE), fd, 0) ==
+			 start + page);
 		CHECK_EQUAL(free_now(start, 3 * page), -EINVAL);
 		CHECK(strstr(gmemLastError(), "file") != NULL);
-		CHECK(is_all(start, page, 'x') && is_all(start + page, page, 'f') &&
-		      is_all(start + 2 * page, page, 'x'));
+		CHECK(is_all(start, page, 'x') && is_all(start + page, page, 'f') && is_all(start + 2 * page, page, 'x'));
 		/* A file in the margin is none of the call's business. */
 		CHECK_EQUAL(free_now(start, page + page / 2), 0);
 		CHECK(is_all(start, page, 0) && is_all(start + page, page, 'f'));
@@ -116,8 +115,7 @@ static void shared_memory_is_freed_for_everyone(void) {
 		char *start = map_at_page(3 * page, page, PROT_READ | PROT_WRITE, flags, fds[i]);
 		memset(start, 'x', 3 * page);
 		CHECK_EQUAL(free_now(start + 1, 3 * page - 2), 0);
-		CHECK(is_all(start, page, 'x') && is_all(start + page, page, 0) &&
-		      is_all(start + 2 * page, page, 'x'));
+		CHECK(is_all(start, page, 'x') && is_all(start + page, page, 0) && is_all(start + 2 * page, page, 'x'));
 		munmap(start, 3 * page);
 	}
 	/* The other view of the file sees the zeros too. */
@@ -147,8 +145,8 @@ static void locked_memory_is_freed(void) {
 }
 
 static void hugetlb_memory_is_freed(void) {
-	char *start = (char *)mmap(NULL, 2 * page, PROT_READ | PROT_WRITE,
-	                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	char *start =
+		(char *)mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 	if (start == MAP_FAILED) {
 		fprintf(stderr, "note: no hugetlb pages here (vm.nr_hugepages)\n");
 		return;

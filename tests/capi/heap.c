@@ -102,9 +102,7 @@ static void load(const char *path, const char *prefix) {
 
 #endif
 
-static int aligned_to(const void *block, size_t alignment) {
-	return ((uintptr_t)block & (alignment - 1)) == 0;
-}
+static int aligned_to(const void *block, size_t alignment) { return ((uintptr_t)block & (alignment - 1)) == 0; }
 
 static void sizes_and_alignment(void) {
 	const size_t huge = heap.page_size();

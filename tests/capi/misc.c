@@ -36,8 +36,7 @@ static void the_last_error_stays_where_it_is(void) {
 
 int main(void) {
 	char version[32];
-	snprintf(version, sizeof version, "%d.%d.%d", LIBGMEM_VERSION_MAJOR, LIBGMEM_VERSION_MINOR,
-	         LIBGMEM_VERSION_PATCH);
+	snprintf(version, sizeof version, "%d.%d.%d", LIBGMEM_VERSION_MAJOR, LIBGMEM_VERSION_MINOR, LIBGMEM_VERSION_PATCH);
 	CHECK(strcmp(gmemVersion(), version) == 0);
 	/* GMEM_DEVICE is set to something else by a second run of this program. */
 	const char *wanted = getenv("GMEM_DEVICE");

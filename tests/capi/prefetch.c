@@ -35,12 +35,17 @@ static void arguments_are_checked(void) {
 
 static void rounding_is_outward(void) {
 	const size_t rows[][4] = {
-	    /* from, size, first page populated, pages populated */
-	    {0, 1, 0, 1},        {5, 2, 0, 1},
-	    {0, page - 1, 0, 1}, {0, page, 0, 1},
-	    {0, page + 1, 0, 2}, {page - 1, 2, 0, 2},
-	    {page, 1, 1, 1},     {page + 1, page - 1, 1, 1},
-	    {1, 3 * page, 0, 4}, {0, 4 * page, 0, 4},
+		/* from, size, first page populated, pages populated */
+		{0, 1, 0, 1},
+		{5, 2, 0, 1},
+		{0, page - 1, 0, 1},
+		{0, page, 0, 1},
+		{0, page + 1, 0, 2},
+		{page - 1, 2, 0, 2},
+		{page, 1, 1, 1},
+		{page + 1, page - 1, 1, 1},
+		{1, 3 * page, 0, 4},
+		{0, 4 * page, 0, 4},
 	};
 	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; ++i) {
 		char *start = map_private(4 * page, page);
@@ -122,16 +127,14 @@ static void file_mappings_take_no_fault(void) {
 	const int fd = file_of(4 * page);
 	const struct {
 		int protection, flags;
-	} rows[] = {{PROT_READ, MAP_PRIVATE},
-	            {PROT_READ, MAP_SHARED},
-	            {PROT_READ | PROT_WRITE, MAP_PRIVATE},
-	            {PROT_READ | PROT_WRITE, MAP_SHARED}};
+	} rows[] = {{PROT_READ, MAP_PRIVATE}, {PROT_READ, MAP_SHARED}, {PROT_READ | PROT_WRITE, MAP_PRIVATE},
+		{PROT_READ | PROT_WRITE, MAP_SHARED}};
 	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; ++i) {
 		char *start = map_at_page(4 * page, page, rows[i].protection, rows[i].flags, fd);
 		CHECK_EQUAL(prefetch_now(start, 4 * page), 0);
-		CHECK_EQUAL(rows[i].protection & PROT_WRITE ? faults_of_writing(start, 4 * page)
-		                                            : faults_of_reading(start, 4 * page),
-		            0);
+		CHECK_EQUAL(
+			rows[i].protection & PROT_WRITE ? faults_of_writing(start, 4 * page) : faults_of_reading(start, 4 * page),
+			0);
 		CHECK(is_all(start, 4 * page, 'f'));
 		munmap(start, 4 * page);
 	}
@@ -167,8 +170,8 @@ static void locked_memory_takes_no_fault(void) {
 }
 
 static void hugetlb_memory_takes_no_fault(void) {
-	char *start = (char *)mmap(NULL, 2 * page, PROT_READ | PROT_WRITE,
-	                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	char *start =
+		(char *)mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 	if (start == MAP_FAILED) {
 		fprintf(stderr, "note: no hugetlb pages here (vm.nr_hugepages)\n");
 		return;

@@ -148,8 +148,8 @@ static void a_failed_call_surfaces_when_synchronizing(void) {
 static void misuse_is_refused(void) {
 	gmemStream_t stream = new_stream();
 	int object;
-	gmemStream_t const unknown[] = {NULL, (gmemStream_t)&object, (gmemStream_t)(uintptr_t)1,
-	                                (gmemStream_t)(uintptr_t)-1};
+	gmemStream_t const unknown[] = {
+		NULL, (gmemStream_t)&object, (gmemStream_t)(uintptr_t)1, (gmemStream_t)(uintptr_t)-1};
 	CHECK_EQUAL(gmemStreamCreate(NULL), -EINVAL);
 	CHECK_EQUAL(gmemStreamLaunch(stream, NULL, NULL), -EINVAL);
 	CHECK_EQUAL(gmemStreamDestroy(stream), 0);

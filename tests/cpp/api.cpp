@@ -32,7 +32,7 @@ static_assert(sizeof(std::vector<float, gmem_allocator<float>>) == sizeof(std::v
 static_assert(std::allocator_traits<gmem_allocator<int>>::is_always_equal::value);
 template <class T>
 constexpr bool is_owner = std::is_nothrow_move_constructible_v<T> && std::is_nothrow_move_assignable_v<T> &&
-                          !std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T>;
+						  !std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T>;
 static_assert(is_owner<gmem::buffer<float>> && is_owner<gmem::stream>);
 static_assert(!std::is_copy_constructible_v<gmem::eager_free_guard>);
 static_assert(std::is_trivially_copyable_v<gmem::stream_ref> && sizeof(gmem::stream_ref) == sizeof(void *));
@@ -196,10 +196,19 @@ void callables_are_destroyed_once() {
 		CHECK_EQUAL(counted::alive.load(), 0);
 		stream.launch([value = counted()] { (void)value; });
 	}
-	for (int i = 0; i < 1000 && counted::alive != 0; ++i) {
-		usleep(10000);
-	}
+	// The destructor has waited.
 	CHECK_EQUAL(counted::alive.load(), 0);
+	std::atomic<bool> ran = false;
+	{
+		gmem::stream stream;
+		stream.launch([&ran] {
+			usleep(50000);
+			ran = true;
+		});
+	}
+	CHECK(ran);
+	gmemStream_t handle = gmem::stream().release();
+	CHECK_EQUAL(gmemStreamDestroy(handle), 0);
 	// A launch that is refused destroys it too.
 	try {
 		gmem::stream_ref().launch([value = counted()] { (void)value; });

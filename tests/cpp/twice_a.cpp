@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // With twice_b.cpp: two files that include everything, each twice, link into one program.
 #include <libgmem.hpp>
-#include <libgmem.hpp>
 
 int other_file();
 

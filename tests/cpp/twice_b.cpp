@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <libgmem.hpp>
-#include <libgmem.hpp>
 
 int other_file() {
 	gmem::buffer<int> buffer(10);

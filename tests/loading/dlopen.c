@@ -61,8 +61,7 @@ static void loading_does_nothing_visible(void) {
 	int pipe_ends[2];
 	char byte;
 	NEED(pipe(pipe_ends) == 0);
-	const int out = dup(1), err = dup(2), threads = entries("/proc/self/task"),
-	          files = entries("/proc/self/fd");
+	const int out = dup(1), err = dup(2), threads = entries("/proc/self/task"), files = entries("/proc/self/fd");
 	NEED(dup2(pipe_ends[1], 1) == 1 && dup2(pipe_ends[1], 2) == 2);
 	void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	NEED(dup2(out, 1) == 1 && dup2(err, 2) == 2);

@@ -1,4 +1,5 @@
 //! Test code: a C function that panics inside the guard of the library's own functions.
+#![allow(clippy::unwrap_used, reason = "it is here to panic")]
 
 use std::ffi::c_int;
 

@@ -25,8 +25,7 @@ public:
 template <class F>
 class callable final : public task {
 public:
-	template <class G>
-	explicit callable(G &&function) : function_(std::forward<G>(function)) {}
+	explicit callable(F function) : function_(std::move(function)) {}
 	void run() override {
 		try {
 			function_();
