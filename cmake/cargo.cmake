@@ -76,7 +76,22 @@ function(_libgmem_cargo_environment variable)
 	endif()
 	string(REPLACE "-" "_" triple "${LIBGMEM_RUST_TARGET}")
 	string(TOUPPER "${triple}" TRIPLE)
+	# jemalloc's own: the renaming that any build has, and the thread-local state of the shipped ones.
+	file(STRINGS "${PROJECT_SOURCE_DIR}/.cargo/config.toml" cppflags REGEX "^value = \"-Dmmap=")
+	string(REGEX REPLACE "^value = \"(.*)\"$" "\\1" cppflags "${cppflags}")
+	# Cargo does not see a change of that header, but it sees one of the flags.
+	set(header "${PROJECT_SOURCE_DIR}/cpp/jemalloc/jemalloc/internal/tsd_tls.h")
+	set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${header}")
+	file(MD5 "${header}" header)
+	string(APPEND cppflags " -I${PROJECT_SOURCE_DIR}/cpp/jemalloc -DGMEM_THREAD_STATE_HEADER=0x${header}")
+	# TLS descriptors: as fast as a fixed offset where the loader has room for one, and no need for it.
+	include(CheckCCompilerFlag)
+	check_c_compiler_flag(-mtls-dialect=gnu2 LIBGMEM_HAS_TLSDESC)
+	if(LIBGMEM_HAS_TLSDESC)
+		string(APPEND cppflags " -mtls-dialect=gnu2")
+	endif()
 	set(${variable}
+		"${TRIPLE}_CPPFLAGS=${cppflags}"
 		# These would move the files that are copied afterwards.
 		--unset=CARGO_TARGET_DIR --unset=CARGO_BUILD_TARGET_DIR --unset=CARGO_BUILD_BUILD_DIR
 		# jemalloc's make takes part in Cargo's job server, not in CMake's.

@@ -6,6 +6,7 @@
 //! Nothing here allocates through Rust or panics: this *is* the allocator.
 
 mod pages;
+mod thread_state;
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;

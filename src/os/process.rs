@@ -4,7 +4,7 @@ use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use super::check;
+use super::{check, errno, set_errno};
 
 /// How many forks lie between this process and the one that loaded the library.
 static FORKS: AtomicU64 = AtomicU64::new(0);
@@ -61,6 +61,34 @@ impl<T: Send + Sync> PerProcess<T> {
 
 extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Release);
+}
+
+/// The calling thread's id, as the kernel counts.
+pub fn thread_id() -> i32 {
+    // SAFETY: no arguments, and it cannot fail. A thread id is a pid_t.
+    unsafe { libc::syscall(libc::SYS_gettid) as libc::pid_t }
+}
+
+/// The calling process's id.
+pub fn process_id() -> i32 {
+    // SAFETY: no arguments, and it cannot fail.
+    unsafe { libc::getpid() }
+}
+
+/// Whether a thread of a process is no more. Leaves errno alone.
+pub fn thread_has_gone(process: i32, thread: i32) -> bool {
+    let before = errno();
+    // SAFETY: signal 0 only asks.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) };
+    let gone = result != 0 && errno().0 == libc::ESRCH;
+    set_errno(before);
+    gone
+}
+
+/// Let other threads run.
+pub fn yield_now() {
+    // SAFETY: no arguments.
+    unsafe { libc::sched_yield() };
 }
 
 /// Keep the process's signals off the calling thread.

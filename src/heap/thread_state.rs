@@ -1,0 +1,182 @@
+//! Room for jemalloc's thread-local state. The thread-local itself is one pointer
+//! (`cpp/jemalloc/jemalloc/internal/tsd_tls.h`); a thread claims the block that it points to on its first
+//! allocation, and when the thread has gone another one claims the block again.
+//!
+//! No lock and no allocation: this runs inside the first `malloc` of a thread, also after `fork`.
+
+use std::cell::UnsafeCell;
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+
+use crate::os::{mapping, process};
+
+/// Room for one thread: 5.3.1 needs 1952 bytes.
+const STATE_BYTES: usize = 2048 - 64;
+/// Blocks in a slab of 64 KiB.
+const SLAB_BLOCKS: usize = 31;
+
+/// One thread's room.
+#[repr(C)]
+struct Block {
+    /// Thread id of the owner, 0 for none yet.
+    thread: AtomicI32,
+    /// Process id of the owner: after fork the ids of the parent's threads mean nothing.
+    process: AtomicI32,
+    state: State,
+}
+
+/// On a cache line of its own, so that threads do not share one.
+#[repr(align(64))]
+struct State(UnsafeCell<[u8; STATE_BYTES]>);
+
+#[repr(C)]
+struct Slab {
+    blocks: [Block; SLAB_BLOCKS],
+    next: AtomicPtr<Slab>,
+}
+
+// SAFETY: `state` is used by the thread that owns the block only, and ownership is atomic.
+unsafe impl Sync for Slab {}
+
+impl Block {
+    const fn free() -> Self {
+        Self {
+            thread: AtomicI32::new(0),
+            process: AtomicI32::new(0),
+            state: State(UnsafeCell::new([0; STATE_BYTES])),
+        }
+    }
+
+    /// Become the owner of a block that is nobody's, or whose owner has gone.
+    fn take(&self, thread: i32, process: i32, is_over: IsOver) -> Option<NonNull<c_void>> {
+        let owner = self.thread.load(Ordering::Acquire);
+        let state = self.state.0.get().cast::<c_void>();
+        let abandoned = || {
+            self.process.load(Ordering::Relaxed) == process
+                // SAFETY: a block with an owner holds a state; `is_over` reads one atomic of it.
+                && unsafe { is_over(state) }
+                && process::thread_has_gone(process, owner)
+        };
+        if owner != 0 && !abandoned() {
+            return None;
+        }
+        self.thread.compare_exchange(owner, thread, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        self.process.store(process, Ordering::Relaxed);
+        NonNull::new(state)
+    }
+}
+
+type IsOver = unsafe extern "C" fn(*const c_void) -> bool;
+
+/// The first threads of a process need no mapping.
+static FIRST: Slab =
+    Slab { blocks: [const { Block::free() }; SLAB_BLOCKS], next: AtomicPtr::new(ptr::null_mut()) };
+
+/// Give the calling thread a block that holds `initial`.
+///
+/// # Safety
+/// `initial` is readable for `size` bytes, and `is_over` may be called with any block given out here.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmem_thread_state_claim(
+    initial: *const c_void,
+    size: usize,
+    is_over: IsOver,
+) -> *mut c_void {
+    let block = claim(size, is_over);
+    // SAFETY: the block is ours alone and has room for `size` bytes; `initial` by the caller's promise.
+    unsafe { ptr::copy_nonoverlapping(initial.cast::<u8>(), block.as_ptr().cast(), size) };
+    block.as_ptr()
+}
+
+fn claim(size: usize, is_over: IsOver) -> NonNull<c_void> {
+    // jemalloc is pinned to one release, so this is a fault of the build, not of a program's.
+    debug_assert!(size <= STATE_BYTES);
+    let (thread, process) = (process::thread_id(), process::process_id());
+    loop {
+        let mut slab = &FIRST;
+        loop {
+            if let Some(state) =
+                slab.blocks.iter().find_map(|block| block.take(thread, process, is_over))
+            {
+                return state;
+            }
+            // SAFETY: slabs are never unmapped.
+            match unsafe { slab.next.load(Ordering::Acquire).as_ref() } {
+                Some(next) => slab = next,
+                None => break,
+            }
+        }
+        match mapping::map_aligned(
+            size_of::<Slab>(),
+            mapping::base_page(),
+            mapping::Access::ReadWrite,
+        ) {
+            Ok(fresh) => append(slab, fresh.cast()),
+            // jemalloc cannot do without, and a thread that just got its stack seldom comes here: wait
+            // for another thread to end.
+            Err(_) => process::yield_now(),
+        }
+    }
+}
+
+/// Hang `fresh`, which is all zeros and so holds free blocks, behind the last slab.
+fn append(mut last: &Slab, fresh: NonNull<Slab>) {
+    while let Err(next) = last.next.compare_exchange(
+        ptr::null_mut(),
+        fresh.as_ptr(),
+        Ordering::AcqRel,
+        Ordering::Acquire,
+    ) {
+        // SAFETY: slabs are never unmapped, and a failed exchange found one.
+        last = unsafe { &*next };
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::{Arc, Barrier};
+
+    use super::*;
+
+    unsafe extern "C" fn over(_: *const c_void) -> bool {
+        true
+    }
+
+    fn claim_here() -> usize {
+        let initial = [7_u8; 100];
+        // SAFETY: as the function asks.
+        let block = unsafe { gmem_thread_state_claim(initial.as_ptr().cast(), 100, over) };
+        // SAFETY: the block is ours and holds what we passed.
+        assert_eq!(unsafe { block.cast::<u8>().add(99).read() }, 7);
+        block.addr()
+    }
+
+    #[test]
+    fn living_threads_have_blocks_of_their_own_and_dead_ones_leave_theirs() {
+        const THREADS: usize = 100;
+        let all_claimed = Arc::new(Barrier::new(THREADS));
+        let round = || -> HashSet<usize> {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|_| {
+                    let all_claimed = Arc::clone(&all_claimed);
+                    std::thread::spawn(move || {
+                        let block = claim_here();
+                        all_claimed.wait();
+                        block
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        };
+        let first = round();
+        assert_eq!(first.len(), THREADS);
+        assert!(first.iter().all(|block| block % 64 == 0));
+        let second = round();
+        assert_eq!(second.len(), THREADS);
+        // join returns when the kernel has let the thread go, but for a moment; most come back.
+        assert!(first.intersection(&second).count() > THREADS / 2);
+    }
+}
