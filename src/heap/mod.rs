@@ -5,10 +5,11 @@
 //!
 //! Nothing here allocates through Rust or panics: this *is* the allocator.
 
+mod large;
 mod pages;
 mod thread_state;
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_char, c_void};
 use std::ptr;
 
 use tikv_jemalloc_sys as je;
@@ -24,7 +25,8 @@ const LARGE: usize = 2 << 20;
 /// - `cache_oblivious:false`: a large block starts where its pages do.
 /// - `oversize_threshold`: blocks over 8 MiB are kept for reuse like any others, not purged at once.
 /// - `dirty_decay_ms:1000`: idle memory goes back within about a second of activity.
-/// - `narenas:4`, `metadata_thp:disabled`: each arena costs a huge page of its own to begin with.
+/// - `max_background_threads:1`: see [`large`].
+/// - `narenas:4`: each arena costs a huge page of its own to begin with.
 /// - `tcache_*`: threads keep more small blocks; most of the time of a small malloc is its cache.
 #[repr(transparent)]
 pub struct Settings(*const c_char);
@@ -35,7 +37,7 @@ unsafe impl Sync for Settings {}
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
 pub static _rjem_malloc_conf: Settings = Settings(
-    c"oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,narenas:4,tcache_nslots_small_min:200,tcache_nslots_small_max:2000,lg_tcache_nslots_mul:4,tcache_gc_incr_bytes:4194304".as_ptr(),
+    c"oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_nslots_small_min:200,tcache_nslots_small_max:2000,lg_tcache_nslots_mul:4,tcache_gc_incr_bytes:4194304".as_ptr(),
 );
 
 /// `malloc(3)`.
@@ -45,14 +47,14 @@ pub fn malloc(size: usize) -> *mut c_void {
         // SAFETY: any size is fine.
         return unsafe { je::malloc(size) };
     }
-    large(size, 0)
+    large::allocate(size, 0)
 }
 
 /// `calloc(3)`.
 #[inline]
 pub fn calloc(count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
-        Some(bytes) if bytes >= LARGE => large(bytes, je::MALLOCX_ZERO),
+        Some(bytes) if bytes >= LARGE => large::allocate(bytes, je::MALLOCX_ZERO),
         // SAFETY: any arguments are fine; jemalloc checks the product itself.
         _ => unsafe { je::calloc(count, size) },
     }
@@ -68,11 +70,8 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
         // SAFETY: the caller's promise.
         return unsafe { je::realloc(ptr, size) };
     }
-    if ptr.is_null() {
-        return large(size, 0);
-    }
-    // SAFETY: `ptr` is a live block, the size is not 0.
-    or_out_of_memory(unsafe { je::rallocx(ptr, size, page_alignment(size)) })
+    // SAFETY: the caller's promise.
+    unsafe { large::reallocate(ptr, size) }
 }
 
 /// `reallocarray(3)`.
@@ -162,27 +161,11 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {
     if !alignment.is_power_of_two() {
         return Err(Errno(libc::EINVAL));
     }
-    let alignment = if size < LARGE { alignment } else { alignment.max(large_alignment(size)) };
+    let alignment = if size < LARGE { alignment } else { alignment.max(large::alignment(size)) };
     // A size of 0 gives a block of its own; the smallest has the alignment asked for as well.
     // SAFETY: the size is not 0 and the alignment a power of two.
     let block = unsafe { je::mallocx(size.max(1), je::MALLOCX_ALIGN(alignment)) };
     if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) }
-}
-
-#[cold]
-fn large(size: usize, flags: c_int) -> *mut c_void {
-    // SAFETY: the size is not 0; jemalloc gives NULL for one that it cannot serve.
-    or_out_of_memory(unsafe { je::mallocx(size, page_alignment(size) | flags) })
-}
-
-fn page_alignment(size: usize) -> c_int {
-    je::MALLOCX_ALIGN(large_alignment(size))
-}
-
-/// A GMEM page, where a block is at least that large.
-fn large_alignment(size: usize) -> usize {
-    let page = mapping::gmem_page().bytes();
-    if size >= page { page } else { LARGE }
 }
 
 /// The functions with an `x` at the end do not set errno.

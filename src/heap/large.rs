@@ -1,0 +1,148 @@
+//! Blocks of at least [`LARGE`](super::LARGE) bytes: they start on a GMEM page, grow by moving pages
+//! instead of bytes, and go back to the kernel also when the program rests.
+
+use std::ffi::{c_int, c_void};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tikv_jemalloc_sys as je;
+
+use super::{LARGE, or_out_of_memory};
+use crate::os::mapping;
+
+/// Bytes of large blocks handed out before jemalloc's background thread is started.
+///
+/// jemalloc gives idle memory back while the program allocates and frees. A program that stops doing so
+/// needs a thread for it; one that never had much is spared it.
+const PURGER_THRESHOLD: usize = 64 << 20;
+
+/// Each move may leave two more mappings behind that the kernel cannot join, and a process has 65,530
+/// (`vm.max_map_count`). After so many moves bytes are copied again.
+const MAX_MOVES: usize = 8192;
+
+/// A new block.
+#[cold]
+pub(super) fn allocate(size: usize, flags: c_int) -> *mut c_void {
+    count_and_start_purger(size);
+    // SAFETY: the size is not 0; jemalloc gives NULL for one that it cannot serve.
+    or_out_of_memory(unsafe { je::mallocx(size, flags_of(size) | flags) })
+}
+
+/// `realloc(3)` to a large size.
+///
+/// # Safety
+/// `block` is NULL or a live block of this heap; it is dead afterwards unless NULL is returned.
+#[cold]
+pub(super) unsafe fn reallocate(block: *mut c_void, size: usize) -> *mut c_void {
+    let Some(old) = NonNull::new(block) else { return allocate(size, 0) };
+    // SAFETY: a live block.
+    let old_size = unsafe { je::sallocx(block, 0) };
+    let on_page = block.addr() & (alignment(size) - 1) == 0;
+    // SAFETY: a live block; grown or shrunk in place or left as it is.
+    if on_page && unsafe { je::xallocx(block, size, 0, flags_of(size)) } >= size {
+        return block;
+    }
+    if old_size < 2 * LARGE || size < old_size {
+        // SAFETY: a live block and a size that is not 0.
+        return or_out_of_memory(unsafe { je::rallocx(block, size, flags_of(size)) });
+    }
+    let Some(new) = NonNull::new(allocate(size, 0)) else { return ptr::null_mut() };
+    // SAFETY: two live blocks of at least `old_size` bytes, the new one unused so far.
+    unsafe {
+        take_over(old.cast(), new.cast(), old_size);
+        je::free(block);
+    }
+    new.as_ptr()
+}
+
+/// The GMEM page, where a block is at least that large.
+pub(super) fn alignment(size: usize) -> usize {
+    let page = mapping::gmem_page().bytes();
+    if size >= page { page } else { LARGE }
+}
+
+fn flags_of(size: usize) -> c_int {
+    je::MALLOCX_ALIGN(alignment(size))
+}
+
+/// Put the first `length` bytes of `from` to `to`: whole GMEM pages are moved, the rest is copied.
+///
+/// # Safety
+/// Two blocks of this heap, each of at least `length` bytes; `from` is freed without another look.
+unsafe fn take_over(from: NonNull<u8>, to: NonNull<u8>, length: usize) {
+    static MOVES: AtomicUsize = AtomicUsize::new(0);
+    let page = mapping::gmem_page();
+    let whole = page.floor(length);
+    let aligned = page.floor(from.addr().get()) == from.addr().get()
+        && page.floor(to.addr().get()) == to.addr().get();
+    let may_move = aligned && whole > 0 && MOVES.fetch_add(1, Ordering::Relaxed) < MAX_MOVES;
+    // SAFETY: page-aligned parts of two blocks that the caller owns.
+    let moved = may_move && unsafe { mapping::move_pages(from, to, whole) }.is_ok();
+    let rest = if moved { whole } else { 0 };
+    // SAFETY: both blocks are at least `length` bytes long and apart.
+    unsafe {
+        ptr::copy_nonoverlapping(from.as_ptr().add(rest), to.as_ptr().add(rest), length - rest)
+    };
+}
+
+fn count_and_start_purger(size: usize) {
+    static TOTAL: AtomicUsize = AtomicUsize::new(0);
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    if STARTED.load(Ordering::Relaxed) {
+        return;
+    }
+    let total = TOTAL.fetch_add(size, Ordering::Relaxed).saturating_add(size);
+    // A size that cannot be served tells nothing about the program's appetite.
+    if total < PURGER_THRESHOLD
+        || size > isize::MAX as usize
+        || STARTED.swap(true, Ordering::Relaxed)
+    {
+        return;
+    }
+    let mut on = true;
+    let errno = crate::os::errno();
+    // SAFETY: the name is NUL-terminated and the new value one bool. Where no thread can be started,
+    // idle memory goes back while the program allocates, as before.
+    unsafe {
+        je::mallctl(
+            c"background_thread".as_ptr(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            (&raw mut on).cast(),
+            size_of::<bool>(),
+        );
+    }
+    crate::os::set_errno(errno);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growing_keeps_the_bytes_whether_moved_or_copied() {
+        let mut size = 3 * LARGE + 12345;
+        let mut block = allocate(size, 0).cast::<u8>();
+        for i in (0..size).step_by(1000) {
+            // SAFETY: inside the block.
+            unsafe { block.add(i).write(i as u8 ^ 0x5a) };
+        }
+        for _ in 0..6 {
+            let next = size * 2 + 777;
+            // Something in the way, so that it cannot grow in place each time.
+            let obstacle = allocate(LARGE, 0);
+            // SAFETY: the block is live.
+            block = unsafe { reallocate(block.cast(), next) }.cast();
+            assert_eq!(block.addr() % alignment(next), 0);
+            for i in (0..3 * LARGE).step_by(1000) {
+                // SAFETY: inside the block.
+                assert_eq!(unsafe { block.add(i).read() }, i as u8 ^ 0x5a, "{i} of {next}");
+            }
+            // SAFETY: live, and not used again.
+            unsafe { je::free(obstacle) };
+            size = next;
+        }
+        // SAFETY: live, and not used again.
+        unsafe { je::free(block.cast()) };
+    }
+}
