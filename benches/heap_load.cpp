@@ -235,20 +235,20 @@ std::size_t resident() {
 
 int main(int argc, char **argv) {
 	const std::map<std::string, std::function<void()>> workloads = {
-	    {"pair-16", [] { pair(16); }},
-	    {"pair-256", [] { pair(256); }},
-	    {"pair-1024", [] { pair(1024); }},
-	    {"pair-4096", [] { pair(4096); }},
-	    {"batch64-256", [] { batch(256); }},
-	    {"batch64-4096", [] { batch(4096); }},
-	    {"random", random_sizes},
-	    {"larson-2", [] { larson(2); }},
-	    {"xmalloc-2", xmalloc},
-	    {"malloc-large", malloc_large},
-	    {"fill-1MiB", [] { fill(std::size_t{1} << 20, 2000); }},
-	    {"fill-64MiB", [] { fill(std::size_t{64} << 20, 40); }},
-	    {"push_back", push_back},
-	    {"realloc-grow", grow},
+		{"pair-16", [] { pair(16); }},
+		{"pair-256", [] { pair(256); }},
+		{"pair-1024", [] { pair(1024); }},
+		{"pair-4096", [] { pair(4096); }},
+		{"batch64-256", [] { batch(256); }},
+		{"batch64-4096", [] { batch(4096); }},
+		{"random", random_sizes},
+		{"larson-2", [] { larson(2); }},
+		{"xmalloc-2", xmalloc},
+		{"malloc-large", malloc_large},
+		{"fill-1MiB", [] { fill(std::size_t{1} << 20, 2000); }},
+		{"fill-64MiB", [] { fill(std::size_t{64} << 20, 40); }},
+		{"push_back", push_back},
+		{"realloc-grow", grow},
 	};
 	const auto chosen = argc > 1 ? workloads.find(argv[1]) : workloads.end();
 	if (chosen == workloads.end()) {

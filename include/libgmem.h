@@ -11,7 +11,10 @@
  *    words which argument was wrong, its value, what is allowed and what to do.
  *  - A range is [addr, addr + size), in bytes. The **GMEM page** is the machine's huge page
  *    (gmemGetPageSize(), 2 MiB on x86-64).
- *  - Every function may be called from any thread at any time, also from several at once.
+ *  - Every function may be called from any thread at any time, also from several at once, but not from a
+ *    signal handler: like malloc(3), none is async-signal-safe.
+ *  - Beside the errors listed, what the kernel says comes through: -ENOENT where /proc is not mounted,
+ *    -EMFILE, -EPERM for a sealed memfd.
  *  - Nothing is printed, no signal is raised, the process is never ended. GMEM_LOG=error (or
  *    =trace) in the environment asks for lines on stderr.
  *  - Loading the library opens nothing and starts nothing.
@@ -135,13 +138,17 @@ const char *gmemGetDevice(void) LIBGMEM_NOEXCEPT;
 /**
  * @brief A work stream: runs what is registered on it one after the other, in order.
  *
- * Any number of streams is served by a few threads that start on first use and block all signals.
+ * Any number of streams is served by at most four threads at once, which start on first use, block all
+ * signals and live until the process exits; a program that ends main with pthread_exit(3) must call exit(3)
+ * in the end. Work that waits for other work does so with gmemStreamSynchronize(), which lets another thread
+ * serve meanwhile (-EAGAIN if none can be started); four pieces of work that wait by other means keep
+ * everything else waiting, and two streams that synchronize each other wait for ever.
  * After fork() the child has none of its parent's streams: they are unknown there (-EINVAL) and it
  * makes its own. Work still pending when the process exits is dropped: synchronize first.
  */
 typedef struct gmemStream *gmemStream_t;
 
-/** @brief A function that a stream runs. It must return, and must not throw into C frames. */
+/** @brief A function that a stream runs. It must return: no exception, no longjmp, no pthread_exit. */
 typedef void (*gmemHostFn)(void *arg);
 
 /** @brief Make a stream. @return 0; -EINVAL if stream is NULL; -EAGAIN if no thread can start. */
@@ -164,7 +171,8 @@ int gmemStreamQuery(gmemStream_t stream) LIBGMEM_NOEXCEPT;
  *
  * @return 0, or the errno of the first failure since the last synchronize (gmemLastError() says
  *   which call it was); the stream goes on after a failure and the failure is then forgotten.
- *   -EINVAL for an unknown stream; -EDEADLK when called from work running on the same stream.
+ *   -EINVAL for an unknown stream; -EDEADLK when called from work running on the same stream; -EAGAIN when
+ *   called from work on another stream and no thread can be started to take this one's place.
  */
 int gmemStreamSynchronize(gmemStream_t stream) LIBGMEM_NOEXCEPT;
 

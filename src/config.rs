@@ -30,7 +30,7 @@ pub struct Config {
 pub fn config() -> &'static Config {
     static CONFIG: OnceLock<Config> = OnceLock::new();
     CONFIG.get_or_init(|| Config {
-        device: env::secure("GMEM_DEVICE"),
+        device: env::secure("GMEM_DEVICE").filter(|name| !name.is_empty()),
         log: log_level(env::secure("GMEM_LOG").as_deref()),
     })
 }

@@ -2,11 +2,13 @@
 //!
 //! A message names the argument, its value, what is allowed and what to do.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::ffi::{CStr, c_char};
 use std::fmt;
 
 use crate::config::{LogLevel, config};
+use crate::os::file;
+use crate::os::thread::PerThread;
 
 /// `Result` with libgmem's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -73,8 +75,9 @@ pub enum Error {
     Null { argument: &'static str, wanted: &'static str },
 
     #[error(
-        "stream = {handle:#x} is not a stream of this process; pass NULL or what gmemStreamCreate() \
-         gave and gmemStreamDestroy() has not had (streams made before fork() stay with the parent)"
+        "stream = {handle:#x} is not a stream of this process; pass what gmemStreamCreate() gave and \
+         gmemStreamDestroy() has not had, or NULL to gmemPrefetch() and gmemFreeEager() for no stream \
+         (streams made before fork() stay with the parent)"
     )]
     UnknownStream { handle: usize },
 
@@ -89,9 +92,14 @@ pub enum Error {
     StreamFull { handle: usize, limit: usize },
 
     #[error(
-        "no thread could be started to serve streams: {errno}; raise ulimit -u or the pids cgroup limit"
+        "no thread could be started to serve streams: {errno}; raise ulimit -u, ulimit -v, vm.max_map_count or the pids cgroup limit, whichever is reached"
     )]
     NoThread { errno: Errno },
+
+    #[error(
+        "no memory is left for {what}; raise the limit (ulimit -v, the memory cgroup) or ask for less"
+    )]
+    OutOfMemory { what: &'static str },
 
     #[error("a function launched on the stream threw: {message}")]
     TaskFailed { message: String },
@@ -109,7 +117,7 @@ impl Error {
             | Error::UnknownDevice { .. }
             | Error::Null { .. }
             | Error::UnknownStream { .. } => libc::EINVAL,
-            Error::Hole { .. } => libc::ENOMEM,
+            Error::Hole { .. } | Error::OutOfMemory { .. } => libc::ENOMEM,
             Error::Unsupported { errno, .. } => *errno,
             Error::System { errno, .. } => errno.0,
             Error::NotMoved { .. } => libc::EBUSY,
@@ -124,55 +132,50 @@ impl Error {
 /// Longest message kept, in bytes; the longest of the library's own are half of it.
 const MESSAGE_BYTES: usize = 1024;
 
-thread_local! {
-    // On the heap, because static thread-local room is scarce in a library that may be dlopened. It
-    // stays where it is, so C may fetch the pointer before the call whose failure it will show.
-    static LAST: RefCell<Option<Box<[u8; MESSAGE_BYTES]>>> = const { RefCell::new(None) };
+/// A message on its way to C: always NUL-terminated.
+struct Message([Cell<u8>; MESSAGE_BYTES]);
+
+impl Default for Message {
+    fn default() -> Self {
+        Self([const { Cell::new(0) }; MESSAGE_BYTES])
+    }
 }
 
-/// Keep `failure` as this thread's last one. A thread that is ending keeps nothing.
+/// It stays where it is, so C may fetch the pointer before the call whose failure it will show.
+static LAST: PerThread<Message> = PerThread::new();
+
+/// Keep `failure` as this thread's last one.
 pub fn remember(failure: &Error) {
     let text = failure.to_string();
     if config().log >= LogLevel::Error {
         log(&text);
     }
-    let _ = LAST.try_with(|last| {
-        let mut last = last.borrow_mut();
-        let buffer = last.get_or_insert_with(|| Box::new([0; MESSAGE_BYTES]));
+    LAST.with(|last| {
         let mut length = text.len().min(MESSAGE_BYTES - 1);
         while !text.is_char_boundary(length) {
             length -= 1;
         }
-        buffer[..length].copy_from_slice(&text.as_bytes()[..length]);
-        buffer[length..].fill(0);
+        let bytes = text.bytes().take(length).chain(std::iter::repeat(0));
+        last.0.iter().zip(bytes).for_each(|(at, byte)| at.set(byte));
     });
 }
 
 /// The last failure, as C sees it: the same address for the life of the thread.
 pub fn last_message_ptr() -> *const c_char {
     const NOTHING: &CStr = c"";
-    LAST.try_with(|last| {
-        let mut last = last.borrow_mut();
-        last.get_or_insert_with(|| Box::new([0; MESSAGE_BYTES])).as_ptr().cast()
-    })
-    .unwrap_or(NOTHING.as_ptr())
+    LAST.with(|last| last.0.as_ptr().cast()).unwrap_or(NOTHING.as_ptr())
 }
 
 /// The last failure as a string.
 pub fn last_message() -> String {
-    let text = |last: &RefCell<Option<Box<[u8; MESSAGE_BYTES]>>>| {
-        let last = last.borrow();
-        let text = last.as_deref().and_then(|bytes| CStr::from_bytes_until_nul(bytes).ok());
-        text.map(|text| text.to_string_lossy().into_owned())
-    };
-    LAST.try_with(text).ok().flatten().unwrap_or_default()
+    let bytes = LAST.with(|last| last.0.each_ref().map(Cell::get));
+    let text = bytes.as_ref().and_then(|bytes| CStr::from_bytes_until_nul(bytes).ok());
+    text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// One line on stderr; only called where `GMEM_LOG` asked for it.
 pub fn log(line: &str) {
-    use std::io::Write;
-    // One write per line, so that threads do not mix; a closed stderr is no reason to fail.
-    let _ = std::io::stderr().write_all(format!("libgmem: {line}\n").as_bytes());
+    file::write_stderr(format!("libgmem: {line}\n").as_bytes());
 }
 
 #[cfg(test)]

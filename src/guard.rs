@@ -6,11 +6,12 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 use crate::error::{self, Error, Result};
+use crate::os::thread::PerThread;
 
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
-    static MESSAGE: RefCell<String> = const { RefCell::new(String::new()) };
 }
+static MESSAGE: PerThread<RefCell<String>> = PerThread::new();
 
 /// Run a call for C: 0 or what it returns, a negative errno on failure. The failure becomes the
 /// thread's last error.
@@ -28,12 +29,11 @@ pub fn guard(call: impl FnOnce() -> Result<i32>) -> i32 {
 /// Run `call`; a panic comes out as [`Error::Panicked`].
 pub fn catch<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     keep_messages();
-    // A thread that is ending has no thread-locals any more; the call still runs, only less quietly.
-    let outer = GUARDED.try_with(|guarded| guarded.replace(true)).unwrap_or(true);
+    let outer = GUARDED.replace(true);
     let outcome = panic::catch_unwind(AssertUnwindSafe(call));
-    let _ = GUARDED.try_with(|guarded| guarded.set(outer));
+    GUARDED.set(outer);
     outcome.unwrap_or_else(|_| {
-        let message = MESSAGE.try_with(RefCell::take).unwrap_or_default();
+        let message = MESSAGE.with(RefCell::take).unwrap_or_default();
         Err(Error::Panicked { message })
     })
 }
@@ -44,8 +44,8 @@ fn keep_messages() {
     HOOK.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if GUARDED.try_with(Cell::get).unwrap_or(false) {
-                let _ = MESSAGE.try_with(|message| message.replace(info.to_string()));
+            if GUARDED.get() {
+                MESSAGE.with(|message| message.replace(info.to_string()));
             } else {
                 previous(info);
             }

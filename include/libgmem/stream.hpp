@@ -22,7 +22,7 @@ public:
 	[[nodiscard]] constexpr gmemStream_t get() const noexcept { return handle_; }
 
 	/// Run function() once, behind the work already there. The callable is moved into the stream
-	/// and destroyed after it ran; an exception from it is the stream's error.
+	/// and destroyed after it ran; an exception from it is the stream's error. It must not call pthread_exit.
 	/// @throws error (EINVAL) for no stream or a destroyed one, std::bad_alloc
 	template <class F>
 	void launch(F &&function) const {

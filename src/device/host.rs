@@ -45,21 +45,26 @@ impl Device for Host {
     fn prefetch(&self, asked: PageRange, node: usize) -> Result<()> {
         let segments = plan_prefetch(asked)?;
         if known_nodes().contains(node) && known_nodes().len() == 1 {
-            return segments.into_iter().try_for_each(Segment::populate);
+            return segments.iter().try_for_each(|segment| segment.with_margin(|s| s.populate()));
         }
         // A kernel built without memory policies has no second node to prefer.
         let preferred = numa::PreferNode::new(node).ok();
-        segments.iter().copied().try_for_each(Segment::populate)?;
+        segments.iter().try_for_each(|segment| segment.with_margin(|s| s.populate()))?;
         drop(preferred);
-        segments.into_iter().try_for_each(|segment| settle(segment.range, node))
+        segments.iter().try_for_each(|segment| segment.with_margin(|s| settle(s.range, node)))
     }
 
     fn free_eager(&self, pages: PageRange) -> Result<()> {
         let plan = plan_free(pages)?;
         plan.segments.iter().try_for_each(|(range, kind)| match kind {
             Memory::Private => drop_private(*range),
-            Memory::Shared => advice::drop_shared(*range)
-                .map_err(|errno| system("MADV_REMOVE", *range, errno, "")),
+            Memory::Shared => advice::drop_shared(*range).map_err(|errno| {
+                let remedy = match errno.0 {
+                    libc::EPERM => "; the memfd is sealed against writing (fcntl(2), F_ADD_SEALS)",
+                    _ => "",
+                };
+                system("MADV_REMOVE", *range, errno, remedy)
+            }),
         })?;
         match plan.hole {
             None => Ok(()),
@@ -86,11 +91,22 @@ fn known_nodes() -> &'static numa::NodeSet {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Segment {
     range: PageRange,
+    /// The part that was asked for; the rest is margin, which may change or be refused at any time.
+    asked: PageRange,
     /// As if written: where the mapping permits it, so that the first store takes no fault either.
     write: bool,
 }
 
 impl Segment {
+    /// Do it with the margin; if that fails, what counts is the part that was asked for.
+    fn with_margin(self, act: impl Fn(Self) -> Result<()>) -> Result<()> {
+        match act(self) {
+            Err(_) if self.asked.is_empty() => Ok(()),
+            Err(_) if self.asked != self.range => act(Self { range: self.asked, ..self }),
+            outcome => outcome,
+        }
+    }
+
     fn populate(self) -> Result<()> {
         let (result, call) = if self.write {
             (advice::populate_write(self.range), "MADV_POPULATE_WRITE")
@@ -116,8 +132,8 @@ impl Segment {
                 call,
                 self.range,
                 errno,
-                "; part of it lies beyond the end of its file, or no hugetlb page is free \
-                 (vm.nr_hugepages)",
+                "; part of it lies beyond the end of its file, is a guard page \
+                 (MADV_GUARD_INSTALL), or no hugetlb page is free (vm.nr_hugepages)",
             ),
             libc::ENOMEM => system(
                 call,
@@ -155,7 +171,7 @@ fn plan_prefetch(asked: PageRange) -> Result<Vec<Segment>> {
         let ordinary = vma.backing == Backing::Anonymous && vma.write;
         let wanted = if ordinary { vma.range.intersect(outer) } else { inside };
         if !wanted.is_empty() {
-            push(&mut segments, wanted, vma.write);
+            push(&mut segments, Segment { range: wanted, asked: inside, write: vma.write });
         }
         ControlFlow::Continue(())
     })?;
@@ -182,15 +198,21 @@ fn plan_prefetch(asked: PageRange) -> Result<Vec<Segment>> {
 }
 
 /// Neighbours that are populated alike become one system call.
-fn push(segments: &mut Vec<Segment>, range: PageRange, write: bool) {
+fn push(segments: &mut Vec<Segment>, next: Segment) {
     if let Some(last) = segments.last_mut()
-        && last.write == write
-        && last.range.end() == range.start()
-        && let Some(joined) = last.range.union(range)
+        && last.write == next.write
+        && last.range.end() == next.range.start()
+        && let Some(range) = last.range.union(next.range)
     {
-        last.range = joined;
+        // Of neighbours the asked parts touch too, unless one of them has none.
+        last.asked = match (last.asked.is_empty(), next.asked.is_empty()) {
+            (true, _) => next.asked,
+            (_, true) => last.asked,
+            _ => last.asked.union(next.asked).unwrap_or(range),
+        };
+        last.range = range;
     } else {
-        segments.push(Segment { range, write });
+        segments.push(next);
     }
 }
 
@@ -338,7 +360,11 @@ fn drop_private(range: PageRange) -> Result<()> {
 
 fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> Result<()> {
     vma::walk(range, visit).map_err(|errno| {
-        system("reading /proc/self/maps", range, errno, "; libgmem needs /proc to be mounted")
+        let remedy = match errno.0 {
+            libc::EMFILE | libc::ENFILE => "; raise ulimit -n or fs.file-max",
+            _ => "; libgmem needs /proc to be mounted",
+        };
+        system("reading /proc/self/maps", range, errno, remedy)
     })
 }
 
@@ -355,12 +381,19 @@ mod tests {
     #[test]
     fn neighbours_populated_alike_are_one_segment() {
         let mut segments = Vec::new();
-        push(&mut segments, PageRange::new(0, 10), true);
-        push(&mut segments, PageRange::new(10, 20), true);
-        push(&mut segments, PageRange::new(20, 30), false);
-        push(&mut segments, PageRange::new(40, 50), false);
+        let none = PageRange::new(0, 0);
+        for (start, end, asked, write) in [
+            (0, 10, none, true),
+            (10, 20, PageRange::new(15, 20), true),
+            (20, 30, PageRange::new(20, 30), true),
+            (30, 40, none, false),
+            (50, 60, none, false),
+        ] {
+            push(&mut segments, Segment { range: PageRange::new(start, end), asked, write });
+        }
         let ranges: Vec<_> = segments.iter().map(|s| (s.range.start(), s.range.end())).collect();
-        assert_eq!(ranges, [(0, 20), (20, 30), (40, 50)]);
+        assert_eq!(ranges, [(0, 30), (30, 40), (50, 60)]);
+        assert_eq!(segments[0].asked, PageRange::new(15, 30));
     }
 
     #[test]
@@ -369,7 +402,9 @@ mod tests {
         let start = map_aligned(2 * page.bytes(), page, Access::ReadWrite).unwrap();
         let at = start.addr().get();
         let plan = plan_prefetch(PageRange::new(at + 5, at + 6)).unwrap();
-        assert_eq!(plan, [Segment { range: PageRange::new(at, at + page.bytes()), write: true }]);
+        let asked = PageRange::new(at, at + mapping::base_page().bytes());
+        let range = PageRange::new(at, at + page.bytes());
+        assert_eq!(plan, [Segment { range, asked, write: true }]);
         unmap(start, 2 * page.bytes()).unwrap();
         assert!(matches!(plan_prefetch(PageRange::new(at + 5, at + 6)), Err(Error::Hole { .. })));
     }

@@ -7,7 +7,7 @@
 //!
 //! They run inside `malloc`: no allocation, no panic, no lock; errno as jemalloc expects it.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::Errno;
@@ -42,6 +42,7 @@ unsafe extern "C" fn gmem_pages_mmap(
     fd: c_int,
     offset: libc::off_t,
 ) -> *mut c_void {
+    keep_quiet();
     let access = match protection {
         libc::PROT_NONE => Some(Access::None),
         protection if protection == libc::PROT_READ | libc::PROT_WRITE => Some(Access::ReadWrite),
@@ -65,6 +66,14 @@ unsafe extern "C" fn gmem_pages_mmap(
         // SAFETY: the caller's promise.
         _ => unsafe { mapping::map_as_asked(addr, length, protection, flags, fd, offset) },
     }
+}
+
+/// jemalloc would write its complaints to stderr; what fails is told by NULL and errno. It asks for pages
+/// before it could have any complaint.
+fn keep_quiet() {
+    unsafe extern "C" fn say_nothing(_: *mut c_void, _: *const c_char) {}
+    // SAFETY: a word that jemalloc reads and nobody else writes; each time the same value.
+    unsafe { (&raw mut tikv_jemalloc_sys::malloc_message).write(Some(say_nothing)) };
 }
 
 /// jemalloc's `munmap`.

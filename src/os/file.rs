@@ -1,6 +1,7 @@
 //! Small files of `/proc` and `/sys`, read without allocating.
 
 use std::ffi::CStr;
+use std::sync::OnceLock;
 
 use super::{SysResult, check, errno};
 
@@ -29,11 +30,53 @@ impl Descriptor {
     }
 }
 
+impl Descriptor {
+    fn device(&self) -> Option<(u32, u32)> {
+        let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: on success the whole structure is written.
+        let device = unsafe {
+            check(libc::fstat(self.0, status.as_mut_ptr())).ok()?;
+            status.assume_init().st_dev
+        };
+        Some((libc::major(device), libc::minor(device)))
+    }
+}
+
 impl Drop for Descriptor {
     fn drop(&mut self) {
         // SAFETY: the descriptor is ours and is closed once.
         let _ = check(unsafe { libc::close(self.0) });
     }
+}
+
+/// Write one line to stderr in one call, so that threads do not mix. No lock, which a forked child could
+/// find held for ever; and a closed stderr is no reason to fail.
+pub fn write_stderr(line: &[u8]) {
+    // SAFETY: the line is readable for its length.
+    let _ = unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+}
+
+/// The device that the kernel keeps anonymous shared memory on: memfd, System V, `MAP_SHARED|MAP_ANONYMOUS`.
+/// As (major, minor); `None` where it cannot be found out.
+pub fn shared_memory_device() -> Option<(u32, u32)> {
+    static DEVICE: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+    *DEVICE.get_or_init(|| {
+        // SAFETY: the name is NUL-terminated.
+        let fd = unsafe { libc::memfd_create(c"gmem".as_ptr(), libc::MFD_CLOEXEC) };
+        (fd >= 0).then(|| Descriptor(fd))?.device()
+    })
+}
+
+/// The device of `/dev/shm`, if that is a memory file system.
+pub fn posix_shared_memory_device() -> Option<(u32, u32)> {
+    const PATH: &CStr = c"/dev/shm";
+    let mut status = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the path is NUL-terminated, and on success the whole structure is written.
+    let kind = unsafe {
+        check(libc::statfs(PATH.as_ptr(), status.as_mut_ptr())).ok()?;
+        status.assume_init().f_type
+    };
+    (kind == libc::TMPFS_MAGIC).then(|| Descriptor::open_for_reading(PATH).ok())??.device()
 }
 
 /// The beginning of a file, as much as `buffer` holds.

@@ -10,6 +10,7 @@ pub mod file;
 pub mod mapping;
 pub mod numa;
 pub mod process;
+pub mod thread;
 pub mod vma;
 
 use crate::error::Errno;

@@ -4,11 +4,9 @@
 //! kernels have the text of that file only.
 
 use std::ops::ControlFlow;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use super::file::Descriptor;
-use super::{SysResult, errno};
+use super::{SysResult, errno, file};
 use crate::error::Errno;
 use crate::page::PageRange;
 
@@ -97,7 +95,12 @@ fn query(
         let backing = match (result, errno()) {
             (0, _) => {
                 let length = (request.vma_name_size as usize).saturating_sub(1).min(NAME_BYTES);
-                backing(request.inode, shared, &name[..length])
+                backing(
+                    request.inode,
+                    (request.dev_major, request.dev_minor),
+                    shared,
+                    &name[..length],
+                )
             }
             (_, Errno(libc::ENOENT)) => return Ok(()),
             // The path is longer than the buffer: no shared memory has such a name. Ask again for
@@ -130,19 +133,23 @@ fn query(
 /// Room for every name that [`backing`] tells apart.
 const NAME_BYTES: usize = 256;
 
-/// Anonymous memory has no inode; the kernel names what has one.
-fn backing(inode: u64, shared: bool, name: &[u8]) -> Backing {
-    const SHARED_MEMORY: [&[u8]; 5] =
-        [b"/memfd:", b"/dev/zero", b"/dev/shm/", b"/SYSV", b"[anon_shmem:"];
-    const PRIVATE_HUGETLB: &[u8] = b"/anon_hugepage";
-    let is_memory = SHARED_MEMORY.iter().any(|prefix| name.starts_with(prefix));
-    let is_hugetlb = name.starts_with(PRIVATE_HUGETLB);
-    match (inode, shared) {
-        (0, false) => Backing::Anonymous,
-        (_, true) if is_memory || is_hugetlb => Backing::SharedMemory,
-        (_, false) if is_hugetlb => Backing::Anonymous,
-        _ => Backing::File,
+/// Anonymous memory has no inode; what is on the kernel's own file systems is told by its device, because
+/// a file on a disk may have any name.
+fn backing(inode: u64, device: (u32, u32), shared: bool, name: &[u8]) -> Backing {
+    /// Not on a disk: the kernel's numbers for what has no device.
+    const NO_DISK: u32 = 0;
+    if inode == 0 {
+        return Backing::Anonymous;
     }
+    if device.0 == NO_DISK && name.starts_with(b"/anon_hugepage") {
+        return if shared { Backing::SharedMemory } else { Backing::Anonymous };
+    }
+    let hugetlb_memfd =
+        || device.0 == NO_DISK && name.starts_with(b"/memfd:") && name.ends_with(b" (deleted)");
+    let posix =
+        || name.starts_with(b"/dev/shm/") && Some(device) == file::posix_shared_memory_device();
+    let is_memory = || Some(device) == file::shared_memory_device() || hugetlb_memfd() || posix();
+    if shared && is_memory() { Backing::SharedMemory } else { Backing::File }
 }
 
 fn parse(
@@ -176,14 +183,22 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
     let mut fields = text.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let permissions = fields.next()?.as_bytes();
-    let inode = fields.nth(2)?.parse().ok()?;
-    let name = Path::new(fields.next().unwrap_or_default()).as_os_str().as_bytes().to_vec();
+    let (major, minor) = fields.nth(1)?.split_once(':')?;
+    let inode = fields.next()?.parse().ok()?;
+    // The name may hold spaces.
+    let name = text.find('/').map_or("", |start| text[start..].trim_end());
     let address = |hex| usize::from_str_radix(hex, 16).ok();
+    let number = |hex| u32::from_str_radix(hex, 16).ok();
     Some(Vma {
         range: PageRange::new(address(start)?, address(end)?),
         read: permissions.first() == Some(&b'r'),
         write: permissions.get(1) == Some(&b'w'),
-        backing: backing(inode, permissions.get(3) == Some(&b's'), &name),
+        backing: backing(
+            inode,
+            (number(major)?, number(minor)?),
+            permissions.get(3) == Some(&b's'),
+            name.as_bytes(),
+        ),
     })
 }
 
@@ -224,23 +239,28 @@ mod tests {
     }
 
     #[test]
-    fn backings_are_told_apart_by_inode_and_name() {
-        assert_eq!(backing(0, false, b"[heap]"), Backing::Anonymous);
-        assert_eq!(backing(7, true, b"/memfd:kv (deleted)"), Backing::SharedMemory);
-        assert_eq!(backing(7, true, b"/dev/zero (deleted)"), Backing::SharedMemory);
-        assert_eq!(backing(7, false, b"/memfd:kv (deleted)"), Backing::File);
-        assert_eq!(backing(7, false, b"/anon_hugepage (deleted)"), Backing::Anonymous);
-        assert_eq!(backing(7, true, b"/anon_hugepage (deleted)"), Backing::SharedMemory);
-        assert_eq!(backing(7, true, b"/srv/weights.bin"), Backing::File);
+    fn backings_are_told_apart_by_device() {
+        let memory = file::shared_memory_device().unwrap();
+        let disk = (8, 1);
+        assert_eq!(backing(0, (0, 0), false, b"[heap]"), Backing::Anonymous);
+        assert_eq!(backing(7, memory, true, b"/memfd:kv (deleted)"), Backing::SharedMemory);
+        assert_eq!(backing(7, memory, true, b"/dev/zero (deleted)"), Backing::SharedMemory);
+        assert_eq!(backing(7, memory, false, b"/memfd:kv (deleted)"), Backing::File);
+        assert_eq!(backing(7, disk, true, b"/memfd:kv (deleted)"), Backing::File);
+        assert_eq!(backing(7, disk, true, b"/dev/shm/kv"), Backing::File);
+        assert_eq!(backing(7, (0, 15), false, b"/anon_hugepage (deleted)"), Backing::Anonymous);
+        assert_eq!(backing(7, (0, 15), true, b"/anon_hugepage (deleted)"), Backing::SharedMemory);
+        assert_eq!(backing(7, disk, true, b"/anon_hugepage (deleted)"), Backing::File);
+        assert_eq!(backing(7, disk, true, b"/srv/weights.bin"), Backing::File);
     }
 
     #[test]
     fn lines_of_the_kernel_are_read() {
         let vma =
-            parse_line(b"7f0000000000-7f0000200000 rw-s 00000000 00:01 42   /memfd:a b (deleted)")
+            parse_line(b"7f0000000000-7f0000200000 rw-s 00000000 08:01 42   /memfd:a b (deleted)")
                 .unwrap();
         assert_eq!(vma.range, PageRange::new(0x7f00_0000_0000, 0x7f00_0020_0000));
-        assert_eq!((vma.read, vma.write, vma.backing), (true, true, Backing::SharedMemory));
+        assert_eq!((vma.read, vma.write, vma.backing), (true, true, Backing::File));
         assert_eq!(parse_line(b""), None);
     }
 }

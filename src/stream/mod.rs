@@ -31,10 +31,17 @@ struct Streams {
 
 static STREAMS: PerProcess<Streams> = PerProcess::new(|forks| Streams {
     by_handle: RwLock::default(),
-    // A child counts from elsewhere, so that its parent's handles stay unknown to it.
-    next: AtomicUsize::new((forks as usize) << 40),
+    next: AtomicUsize::new(first_handle(forks)),
     pool: Arc::new(Pool::new()),
 });
+
+/// Where handles begin: elsewhere in each process and in each copy of the library that a process has
+/// loaded, so that the handles of one stay unknown to the other.
+fn first_handle(forks: u64) -> usize {
+    let copy = (&raw const STREAMS).addr() as u64;
+    // Fibonacci hashing spreads what differs over all bits.
+    ((copy ^ forks.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2) as usize
+}
 
 /// Make a stream; the first one also starts the first thread, so that a failure shows here.
 pub fn create() -> Result<usize> {
@@ -42,7 +49,11 @@ pub fn create() -> Result<usize> {
     streams.pool.ensure_thread()?;
     let handle = (streams.next.fetch_add(1, Ordering::Relaxed) + 1) << 1 | 1;
     let stream = Arc::new(Stream::new(handle, Arc::clone(&streams.pool)));
-    streams.by_handle.write().unwrap_or_else(PoisonError::into_inner).insert(handle, stream);
+    let mut by_handle = streams.by_handle.write().unwrap_or_else(PoisonError::into_inner);
+    if by_handle.try_reserve(1).is_err() {
+        return Err(Error::OutOfMemory { what: "another stream" });
+    }
+    by_handle.insert(handle, stream);
     Ok(handle)
 }
 
@@ -178,6 +189,59 @@ mod tests {
     }
 
     #[test]
+    fn synchronize_waits_for_what_was_registered_before_it_only() {
+        let stream = create().unwrap();
+        let (open, gate) = mpsc::channel::<()>();
+        let (tell, running) = mpsc::channel();
+        let start = move || {
+            tell.send(()).unwrap();
+            gate.recv().map_err(|_| unreachable!())
+        };
+        launch(stream, Box::new(start)).unwrap();
+        running.recv().unwrap();
+        let waiter = std::thread::spawn(move || synchronize(stream));
+        // Wait until it is known to wait, then register work that only ends after it has returned.
+        while find(stream).unwrap().waiters() == 0 {
+            std::thread::yield_now();
+        }
+        let (end, later) = mpsc::channel::<()>();
+        let message = "later".to_owned();
+        launch(stream, Box::new(move || later.recv().map_err(|_| Error::TaskFailed { message })))
+            .unwrap();
+        open.send(()).unwrap();
+        assert_eq!(waiter.join().unwrap(), Ok(()));
+        drop(end);
+        assert!(synchronize(stream).is_err());
+        destroy(stream).unwrap();
+    }
+
+    #[test]
+    fn an_idle_thread_that_leaves_does_not_take_a_wake_up_along() {
+        for _ in 0..20 {
+            let (a, b, c) = (create().unwrap(), create().unwrap(), create().unwrap());
+            launch(b, Box::new(|| Ok(()))).unwrap();
+            let (sender, receiver) = mpsc::channel();
+            launch(
+                a,
+                Box::new(move || {
+                    // Steps aside for a fifth thread; what is launched next needs it.
+                    synchronize(b)?;
+                    let done = sender.clone();
+                    launch(c, Box::new(move || done.send(()).map_err(|_| unreachable!())))?;
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                    Ok(())
+                }),
+            )
+            .unwrap();
+            receiver.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+            for stream in [a, b, c] {
+                synchronize(stream).unwrap();
+                destroy(stream).unwrap();
+            }
+        }
+    }
+
+    #[test]
     fn waiting_neighbours_become_one_call() {
         static CALLS: Mutex<Vec<PageRange>> = Mutex::new(Vec::new());
         static RECORD: RangeVerb = RangeVerb {
@@ -189,7 +253,13 @@ mod tests {
         };
         let stream = create().unwrap();
         let (open, gate) = mpsc::channel::<()>();
-        launch(stream, Box::new(move || gate.recv().map_err(|_| unreachable!()))).unwrap();
+        let (tell, running) = mpsc::channel();
+        let wait = move || {
+            tell.send(()).unwrap();
+            gate.recv().map_err(|_| unreachable!())
+        };
+        launch(stream, Box::new(wait)).unwrap();
+        running.recv().unwrap();
         for i in 0..100 {
             let range = PageRange::new(i * 10, (i + 1) * 10);
             in_order(stream, RangeWork { verb: &RECORD, range, node: 0 }).unwrap();

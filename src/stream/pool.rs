@@ -47,16 +47,22 @@ impl Pool {
         self.find_hands(state);
     }
 
-    /// The calling thread of this pool is about to wait: until the result is dropped, another may
-    /// run in its place.
-    pub(super) fn step_aside(self: &Arc<Self>) -> SteppedAside {
+    /// The calling thread of this pool is about to wait: until the result is dropped, another runs in
+    /// its place. Refused where that would leave no thread at all to do what is waited for.
+    pub(super) fn step_aside(self: &Arc<Self>) -> Result<SteppedAside> {
         let mut state = self.lock();
         state.able -= 1;
         state.busy -= 1;
-        if !state.ready.is_empty() {
-            self.find_hands(state);
+        if state.able == state.busy
+            && state.able < MAX_THREADS
+            && let Err(failure) = self.start(&mut state)
+            && state.able == 0
+        {
+            state.able += 1;
+            state.busy += 1;
+            return Err(failure);
         }
-        SteppedAside { pool: Arc::clone(self) }
+        Ok(SteppedAside { pool: Arc::clone(self) })
     }
 
     /// See to it that what is ready finds a thread: one that is free, or a new one.
@@ -97,12 +103,12 @@ impl Pool {
     fn work(&self) {
         let mut state = self.lock();
         loop {
-            if state.able > MAX_THREADS {
-                // Those that had stepped aside are back.
-                state.able -= 1;
-                return;
-            }
             let Some(stream) = state.ready.pop_front() else {
+                if state.able > MAX_THREADS {
+                    // Those that had stepped aside are back.
+                    state.able -= 1;
+                    return;
+                }
                 state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };

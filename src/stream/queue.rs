@@ -37,8 +37,8 @@ struct State {
     completed: u64,
     /// With the pool, or being served.
     scheduled: bool,
-    /// First failure since the last synchronize.
-    failure: Option<Error>,
+    /// First failure since the last synchronize, and how much was completed before it.
+    failure: Option<(u64, Error)>,
     waiters: usize,
 }
 
@@ -56,6 +56,9 @@ impl Stream {
             }
             state = self.wait_until(state, |state| state.waiting.len() < CAPACITY);
         }
+        if state.waiting.try_reserve(1).is_err() {
+            return Err(Error::OutOfMemory { what: "a place in the stream's queue" });
+        }
         state.waiting.push_back(work);
         state.registered += 1;
         let idle = !std::mem::replace(&mut state.scheduled, true);
@@ -67,6 +70,12 @@ impl Stream {
         Ok(())
     }
 
+    /// How many calls wait on it.
+    #[cfg(test)]
+    pub(super) fn waiters(&self) -> usize {
+        self.lock().waiters
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         let state = self.lock();
         state.completed == state.registered
@@ -76,39 +85,53 @@ impl Stream {
         if SERVING.get() == self.handle {
             return Err(Error::SelfSynchronize { handle: self.handle });
         }
-        let mut state = self.lock();
-        let target = state.registered;
-        if state.completed < target {
-            if on_a_stream() {
-                // This thread cannot serve while it waits: another one takes its place.
-                let _place = self.pool.step_aside();
-                state = self.wait_until(state, |state| state.completed >= target);
-            } else {
-                state = self.wait_until(state, |state| state.completed >= target);
-            }
-        }
-        state.failure.take().map_or(Ok(()), Err)
+        let (target, done) = {
+            let state = self.lock();
+            (state.registered, state.completed == state.registered)
+        };
+        // A thread that serves streams cannot serve while it waits.
+        let place = if on_a_stream() && !done { Some(self.pool.step_aside()?) } else { None };
+        let mut state = self.wait_until(self.lock(), |state| state.completed >= target);
+        // What was registered after this call is a later one's business, its failure too.
+        let failure = match state.failure {
+            Some((at, _)) if at < target => state.failure.take(),
+            _ => None,
+        };
+        drop(state);
+        drop(place);
+        failure.map_or(Ok(()), |(_, failure)| Err(failure))
     }
 
     /// Run one batch. Returns whether more has come meanwhile; the caller then serves again.
     pub(super) fn serve(&self) -> bool {
-        let batch = std::mem::take(&mut self.lock().waiting);
-        let served = batch.len() as u64;
+        let mut batch = std::mem::take(&mut self.lock().waiting);
         let outer = SERVING.replace(self.handle);
-        let outcome = work::run_all(batch);
+        // All but the last piece of work is reported from here, so that nobody waits for what was
+        // registered after they asked.
+        let last = work::run_all(&mut batch, |count, outcome| {
+            self.complete(&mut self.lock(), count, outcome);
+        });
         SERVING.set(outer);
         self.pool.free_again();
 
         let mut state = self.lock();
-        state.completed += served;
-        if let Err(failure) = outcome {
-            state.failure.get_or_insert(failure);
+        if state.waiting.capacity() == 0 {
+            state.waiting = batch;
         }
+        self.complete(&mut state, last.0, last.1);
+        state.scheduled = !state.waiting.is_empty();
+        state.scheduled
+    }
+
+    fn complete(&self, state: &mut State, count: usize, outcome: Result<()>) {
+        if let Err(failure) = outcome {
+            let at = state.completed;
+            state.failure.get_or_insert((at, failure));
+        }
+        state.completed += count as u64;
         if state.waiters > 0 {
             self.progress.notify_all();
         }
-        state.scheduled = !state.waiting.is_empty();
-        state.scheduled
     }
 
     fn wait_until<'a>(

@@ -1,5 +1,7 @@
 //! What can wait on a stream.
 
+use std::collections::VecDeque;
+
 use crate::error::Result;
 use crate::guard;
 use crate::page::PageRange;
@@ -48,52 +50,48 @@ pub enum Work {
     Range(RangeWork),
 }
 
-/// Run a batch in order; neighbouring ranges in it become one call. Returns the first failure.
-pub fn run_all(batch: impl IntoIterator<Item = Work>) -> Result<()> {
-    let mut first = Ok(());
-    let mut joined: Vec<RangeWork> = Vec::new();
-    for work in batch {
-        let outcome = match work {
-            Work::Range(range) => add(&mut joined, range),
-            Work::Task(task) => {
-                let before = flush(&mut joined);
-                before.and(guard::catch(task))
-            }
-        };
-        first = first.and(outcome);
+/// How many pieces of work are done, and how that went.
+type Done = (usize, Result<()>);
+
+/// Run a batch in order; neighbouring ranges in it become one call. `done` hears of each call but the
+/// last, which is returned.
+pub fn run_all(batch: &mut VecDeque<Work>, mut done: impl FnMut(usize, Result<()>)) -> Done {
+    let mut last: Option<Done> = None;
+    while let Some(work) = batch.pop_front() {
+        if let Some((count, outcome)) = last.take() {
+            done(count, outcome);
+        }
+        last = Some(match work {
+            Work::Task(task) => (1, guard::catch(task)),
+            Work::Range(first) => run_joined(first, batch),
+        });
     }
-    first.and(flush(&mut joined))
+    last.unwrap_or((0, Ok(())))
 }
 
-/// Put `next` to those that will be one call, after making that call if it does not belong.
-fn add(joined: &mut Vec<RangeWork>, next: RangeWork) -> Result<()> {
-    let outcome = match whole(joined) {
-        Some(sum) if sum.join(next).is_none() => flush(joined),
-        _ => Ok(()),
-    };
-    joined.push(next);
-    outcome
-}
-
-/// The one call that `parts` come to. Each part joined when it was added, so they all join.
-fn whole(parts: &[RangeWork]) -> Option<RangeWork> {
-    let (first, rest) = parts.split_first()?;
-    Some(rest.iter().fold(*first, |sum, part| sum.join(*part).unwrap_or(sum)))
-}
-
-fn flush(joined: &mut Vec<RangeWork>) -> Result<()> {
-    let Some(sum) = whole(joined) else { return Ok(()) };
+/// Do `first` and as many of the next in `batch` as join it, in one call.
+fn run_joined(first: RangeWork, batch: &mut VecDeque<Work>) -> Done {
+    let mut sum = first;
+    let mut joined = 0;
+    while let Some(Work::Range(next)) = batch.get(joined)
+        && let Some(both) = sum.join(*next)
+    {
+        sum = both;
+        joined += 1;
+    }
     let mut outcome = guard::catch(|| sum.run());
-    if outcome.is_err() && joined.len() > 1 {
+    if outcome.is_err() && joined > 0 {
         // One part spoils the whole call: each for itself, so that only that one fails. Doing a part
         // twice is harmless, because nothing else runs on this stream in between.
-        outcome = Ok(());
-        for part in joined.iter() {
-            outcome = outcome.and(guard::catch(|| part.run()));
+        outcome = guard::catch(|| first.run());
+        for part in batch.iter().take(joined) {
+            if let Work::Range(part) = part {
+                outcome = outcome.and(guard::catch(|| part.run()));
+            }
         }
     }
-    joined.clear();
-    outcome
+    batch.drain(..joined);
+    (joined + 1, outcome)
 }
 
 #[cfg(test)]
@@ -114,9 +112,10 @@ mod tests {
         let part = |start, end| {
             Work::Range(RangeWork { verb: &VERB, range: PageRange::new(start, end), node: 0 })
         };
-        assert_eq!(run_all([part(0, 50), part(50, 100)]), Ok(()));
-        let failure = run_all([part(0, 50), part(50, 100), part(100, 150)]);
-        assert_eq!(failure, Err(Error::RangeOverflow { addr: 100, size: 50 }));
+        let run = |parts: Vec<Work>| run_all(&mut parts.into(), |_, _| ());
+        assert_eq!(run(vec![part(0, 50), part(50, 100)]), (2, Ok(())));
+        let failure = run(vec![part(0, 50), part(50, 100), part(100, 150)]);
+        assert_eq!(failure, (3, Err(Error::RangeOverflow { addr: 100, size: 50 })));
     }
 
     #[test]

@@ -1,0 +1,67 @@
+//! Values that each thread has of its own, without thread-local storage: `pthread_key_create(3)`.
+//!
+//! Rust's `thread_local!` with a destructor takes static room that a library which is dlopened may not
+//! find, and ends the process where the C library has no memory to note the destructor.
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::sync::OnceLock;
+
+/// One value per thread, made on first use and dropped when the thread ends. A destructor that asks after
+/// that gets a fresh one.
+pub struct PerThread<T: 'static> {
+    key: OnceLock<Option<libc::pthread_key_t>>,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T: Default> PerThread<T> {
+    /// No thread has one yet.
+    #[allow(clippy::new_without_default, reason = "a static needs a const function")]
+    pub const fn new() -> Self {
+        Self { key: OnceLock::new(), value: PhantomData }
+    }
+
+    /// Use this thread's value; `None` where the process has no key or no memory left for it.
+    pub fn with<R>(&self, use_it: impl FnOnce(&T) -> R) -> Option<R> {
+        let key = (*self.key.get_or_init(|| {
+            let mut key = 0;
+            // SAFETY: the key is written on success; the destructor gets what `set` below stored.
+            let failed = unsafe { libc::pthread_key_create(&raw mut key, Some(drop_value::<T>)) };
+            (failed == 0).then_some(key)
+        }))?;
+        // SAFETY: the key exists; its value is NULL or what is stored below, for this thread alone.
+        let mut value = unsafe { libc::pthread_getspecific(key) }.cast::<T>();
+        if value.is_null() {
+            value = Box::into_raw(Box::default());
+            // SAFETY: the key exists.
+            if unsafe { libc::pthread_setspecific(key, value.cast()) } != 0 {
+                // SAFETY: made above, and known to nobody else.
+                drop(unsafe { Box::from_raw(value) });
+                return None;
+            }
+        }
+        // SAFETY: the value lives until the thread ends, and only this thread has it.
+        Some(use_it(unsafe { &*value }))
+    }
+}
+
+unsafe extern "C" fn drop_value<T>(value: *mut c_void) {
+    // SAFETY: it was made by Box::into_raw, and the key holds NULL by now.
+    drop(unsafe { Box::from_raw(value.cast::<T>()) });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn each_thread_has_its_own() {
+        static NUMBER: PerThread<Cell<i32>> = PerThread::new();
+        NUMBER.with(|number| number.set(5));
+        let other = std::thread::spawn(|| NUMBER.with(Cell::get)).join();
+        assert_eq!(other.ok().flatten(), Some(0));
+        assert_eq!(NUMBER.with(Cell::get), Some(5));
+    }
+}
