@@ -7,6 +7,7 @@ use cxx::UniquePtr;
 
 use crate::error::{Error, Result};
 use crate::guard::guard;
+use crate::heap::reserve;
 use crate::{free_eager as free_eager_verb, prefetch as prefetch_verb, stream};
 
 #[cxx::bridge(namespace = "gmem::detail")]
@@ -53,5 +54,8 @@ impl Callable {
 
 fn stream_launch(stream: usize, work: UniquePtr<ffi::task>) -> i32 {
     let work = Callable(work);
-    guard(|| stream::launch(stream, Box::new(move || work.run())).map(|()| 0))
+    guard(|| {
+        reserve::ask(size_of::<Callable>(), "the function to launch")?;
+        stream::launch(stream, Box::new(move || work.run())).map(|()| 0)
+    })
 }

@@ -119,6 +119,7 @@ unsafe extern "C" fn gmemStreamLaunch(
     guard(|| {
         let function = function.ok_or(Error::Null { argument: "fn", wanted: "a function" })?;
         let launch = Launch { function, argument };
+        heap::reserve::ask(size_of::<Launch>(), "the function to launch")?;
         stream::launch(handle.addr(), Box::new(move || launch.run())).map(|()| 0)
     })
 }

@@ -2,9 +2,8 @@
 //!
 //! The heap reads its own settings elsewhere, because it starts before anything may allocate.
 
-use std::sync::OnceLock;
-
 use crate::os::env;
+use crate::os::lazy::Lazy;
 
 /// How much is written to stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,11 +27,11 @@ pub struct Config {
 
 /// The process's settings.
 pub fn config() -> &'static Config {
-    static CONFIG: OnceLock<Config> = OnceLock::new();
-    CONFIG.get_or_init(|| Config {
+    static CONFIG: Lazy<Config> = Lazy::new(|| Config {
         device: env::secure("GMEM_DEVICE").filter(|name| !name.is_empty()),
         log: log_level(env::secure("GMEM_LOG").as_deref()),
-    })
+    });
+    CONFIG.get()
 }
 
 fn log_level(word: Option<&str>) -> LogLevel {

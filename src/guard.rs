@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{self, Error, Result};
 use crate::os::thread::PerThread;
@@ -38,19 +38,20 @@ pub fn catch<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// Put a hook before the process's own, once.
+/// Put a hook before the process's own, once. Not with `Once`, which a forked child could wait for in vain.
 fn keep_messages() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let previous = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if GUARDED.get() {
-                MESSAGE.with(|message| message.replace(info.to_string()));
-            } else {
-                previous(info);
-            }
-        }));
-    });
+    static HOOKED: AtomicBool = AtomicBool::new(false);
+    if HOOKED.load(Ordering::Relaxed) || HOOKED.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let previous = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if GUARDED.get() {
+            MESSAGE.with(|message| message.replace(info.to_string()));
+        } else {
+            previous(info);
+        }
+    }));
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
-use std::sync::OnceLock;
 
 use super::Device;
 use crate::error::{Errno, Error, Result};
+use crate::os::lazy::Lazy;
 use crate::os::vma::{self, Backing, Vma};
 use crate::os::{SysResult, advice, mapping, numa};
 use crate::page::PageRange;
@@ -81,8 +81,8 @@ impl Device for Host {
 /// The memory nodes when first asked for: reading them is three system calls, and they seldom change.
 /// A node that has gone since is found out by the pages that are not there.
 fn known_nodes() -> &'static numa::NodeSet {
-    static NODES: OnceLock<numa::NodeSet> = OnceLock::new();
-    NODES.get_or_init(numa::memory_nodes)
+    static NODES: Lazy<numa::NodeSet> = Lazy::new(numa::memory_nodes);
+    NODES.get()
 }
 
 // ---- prefetch ---------------------------------------------------------------------------------

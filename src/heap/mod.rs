@@ -7,7 +7,7 @@
 
 mod large;
 mod pages;
-mod reserve;
+pub mod reserve;
 mod thread_state;
 
 use std::ffi::{c_char, c_void};

@@ -2,12 +2,14 @@
 //!
 //! Rust ends the process where a `Box` or a `String` finds no memory, and libgmem never does that. So its
 //! Rust side allocates from the process's malloc, and where that gives nothing, from a small reserve: enough
-//! to say what failed. Queues, which can grow large, ask first and fail with an error.
+//! to say what failed. What stays, a stream or work on one, asks first and fails with an error.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
 
 /// A slot is as large as anything that the error paths allocate.
 const SLOT: usize = 4096;
@@ -23,6 +25,21 @@ unsafe impl Sync for Room {}
 pub struct WithReserve {
     room: Room,
     taken: AtomicU64,
+}
+
+/// Whether the process has `bytes` more, without the reserve: asked before something is made that stays.
+pub fn ask(bytes: usize, what: &'static str) -> Result<()> {
+    let layout = Layout::array::<u64>(bytes.div_ceil(8).max(1));
+    // SAFETY: the layout is not empty, and the block goes back as it came.
+    let there = layout.is_ok_and(|layout| unsafe {
+        // Hidden, or the compiler would leave out a pair of malloc and free.
+        let block = std::hint::black_box(System.alloc(layout));
+        if !block.is_null() {
+            System.dealloc(block, layout);
+        }
+        !block.is_null()
+    });
+    if there { Ok(()) } else { Err(Error::OutOfMemory { what }) }
 }
 
 #[global_allocator]

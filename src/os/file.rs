@@ -1,8 +1,8 @@
 //! Small files of `/proc` and `/sys`, read without allocating.
 
 use std::ffi::CStr;
-use std::sync::OnceLock;
 
+use super::lazy::Lazy;
 use super::{SysResult, check, errno};
 
 /// A file descriptor that closes itself and is not inherited by exec.
@@ -59,12 +59,12 @@ pub fn write_stderr(line: &[u8]) {
 /// The device that the kernel keeps anonymous shared memory on: memfd, System V, `MAP_SHARED|MAP_ANONYMOUS`.
 /// As (major, minor); `None` where it cannot be found out.
 pub fn shared_memory_device() -> Option<(u32, u32)> {
-    static DEVICE: OnceLock<Option<(u32, u32)>> = OnceLock::new();
-    *DEVICE.get_or_init(|| {
+    static DEVICE: Lazy<Option<(u32, u32)>> = Lazy::new(|| {
         // SAFETY: the name is NUL-terminated.
         let fd = unsafe { libc::memfd_create(c"gmem".as_ptr(), libc::MFD_CLOEXEC) };
         (fd >= 0).then(|| Descriptor(fd))?.device()
-    })
+    });
+    *DEVICE.get()
 }
 
 /// The device of `/dev/shm`, if that is a memory file system.

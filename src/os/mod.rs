@@ -7,6 +7,7 @@
 pub mod advice;
 pub mod env;
 pub mod file;
+pub mod lazy;
 pub mod mapping;
 pub mod numa;
 pub mod process;

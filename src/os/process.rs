@@ -1,8 +1,7 @@
 //! Processes and threads: fork, signals, scheduling.
 
 use std::ptr;
-use std::sync::Once;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use super::{check, errno, set_errno};
 
@@ -29,12 +28,12 @@ impl<T: Send + Sync> PerProcess<T> {
 
     /// This process's value.
     pub fn get(&'static self) -> &'static T {
-        static HANDLER: Once = Once::new();
-        HANDLER.call_once(|| {
+        static REGISTERED: AtomicBool = AtomicBool::new(false);
+        if !REGISTERED.load(Ordering::Relaxed) && !REGISTERED.swap(true, Ordering::Relaxed) {
             // SAFETY: the handler stays loaded (-z nodelete) and only adds to an atomic. It cannot
             // fail but for memory; then a child would keep dead streams, and its calls would wait.
             unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
-        });
+        }
         let forks = FORKS.load(Ordering::Acquire);
         let mut current = self.current.load(Ordering::Acquire);
         loop {

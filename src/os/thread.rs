@@ -5,12 +5,14 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
-use std::sync::OnceLock;
+
+use super::lazy::Lazy;
 
 /// One value per thread, made on first use and dropped when the thread ends. A destructor that asks after
 /// that gets a fresh one.
 pub struct PerThread<T: 'static> {
-    key: OnceLock<Option<libc::pthread_key_t>>,
+    /// Two threads that come first at once make two, and one is never used.
+    key: Lazy<Option<libc::pthread_key_t>>,
     value: PhantomData<fn() -> T>,
 }
 
@@ -18,17 +20,12 @@ impl<T: Default> PerThread<T> {
     /// No thread has one yet.
     #[allow(clippy::new_without_default, reason = "a static needs a const function")]
     pub const fn new() -> Self {
-        Self { key: OnceLock::new(), value: PhantomData }
+        Self { key: Lazy::new(make_key::<T>), value: PhantomData }
     }
 
     /// Use this thread's value; `None` where the process has no key or no memory left for it.
     pub fn with<R>(&self, use_it: impl FnOnce(&T) -> R) -> Option<R> {
-        let key = (*self.key.get_or_init(|| {
-            let mut key = 0;
-            // SAFETY: the key is written on success; the destructor gets what `set` below stored.
-            let failed = unsafe { libc::pthread_key_create(&raw mut key, Some(drop_value::<T>)) };
-            (failed == 0).then_some(key)
-        }))?;
+        let key = (*self.key.get())?;
         // SAFETY: the key exists; its value is NULL or what is stored below, for this thread alone.
         let mut value = unsafe { libc::pthread_getspecific(key) }.cast::<T>();
         if value.is_null() {
@@ -43,6 +40,13 @@ impl<T: Default> PerThread<T> {
         // SAFETY: the value lives until the thread ends, and only this thread has it.
         Some(use_it(unsafe { &*value }))
     }
+}
+
+fn make_key<T>() -> Option<libc::pthread_key_t> {
+    let mut key = 0;
+    // SAFETY: the key is written on success; the destructor gets what `with` stored.
+    let failed = unsafe { libc::pthread_key_create(&raw mut key, Some(drop_value::<T>)) };
+    (failed == 0).then_some(key)
 }
 
 unsafe extern "C" fn drop_value<T>(value: *mut c_void) {

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Error, Result};
+use crate::heap::reserve;
 use crate::os::process::PerProcess;
 
 use pool::Pool;
@@ -47,6 +48,8 @@ fn first_handle(forks: u64) -> usize {
 pub fn create() -> Result<usize> {
     let streams = STREAMS.get();
     streams.pool.ensure_thread()?;
+    // What Arc adds are its two counters.
+    reserve::ask(size_of::<Stream>() + 2 * size_of::<usize>(), "another stream")?;
     let handle = (streams.next.fetch_add(1, Ordering::Relaxed) + 1) << 1 | 1;
     let stream = Arc::new(Stream::new(handle, Arc::clone(&streams.pool)));
     let mut by_handle = streams.by_handle.write().unwrap_or_else(PoisonError::into_inner);

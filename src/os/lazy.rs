@@ -1,0 +1,55 @@
+//! A value made on first use, without a lock: `std::sync::OnceLock` makes a second thread wait for the first,
+//! and in a child forked at that moment the first is gone and the wait never ends. Here two threads may both
+//! make the value; one of them is kept.
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// See the module.
+pub struct Lazy<T: 'static> {
+    value: AtomicPtr<T>,
+    make: fn() -> T,
+}
+
+impl<T> Lazy<T> {
+    /// `make` gives the same value whenever it is called.
+    pub const fn new(make: fn() -> T) -> Self {
+        Self { value: AtomicPtr::new(ptr::null_mut()), make }
+    }
+
+    /// The value.
+    pub fn get(&self) -> &'static T {
+        let known = self.value.load(Ordering::Acquire);
+        // SAFETY: what is stored is leaked, never freed.
+        if let Some(value) = unsafe { known.as_ref() } {
+            return value;
+        }
+        let made = Box::into_raw(Box::new((self.make)()));
+        match self.value.compare_exchange(known, made, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: stored just now, never freed.
+            Ok(_) => unsafe { &*made },
+            Err(other) => {
+                // SAFETY: nobody else has seen what we made; the other one is stored, never freed.
+                unsafe {
+                    drop(Box::from_raw(made));
+                    &*other
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_threads_get_one_value() {
+        static VALUE: Lazy<Vec<u8>> = Lazy::new(|| vec![1, 2, 3]);
+        let addresses: Vec<_> = (0..8)
+            .map(|_| std::thread::spawn(|| VALUE.get().as_ptr().addr()))
+            .filter_map(|thread| thread.join().ok())
+            .collect();
+        assert!(addresses.iter().all(|address| *address == addresses[0]) && addresses.len() == 8);
+    }
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A process without memory, or without threads: every call is an error or works, and none ends it. */
+#include <sys/wait.h>
+
+#include <libgmem.h>
+
+#include "../check.h"
+
+static char *range;
+static size_t page;
+static gmemStream_t stream;
+
+static void nothing(void *arg) { (void)arg; }
+
+static unsigned long at(void) { return (unsigned long)(uintptr_t)range; }
+
+static void refused_calls_say_why(void) {
+	CHECK_EQUAL(gmemPrefetch(at(), page, -1, NULL), -EINVAL);
+	CHECK(strstr(gmemLastError(), "hnid = -1") != NULL);
+}
+
+static void ranges_still_work(void) {
+	CHECK_EQUAL(gmemFreeEager(at(), page, NULL), 0);
+	CHECK_EQUAL(range[0], 0);
+	CHECK_EQUAL(gmemPrefetch(at(), page, gmemGetNumaId(), NULL), 0);
+}
+
+static void launching_ends_in_enomem(void) {
+	int result = 0;
+	for (int i = 0; i < 200000 && result == 0; ++i) {
+		result = gmemStreamLaunch(stream, nothing, NULL);
+	}
+	CHECK(result == 0 || result == -ENOMEM);
+	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
+}
+
+static void creating_ends_in_an_error(void) {
+	int result = 0;
+	for (int i = 0; i < 100000 && result == 0; ++i) {
+		gmemStream_t another;
+		result = gmemStreamCreate(&another);
+	}
+	CHECK(result == -ENOMEM || result == -EAGAIN);
+}
+
+/* Both heaps, ours and the process's, and every size. */
+static void use_up_all_memory(void) {
+	const struct rlimit none = {1 << 20, 1 << 20};
+	NEED(setrlimit(RLIMIT_AS, &none) == 0);
+	for (size_t size = (size_t)1 << 24; size >= 8; size /= 2) {
+		while (gmem_malloc(size) != NULL) {
+		}
+		while (malloc(size) != NULL) {
+		}
+	}
+}
+
+static void in_a_process_without_memory(void (*test)(void)) {
+	const pid_t child = fork();
+	NEED(child >= 0);
+	if (child == 0) {
+		alarm(60);
+		NEED(gmemStreamCreate(&stream) == 0);
+		CHECK_EQUAL(gmemStreamLaunch(stream, nothing, NULL), 0);
+		CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
+		use_up_all_memory();
+		test();
+		_exit(checks_failed != 0);
+	}
+	int status = 1;
+	NEED(waitpid(child, &status, 0) == child);
+	CHECK_EQUAL(status, 0);
+}
+
+int main(void) {
+	page = gmemGetPageSize();
+	range = map_private(page, page);
+	range[0] = 'x';
+	in_a_process_without_memory(refused_calls_say_why);
+	in_a_process_without_memory(ranges_still_work);
+	in_a_process_without_memory(launching_ends_in_enomem);
+	in_a_process_without_memory(creating_ends_in_an_error);
+	return checks_result("exhausted");
+}
