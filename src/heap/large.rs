@@ -1,4 +1,4 @@
-//! Blocks of at least [`LARGE`](super::LARGE) bytes: they start on a GMEM page, grow by moving pages
+//! Blocks of at least [`LARGE`] bytes: they start on a GMEM page, grow by moving pages
 //! instead of bytes, and go back to the kernel also when the program rests.
 
 use std::ffi::{c_int, c_void};
