@@ -5,10 +5,10 @@
 use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
 use std::ptr;
 
-use crate::error::{self, Error, Result};
+use crate::error::{Error, Result};
 use crate::guard::guard;
 use crate::os::mapping;
-use crate::{device, free_eager, heap, prefetch, stream};
+use crate::{device, free_eager, heap, last_error, prefetch, stream};
 
 // ---- ranges -----------------------------------------------------------------------------------
 
@@ -36,7 +36,7 @@ extern "C" fn gmemGetPageSize() -> usize {
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemLastError() -> *const c_char {
-    error::last_message_ptr()
+    last_error::last_message_ptr()
 }
 
 #[unsafe(no_mangle)]

@@ -2,8 +2,8 @@
 //!
 //! The heap reads its own settings elsewhere, because it starts before anything may allocate.
 
-use crate::os::env;
 use crate::os::lazy::Lazy;
+use crate::os::{env, file};
 
 /// How much is written to stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +32,13 @@ pub fn config() -> &'static Config {
         log: log_level(env::secure("GMEM_LOG").as_deref()),
     });
     CONFIG.get()
+}
+
+/// Write a line to stderr, if `GMEM_LOG` asks for lines of this level.
+pub fn log(level: LogLevel, line: impl FnOnce() -> String) {
+    if config().log >= level {
+        file::write_stderr(format!("libgmem: {}\n", line()).as_bytes());
+    }
 }
 
 fn log_level(word: Option<&str>) -> LogLevel {

@@ -1,14 +1,8 @@
-//! What can go wrong, in words and as an errno; and the thread's last failure.
+//! What can go wrong, in words and as an errno.
 //!
 //! A message names the argument, its value, what is allowed and what to do.
 
-use std::cell::Cell;
-use std::ffi::{CStr, c_char};
 use std::fmt;
-
-use crate::config::{LogLevel, config};
-use crate::os::file;
-use crate::os::thread::PerThread;
 
 /// `Result` with libgmem's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -129,55 +123,6 @@ impl Error {
     }
 }
 
-/// Longest message kept, in bytes; the longest of the library's own are half of it.
-const MESSAGE_BYTES: usize = 1024;
-
-/// A message on its way to C: always NUL-terminated.
-struct Message([Cell<u8>; MESSAGE_BYTES]);
-
-impl Default for Message {
-    fn default() -> Self {
-        Self([const { Cell::new(0) }; MESSAGE_BYTES])
-    }
-}
-
-/// It stays where it is, so C may fetch the pointer before the call whose failure it will show.
-static LAST: PerThread<Message> = PerThread::new();
-
-/// Keep `failure` as this thread's last one.
-pub fn remember(failure: &Error) {
-    let text = failure.to_string();
-    if config().log >= LogLevel::Error {
-        log(&text);
-    }
-    LAST.with(|last| {
-        let mut length = text.len().min(MESSAGE_BYTES - 1);
-        while !text.is_char_boundary(length) {
-            length -= 1;
-        }
-        let bytes = text.bytes().take(length).chain(std::iter::repeat(0));
-        last.0.iter().zip(bytes).for_each(|(at, byte)| at.set(byte));
-    });
-}
-
-/// The last failure, as C sees it: the same address for the life of the thread.
-pub fn last_message_ptr() -> *const c_char {
-    const NOTHING: &CStr = c"";
-    LAST.with(|last| last.0.as_ptr().cast()).unwrap_or(NOTHING.as_ptr())
-}
-
-/// The last failure as a string.
-pub fn last_message() -> String {
-    let bytes = LAST.with(|last| last.0.each_ref().map(Cell::get));
-    let text = bytes.as_ref().and_then(|bytes| CStr::from_bytes_until_nul(bytes).ok());
-    text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// One line on stderr; only called where `GMEM_LOG` asked for it.
-pub fn log(line: &str) {
-    file::write_stderr(format!("libgmem: {line}\n").as_bytes());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,13 +133,5 @@ mod tests {
         assert_eq!(failure.errno().negative(), -libc::EINVAL);
         let text = failure.to_string();
         assert!(text.contains("hnid = 7") && text.contains("0-2"), "{text}");
-    }
-
-    #[test]
-    fn the_last_error_is_the_threads_own() {
-        remember(&Error::UnknownStream { handle: 0x123 });
-        assert!(last_message().contains("0x123"));
-        let other = std::thread::spawn(last_message).join();
-        assert_eq!(other.ok().as_deref(), Some(""));
     }
 }

@@ -1,13 +1,13 @@
 //! The verb *free eager*: the whole GMEM pages inside a range go back now or in a stream's order.
 
-use crate::config::{LogLevel, config};
+use crate::config::{LogLevel, log};
 use crate::device;
-use crate::error::{self, Result};
+use crate::error::Result;
 use crate::os::mapping;
 use crate::page::PageRange;
 use crate::stream::{self, RangeVerb, RangeWork};
 
-static FREE_EAGER: RangeVerb = RangeVerb { name: "gmemFreeEager", apply: run };
+static FREE_EAGER: RangeVerb = RangeVerb { apply: run };
 
 /// See `gmemFreeEager` in `libgmem.h`. `stream` 0 is no stream.
 pub fn free_eager(addr: usize, size: usize, stream: usize) -> Result<()> {
@@ -20,8 +20,6 @@ fn run(pages: PageRange, _: i32) -> Result<()> {
     if pages.is_empty() {
         return Ok(());
     }
-    if config().log >= LogLevel::Trace {
-        error::log(&format!("free {:#x}..{:#x}", pages.start(), pages.end()));
-    }
+    log(LogLevel::Trace, || format!("free {:#x}..{:#x}", pages.start(), pages.end()));
     device::current()?.free_eager(pages)
 }

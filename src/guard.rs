@@ -5,7 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::{self, Error, Result};
+use crate::error::{Error, Result};
+use crate::last_error;
 use crate::os::thread::PerThread;
 
 thread_local! {
@@ -20,7 +21,7 @@ pub fn guard(call: impl FnOnce() -> Result<i32>) -> i32 {
         Ok(value) => value,
         Err(failure) => {
             let code = failure.errno().negative();
-            error::remember(&failure);
+            last_error::remember(&failure);
             code
         }
     }
@@ -63,7 +64,7 @@ mod tests {
     fn a_panic_is_an_error_with_its_message() {
         let code = guard(|| panic!("page table on fire"));
         assert_eq!(code, -libc::ENOTRECOVERABLE);
-        assert!(error::last_message().contains("page table on fire"));
+        assert!(last_error::last_message().contains("page table on fire"));
     }
 
     #[test]

@@ -9,9 +9,9 @@
 //! | [`stream`] | *when* it happens: queues served in order, coalescing, errors kept for later |
 //! | [`device`] | *where* memory can live: `host`, a stock Linux kernel |
 //! | [`heap`] | `malloc`: jemalloc on 2 MiB extents |
+//! | [`guard`], [`last_error`], [`config`] | panics become errors; the thread's last one; `GMEM_*` settings |
 //! | [`os`] | the only room with raw system calls |
-//! | [`guard`], [`config`] | panics become errors; `GMEM_*` settings, read once |
-//! | [`page`], [`error`] | page arithmetic, all of it checked; errors and the thread's last message |
+//! | [`page`], [`error`] | page arithmetic, all of it checked; what can go wrong |
 //!
 //! The Rust side is no public API: users have `libgmem.h` and `libgmem.hpp`.
 
@@ -22,6 +22,7 @@ pub mod error;
 pub mod free_eager;
 pub mod guard;
 pub mod heap;
+pub mod last_error;
 pub mod os;
 pub mod page;
 pub mod prefetch;

@@ -1,12 +1,12 @@
 //! The verb *prefetch*: arguments are checked now, the range moves now or in a stream's order.
 
-use crate::config::{LogLevel, config};
+use crate::config::{LogLevel, log};
 use crate::device;
-use crate::error::{self, Result};
+use crate::error::Result;
 use crate::page::PageRange;
 use crate::stream::{self, RangeVerb, RangeWork};
 
-static PREFETCH: RangeVerb = RangeVerb { name: "gmemPrefetch", apply: run };
+static PREFETCH: RangeVerb = RangeVerb { apply: run };
 
 /// See `gmemPrefetch` in `libgmem.h`. `stream` 0 is no stream.
 pub fn prefetch(addr: usize, size: usize, hnid: i32, stream: usize) -> Result<()> {
@@ -21,8 +21,8 @@ fn run(asked: PageRange, hnid: i32) -> Result<()> {
     }
     let device = device::current()?;
     let node = device.node(hnid)?;
-    if config().log >= LogLevel::Trace {
-        error::log(&format!("prefetch {:#x}..{:#x} to node {node}", asked.start(), asked.end()));
-    }
+    log(LogLevel::Trace, || {
+        format!("prefetch {:#x}..{:#x} to node {node}", asked.start(), asked.end())
+    });
     device.prefetch(asked, node)
 }

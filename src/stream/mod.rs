@@ -248,7 +248,6 @@ mod tests {
     fn waiting_neighbours_become_one_call() {
         static CALLS: Mutex<Vec<PageRange>> = Mutex::new(Vec::new());
         static RECORD: RangeVerb = RangeVerb {
-            name: "record",
             apply: |range, _| {
                 CALLS.lock().unwrap_or_else(PoisonError::into_inner).push(range);
                 Ok(())

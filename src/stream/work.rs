@@ -11,8 +11,6 @@ pub type Task = Box<dyn FnOnce() -> Result<()> + Send>;
 
 /// One thing to do with a range. A stream only needs to know whether two calls are of one kind.
 pub struct RangeVerb {
-    /// The C function, for messages.
-    pub name: &'static str,
     /// Do it now.
     pub apply: fn(PageRange, i32) -> Result<()>,
 }
@@ -105,7 +103,7 @@ mod tests {
         }
         Ok(())
     }
-    static VERB: RangeVerb = RangeVerb { name: "verb", apply: fails_beyond_100 };
+    static VERB: RangeVerb = RangeVerb { apply: fails_beyond_100 };
 
     #[test]
     fn a_bad_part_fails_alone() {
