@@ -100,6 +100,19 @@ mod tests {
     use super::*;
     use crate::page::PageRange;
 
+    /// Have the stream wait, and return when it does; it goes on when the result is sent to.
+    fn stop_at_gate(stream: usize) -> mpsc::Sender<()> {
+        let (open, gate) = mpsc::channel();
+        let (tell, waiting) = mpsc::channel();
+        let wait = move || {
+            tell.send(()).unwrap();
+            gate.recv().map_err(|_| unreachable!())
+        };
+        launch(stream, Box::new(wait)).unwrap();
+        waiting.recv().unwrap();
+        open
+    }
+
     #[test]
     fn work_runs_in_order_on_many_streams_at_once() {
         let logs: Vec<Arc<Mutex<Vec<usize>>>> = (0..50).map(|_| Arc::default()).collect();
@@ -194,14 +207,7 @@ mod tests {
     #[test]
     fn synchronize_waits_for_what_was_registered_before_it_only() {
         let stream = create().unwrap();
-        let (open, gate) = mpsc::channel::<()>();
-        let (tell, running) = mpsc::channel();
-        let start = move || {
-            tell.send(()).unwrap();
-            gate.recv().map_err(|_| unreachable!())
-        };
-        launch(stream, Box::new(start)).unwrap();
-        running.recv().unwrap();
+        let open = stop_at_gate(stream);
         let waiter = std::thread::spawn(move || synchronize(stream));
         // Wait until it is known to wait, then register work that only ends after it has returned.
         while find(stream).unwrap().waiters() == 0 {
@@ -254,14 +260,7 @@ mod tests {
             },
         };
         let stream = create().unwrap();
-        let (open, gate) = mpsc::channel::<()>();
-        let (tell, running) = mpsc::channel();
-        let wait = move || {
-            tell.send(()).unwrap();
-            gate.recv().map_err(|_| unreachable!())
-        };
-        launch(stream, Box::new(wait)).unwrap();
-        running.recv().unwrap();
+        let open = stop_at_gate(stream);
         for i in 0..100 {
             let range = PageRange::new(i * 10, (i + 1) * 10);
             in_order(stream, RangeWork { verb: &RECORD, range, node: 0 }).unwrap();

@@ -106,6 +106,19 @@ static void foreign_memory_in_the_margin_is_left_alone(void) {
 	close(fd);
 }
 
+/* A guard page fails in the margin, which is nobody's business, and inside the range, which is. */
+static void guard_pages_count_inside_the_range_only(void) {
+	enum { GUARD_INSTALL = 102 }; /* MADV_GUARD_INSTALL of Linux 6.13; glibc 2.36 has no name for it */
+	char *start = map_private(page, page);
+	if (madvise(start + page / 2, base, GUARD_INSTALL) == 0) {
+		CHECK_EQUAL(prefetch_now(start, base), 0);
+		CHECK_EQUAL(faults_of_writing(start, base), 0);
+		CHECK_EQUAL(prefetch_now(start, page), -EFAULT);
+		CHECK(strstr(gmemLastError(), "guard page") != NULL);
+	}
+	munmap(start, page);
+}
+
 static void inaccessible_memory_is_refused(void) {
 	char *start = map_private(2 * page, page);
 	NEED(mprotect(start + page, page, PROT_NONE) == 0);
@@ -240,6 +253,7 @@ int main(void) {
 	no_fault_follows_on_small_and_huge_pages();
 	holes_are_refused_before_anything_moves();
 	foreign_memory_in_the_margin_is_left_alone();
+	guard_pages_count_inside_the_range_only();
 	inaccessible_memory_is_refused();
 	read_only_memory_takes_no_fault_when_read();
 	file_mappings_take_no_fault();
