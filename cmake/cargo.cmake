@@ -89,6 +89,7 @@ function(_libgmem_cargo_environment variable)
 	check_c_compiler_flag(-mtls-dialect=gnu2 LIBGMEM_HAS_TLSDESC)
 	if(LIBGMEM_HAS_TLSDESC)
 		string(APPEND cppflags " -mtls-dialect=gnu2")
+		set(LIBGMEM_TLS_OPTIONS -mtls-dialect=gnu2 PARENT_SCOPE)
 	endif()
 	set(${variable}
 		"${TRIPLE}_CPPFLAGS=${cppflags}"

@@ -210,6 +210,58 @@ size_t gmem_malloc_usable_size(void *ptr) LIBGMEM_NOEXCEPT;
 /** @brief Give idle heap memory back now, in whole GMEM pages. @return 1 if any was, else 0. */
 int gmem_malloc_trim(size_t pad) LIBGMEM_NOEXCEPT;
 
+/* ---- what the heap holds, and how much it may ------------------------------------------------ */
+
+/**
+ * What the heap holds, in bytes unless the comment says otherwise. Set `size` before the call; a later version
+ * adds fields at the end, and fills as many as `size` has room for.
+ */
+typedef struct gmemHeapStats_t {
+	size_t size;       /**< in: sizeof(gmemHeapStats_t); out: bytes filled */
+	size_t live;       /**< allocated blocks, with what threads keep and what pages of small blocks have left over */
+	size_t idle;       /**< freed, and kept for the next allocation until it goes back */
+	size_t metadata;   /**< the heap's own data, and room for it */
+	size_t retained;   /**< address space with nothing in use */
+	size_t mapped;     /**< address space, all of it */
+	size_t resident;   /**< in memory */
+	size_t huge;       /**< of the resident memory: on huge pages */
+	size_t given_back; /**< to the kernel, so far */
+	size_t soft_limit; /**< 0: none */
+	size_t hard_limit; /**< 0: none */
+	size_t refused;    /**< number of times that the hard limit refused memory */
+	size_t foreign;    /**< number of calls that brought a block of another allocator */
+	size_t arenas;     /**< number of arenas in use */
+} gmemHeapStats_t;
+
+/**
+ * @brief The heap as it is now; other threads go on meanwhile. Takes about a millisecond for each GiB that the
+ *        process has mapped, because the kernel counts the pages.
+ * @return 0, or -EINVAL: stats is NULL, or its size less than that of two fields
+ */
+int gmemHeapStats(gmemHeapStats_t *stats) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief The same as one JSON object, with each arena's share, and NUL-terminated: as much as fits.
+ * @return the length without the NUL that the whole text has, as snprintf(3); or -EINVAL: buffer is NULL, and
+ *         size is not 0
+ */
+int gmemHeapStatsJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
+
+/** @brief Give all idle memory back now, and what the calling thread keeps. @return bytes given back */
+size_t gmemHeapTrim(void) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Limits in bytes on what the heap has in use, live and idle together; 0 is none. They hold from now on.
+ *
+ * Above `soft` nothing idle is kept: each time the heap takes more, what is idle goes back. At `hard` there is no
+ * more: allocations fail with ENOMEM, after what is idle went back and one more attempt. Also set by the variables
+ * GMEM_HEAP_SOFT_LIMIT and GMEM_HEAP_HARD_LIMIT: a number with K, M, G or T, or `cgroup` for the limit of the
+ * process's control group.
+ *
+ * @return 0, or -EINVAL: soft exceeds hard; nothing is changed
+ */
+int gmemHeapSetLimits(size_t soft, size_t hard) LIBGMEM_NOEXCEPT;
+
 #ifdef __cplusplus
 }
 #endif

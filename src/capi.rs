@@ -140,63 +140,114 @@ extern "C" fn gmemStreamDestroy(handle: *mut c_void) -> c_int {
 }
 
 // ---- the heap ---------------------------------------------------------------------------------
-//
-// No guard: the allocation path neither panics nor touches a thread-local of Rust's.
 
+/// `struct gmemHeapStats_t` of `libgmem.h`. New fields go to the end.
+#[repr(C)]
+struct HeapStats {
+    size: usize,
+    live: usize,
+    idle: usize,
+    metadata: usize,
+    retained: usize,
+    mapped: usize,
+    resident: usize,
+    huge: usize,
+    given_back: usize,
+    soft_limit: usize,
+    hard_limit: usize,
+    refused: usize,
+    foreign: usize,
+    arenas: usize,
+}
+
+/// # Safety
+/// `out` is NULL or points to a structure of which as many bytes may be written as its `size` says.
 #[unsafe(no_mangle)]
-extern "C" fn gmem_malloc(size: usize) -> *mut c_void {
-    heap::malloc(size)
+unsafe extern "C" fn gmemHeapStats(out: *mut HeapStats) -> c_int {
+    guard(|| {
+        if out.is_null() {
+            return Err(Error::Null { argument: "stats", wanted: "a gmemHeapStats_t" });
+        }
+        // SAFETY: not NULL, so at least the size is there.
+        let size = unsafe { (&raw const (*out).size).read() };
+        if size < 2 * size_of::<usize>() {
+            return Err(Error::StructSize { argument: "stats->size", size, known: size_of::<HeapStats>() });
+        }
+        let stats = heap::stats::read();
+        let known = HeapStats {
+            size: size.min(size_of::<HeapStats>()),
+            live: stats.live,
+            idle: stats.idle,
+            metadata: stats.metadata,
+            retained: stats.retained,
+            mapped: stats.mapped,
+            resident: stats.resident,
+            huge: stats.huge,
+            given_back: stats.given_back,
+            soft_limit: stats.soft_limit,
+            hard_limit: stats.hard_limit,
+            refused: stats.refused,
+            foreign: stats.foreign,
+            arenas: stats.arenas.len(),
+        };
+        // SAFETY: the caller has room for `size` bytes. One of a newer header keeps the rest as it was.
+        unsafe { ptr::copy_nonoverlapping((&raw const known).cast::<u8>(), out.cast(), known.size) };
+        Ok(0)
+    })
+}
+
+/// # Safety
+/// `buffer` may be written for `size` bytes, or `size` is 0.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemHeapStatsJson(buffer: *mut c_char, size: usize) -> c_int {
+    guard(|| {
+        if buffer.is_null() && size > 0 {
+            return Err(Error::Null { argument: "buffer", wanted: "room for `size` bytes" });
+        }
+        let json = heap::stats::read().to_json();
+        if let Some(room) = size.checked_sub(1) {
+            let length = json.len().min(room);
+            // SAFETY: the caller's promise; one byte is left for the NUL.
+            unsafe {
+                ptr::copy_nonoverlapping(json.as_ptr().cast(), buffer, length);
+                buffer.add(length).write(0);
+            }
+        }
+        Ok(c_int::try_from(json.len()).unwrap_or(c_int::MAX))
+    })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn gmem_calloc(count: usize, size: usize) -> *mut c_void {
+extern "C" fn gmemHeapSetLimits(soft: usize, hard: usize) -> c_int {
+    guard(|| {
+        if soft > hard && hard != heap::limits::NONE {
+            return Err(Error::Limits { soft, hard });
+        }
+        heap::limits::set(soft, hard);
+        Ok(0)
+    })
+}
+
+// What cpp/heap.cpp makes the names of C of. Not exported. No guard: the allocation path neither panics nor
+// touches a thread-local of Rust's.
+
+#[unsafe(no_mangle)]
+extern "C" fn gmem_heap_calloc(count: usize, size: usize) -> *mut c_void {
     heap::calloc(count, size)
 }
 
 /// # Safety
 /// As `realloc(3)`.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn gmem_realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
+unsafe extern "C" fn gmem_heap_realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
     // SAFETY: the caller's promise.
     unsafe { heap::realloc(ptr, size) }
 }
 
 /// # Safety
-/// As `reallocarray(3)`.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn gmem_reallocarray(ptr: *mut c_void, count: usize, size: usize) -> *mut c_void {
-    // SAFETY: the caller's promise.
-    unsafe { heap::reallocarray(ptr, count, size) }
-}
-
-/// # Safety
-/// As `free(3)`.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn gmem_free(ptr: *mut c_void) {
-    // SAFETY: the caller's promise.
-    unsafe { heap::free(ptr) }
-}
-
-/// # Safety
-/// As `free_sized` of C23.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn gmem_free_sized(ptr: *mut c_void, _size: usize) {
-    // SAFETY: the caller's promise. The size is not needed, and looking it up is not slower.
-    unsafe { heap::free(ptr) }
-}
-
-/// # Safety
-/// As `free_aligned_sized` of C23.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn gmem_free_aligned_sized(ptr: *mut c_void, _alignment: usize, _size: usize) {
-    // SAFETY: the caller's promise.
-    unsafe { heap::free(ptr) }
-}
-
-/// # Safety
 /// As `posix_memalign(3)`: `out` may be written.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn gmem_posix_memalign(
+unsafe extern "C" fn gmem_heap_posix_memalign(
     out: *mut *mut c_void,
     alignment: usize,
     size: usize,
@@ -212,34 +263,37 @@ unsafe extern "C" fn gmem_posix_memalign(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn gmem_aligned_alloc(alignment: usize, size: usize) -> *mut c_void {
+extern "C" fn gmem_heap_aligned_alloc(alignment: usize, size: usize) -> *mut c_void {
     heap::aligned_alloc(alignment, size)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn gmem_memalign(alignment: usize, size: usize) -> *mut c_void {
+extern "C" fn gmem_heap_memalign(alignment: usize, size: usize) -> *mut c_void {
     heap::memalign(alignment, size)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn gmem_valloc(size: usize) -> *mut c_void {
+extern "C" fn gmem_heap_valloc(size: usize) -> *mut c_void {
     heap::valloc(size)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn gmem_pvalloc(size: usize) -> *mut c_void {
+extern "C" fn gmem_heap_pvalloc(size: usize) -> *mut c_void {
     heap::pvalloc(size)
 }
 
 /// # Safety
-/// `ptr` is NULL or a live block of this heap.
+/// `ptr` is NULL or a live block.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn gmem_malloc_usable_size(ptr: *mut c_void) -> usize {
+unsafe extern "C" fn gmem_heap_usable_size(ptr: *mut c_void) -> usize {
     // SAFETY: the caller's promise.
     unsafe { heap::usable_size(ptr) }
 }
 
+/// # Safety
+/// `cache` is NULL or the calling thread's.
 #[unsafe(no_mangle)]
-extern "C" fn gmem_malloc_trim(_pad: usize) -> c_int {
-    c_int::from(heap::trim())
+unsafe extern "C" fn gmem_heap_trim(cache: *mut heap::ThreadCache) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe { heap::trim(cache) }
 }

@@ -68,6 +68,12 @@ pub enum Error {
     #[error("{argument} is NULL; pass {wanted}")]
     Null { argument: &'static str, wanted: &'static str },
 
+    #[error("{argument} = {size} is less than any version of the structure has; set it to its sizeof ({known} here)")]
+    StructSize { argument: &'static str, size: usize, known: usize },
+
+    #[error("soft = {soft} exceeds hard = {hard}; pass a soft limit of at most the hard one, or 0 for no limit")]
+    Limits { soft: usize, hard: usize },
+
     #[error(
         "stream = {handle:#x} is not a stream of this process; pass what gmemStreamCreate() gave and \
          gmemStreamDestroy() has not had, or NULL to gmemPrefetch() and gmemFreeEager() for no stream \
@@ -110,6 +116,8 @@ impl Error {
             | Error::NotAMemoryNode { .. }
             | Error::UnknownDevice { .. }
             | Error::Null { .. }
+            | Error::StructSize { .. }
+            | Error::Limits { .. }
             | Error::UnknownStream { .. } => libc::EINVAL,
             Error::Hole { .. } | Error::OutOfMemory { .. } => libc::ENOMEM,
             Error::Unsupported { errno, .. } => *errno,

@@ -376,7 +376,7 @@ fn system(call: &'static str, range: PageRange, errno: Errno, remedy: &'static s
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::os::mapping::{Access, gmem_page, map_aligned, unmap};
+    use crate::os::mapping::{gmem_page, map_aligned, unmap};
 
     #[test]
     fn neighbours_populated_alike_are_one_segment() {
@@ -399,7 +399,7 @@ mod tests {
     #[test]
     fn a_plan_covers_the_margin_of_ordinary_memory() {
         let page = gmem_page();
-        let start = map_aligned(2 * page.bytes(), page, Access::ReadWrite).unwrap();
+        let start = map_aligned(2 * page.bytes(), page).unwrap();
         let at = start.addr().get();
         let plan = plan_prefetch(PageRange::new(at + 5, at + 6)).unwrap();
         let asked = PageRange::new(at, at + mapping::base_page().bytes());
@@ -419,7 +419,7 @@ mod tests {
     #[test]
     fn settling_where_the_pages_are_is_nothing_to_do() {
         let page = gmem_page();
-        let start = map_aligned(page.bytes(), page, Access::ReadWrite).unwrap();
+        let start = map_aligned(page.bytes(), page).unwrap();
         let range = PageRange::new(start.addr().get(), start.addr().get() + page.bytes());
         let node = Host.node(Host.numa_id().unwrap()).unwrap();
         Host.prefetch(range, node).unwrap();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tikv_jemalloc_sys as je;
 
-use super::{LARGE, or_out_of_memory};
+use super::{LARGE, or_once_more, or_out_of_memory, page_map, purge_above_soft_limit, release};
 use crate::os::mapping;
 
 /// Bytes of large blocks handed out before jemalloc's background thread is started.
@@ -25,7 +25,8 @@ const MAX_MOVES: usize = 8192;
 pub(super) fn allocate(size: usize, flags: c_int) -> *mut c_void {
     count_and_start_purger(size);
     // SAFETY: the size is not 0; jemalloc gives NULL for one that it cannot serve.
-    or_out_of_memory(unsafe { je::mallocx(size, flags_of(size) | flags) })
+    let attempt = || unsafe { je::mallocx(size, flags_of(size) | flags) };
+    noted(or_once_more(size, attempt))
 }
 
 /// `realloc(3)` to a large size.
@@ -44,15 +45,23 @@ pub(super) unsafe fn reallocate(block: *mut c_void, size: usize) -> *mut c_void 
     }
     if old_size < 2 * LARGE || size < old_size {
         // SAFETY: a live block and a size that is not 0.
-        return or_out_of_memory(unsafe { je::rallocx(block, size, flags_of(size)) });
+        let attempt = || unsafe { je::rallocx(block, size, flags_of(size)) };
+        return noted(or_once_more(size, attempt));
     }
     let Some(new) = NonNull::new(allocate(size, 0)) else { return ptr::null_mut() };
     // SAFETY: two live blocks of at least `old_size` bytes, the new one unused so far.
     unsafe {
         take_over(old.cast(), new.cast(), old_size);
-        je::free(block);
+        release(block);
     }
     new.as_ptr()
+}
+
+/// A large block, about to be given out.
+fn noted(block: *mut c_void) -> *mut c_void {
+    page_map::set_class(block.addr(), 0);
+    purge_above_soft_limit();
+    or_out_of_memory(block)
 }
 
 /// The GMEM page, where a block is at least that large.

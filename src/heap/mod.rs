@@ -1,27 +1,47 @@
 //! `malloc`: jemalloc, on pages of [`pages`], with the rules of POSIX, C23 and glibc.
 //!
-//! Below [`LARGE`] a call is jemalloc's own. From there on a block starts on a GMEM page, so that a
-//! prefetch or an eager free of it loses nothing to rounding.
+//! | file | what it does |
+//! |---|---|
+//! | `cpp/heap.cpp`, `cpp/malloc.cpp` | the names that programs call; the way from and to a thread's own blocks |
+//! | [`thread_cache`], [`size_class`] | the blocks that a thread keeps, and what happens when it has none or too many |
+//! | here | everything else goes to jemalloc |
+//! | [`large`] | blocks of 2 MiB and more: on GMEM pages, grown by moving pages |
+//! | [`pages`], [`page_map`], [`limits`] | jemalloc's memory: where it comes from, when it goes back, how much there may be |
+//! | [`foreign`] | blocks of other allocators |
+//! | [`stats`], [`settings`] | what is so, and what may be asked for |
+//! | [`thread_state`] | room for a thread's part of it |
+//! | [`reserve`] | memory for the library's own Rust objects when the process has none left |
 //!
 //! Nothing here allocates through Rust or panics: this *is* the allocator.
 
+mod foreign;
 mod large;
+pub mod limits;
+mod page_map;
 mod pages;
 pub mod reserve;
+pub mod settings;
+mod size_class;
+pub mod stats;
+mod thread_cache;
 mod thread_state;
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
+use std::sync::atomic::Ordering;
 
 use tikv_jemalloc_sys as je;
 
+pub use self::thread_cache::ThreadCache;
 use crate::error::Errno;
 use crate::os::{mapping, set_errno};
 
 /// From this size on, blocks start on a GMEM page.
 const LARGE: usize = 2 << 20;
+/// jemalloc's blocks of 8 bytes are never asked for: no thread keeps such, and C's largest type has 16.
+const SMALLEST: usize = 16;
 
-/// What jemalloc is told before `_RJEM_MALLOC_CONF` in the environment may tell it otherwise.
+/// What jemalloc is told before `GMEM_MALLOC_CONF` in the environment may tell it otherwise.
 ///
 /// - `cache_oblivious:false`: a large block starts where its pages do.
 /// - `oversize_threshold`: blocks over 8 MiB are kept for reuse like any others, not purged at once.
@@ -42,49 +62,47 @@ pub static _rjem_malloc_conf: Settings = Settings(
 );
 
 /// `malloc(3)`.
-#[inline]
 pub fn malloc(size: usize) -> *mut c_void {
-    if size < LARGE {
-        // SAFETY: any size is fine.
-        return unsafe { je::malloc(size) };
+    if size >= LARGE {
+        return large::allocate(size, 0);
     }
-    large::allocate(size, 0)
+    // SAFETY: any size is fine.
+    let attempt = || unsafe { je::malloc(size.max(SMALLEST)) };
+    note(or_once_more(size, attempt))
 }
 
 /// `calloc(3)`.
-#[inline]
 pub fn calloc(count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
         Some(bytes) if bytes >= LARGE => large::allocate(bytes, je::MALLOCX_ZERO),
-        // SAFETY: any arguments are fine; jemalloc checks the product itself.
-        _ => unsafe { je::calloc(count, size) },
+        Some(bytes) => {
+            // SAFETY: any arguments are fine.
+            let attempt = || unsafe { je::calloc(1, bytes.max(SMALLEST)) };
+            note(or_once_more(bytes, attempt))
+        }
+        None => or_out_of_memory(ptr::null_mut()),
     }
 }
 
 /// `realloc(3)`.
 ///
 /// # Safety
-/// `ptr` is NULL or a live block of this heap; it is dead afterwards unless NULL is returned.
-#[inline]
+/// `ptr` is NULL or a live block, perhaps another allocator's; it is dead afterwards unless NULL is returned.
 pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
-    if size < LARGE {
-        // SAFETY: the caller's promise.
-        return unsafe { je::realloc(ptr, size) };
+    if ptr.is_null() {
+        return malloc(size);
     }
-    // SAFETY: the caller's promise.
-    unsafe { large::reallocate(ptr, size) }
-}
-
-/// `reallocarray(3)`.
-///
-/// # Safety
-/// As [`realloc`].
-pub unsafe fn reallocarray(ptr: *mut c_void, count: usize, size: usize) -> *mut c_void {
-    match count.checked_mul(size) {
+    if !page_map::is_owned(ptr.addr()) {
         // SAFETY: the caller's promise.
-        Some(bytes) => unsafe { realloc(ptr, bytes) },
-        None => or_out_of_memory(ptr::null_mut()),
+        return unsafe { foreign::realloc(ptr, size) };
     }
+    if size >= LARGE {
+        // SAFETY: the caller's promise.
+        return unsafe { large::reallocate(ptr, size) };
+    }
+    // SAFETY: the caller's promise; where NULL is returned the block is still live.
+    let attempt = || unsafe { je::realloc(ptr, size.max(SMALLEST)) };
+    note(or_once_more(size, attempt))
 }
 
 /// `free(3)`; leaves errno alone.
@@ -92,9 +110,60 @@ pub unsafe fn reallocarray(ptr: *mut c_void, count: usize, size: usize) -> *mut 
 /// # Safety
 /// `ptr` is NULL or a live block of this heap, dead afterwards.
 #[inline]
-pub unsafe fn free(ptr: *mut c_void) {
+unsafe fn release(ptr: *mut c_void) {
     // SAFETY: the caller's promise.
-    unsafe { je::free(ptr) }
+    unsafe { je::free(ptr) };
+    purge_above_soft_limit();
+}
+
+/// `free(3)` of a block that may be another allocator's.
+///
+/// # Safety
+/// `ptr` is NULL or a live block, dead afterwards.
+unsafe fn release_foreign(ptr: *mut c_void) {
+    if page_map::is_owned(ptr.addr()) {
+        // SAFETY: the caller's promise.
+        unsafe { release(ptr) };
+    } else if !ptr.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { foreign::free(ptr) };
+    }
+}
+
+/// A block of a class, NULL without an errno where there is none.
+fn allocate_in(class: u8) -> *mut c_void {
+    // SAFETY: any size is fine.
+    let block = unsafe { je::malloc(size_class::BYTES[usize::from(class)]) };
+    if !block.is_null() {
+        page_map::set_class(block.addr(), class);
+    }
+    block
+}
+
+/// Note the class of a block of any size that is about to be given out.
+fn note(block: *mut c_void) -> *mut c_void {
+    if !block.is_null() {
+        // SAFETY: a live block.
+        let class = size_class::of_size(unsafe { je::sallocx(block, 0) });
+        page_map::set_class(block.addr(), class);
+    }
+    purge_above_soft_limit();
+    block
+}
+
+/// Where memory is short, what is idle goes back, and there is one more attempt.
+fn or_once_more(size: usize, attempt: impl Fn() -> *mut c_void) -> *mut c_void {
+    let block = attempt();
+    if block.is_null() && size <= isize::MAX as usize && purge() {
+        return attempt();
+    }
+    block
+}
+
+fn purge_above_soft_limit() {
+    if limits::was_soft_exceeded() {
+        purge();
+    }
 }
 
 /// `aligned_alloc(3)`: any power of two, any size.
@@ -140,22 +209,51 @@ pub fn pvalloc(size: usize) -> *mut c_void {
 /// `malloc_usable_size(3)`.
 ///
 /// # Safety
-/// `ptr` is NULL or a live block of this heap.
+/// `ptr` is NULL or a live block, perhaps another allocator's.
 pub unsafe fn usable_size(ptr: *mut c_void) -> usize {
-    // SAFETY: the caller's promise; jemalloc gives 0 for NULL.
-    unsafe { je::malloc_usable_size(ptr) }
+    match page_map::class_of(ptr.addr()) {
+        0 if ptr.is_null() => 0,
+        // SAFETY: the caller's promise.
+        0 if page_map::is_owned(ptr.addr()) => unsafe { je::malloc_usable_size(ptr) },
+        // SAFETY: the caller's promise.
+        0 => unsafe { foreign::usable_size(ptr) },
+        class => size_class::BYTES[usize::from(class)],
+    }
 }
 
-/// `malloc_trim(3)`: purge every arena now. Returns whether the page source gave anything back.
-pub fn trim() -> bool {
+/// Give everything idle back now, and what the calling thread keeps. Returns the bytes given back.
+///
+/// # Safety
+/// `cache` is NULL or the calling thread's.
+pub unsafe fn trim(cache: *mut ThreadCache) -> usize {
+    let before = page_map::TOTALS.dropped.load(Ordering::Relaxed);
+    // SAFETY: the caller's promise; the name is NUL-terminated, and flush takes and gives no value.
+    unsafe {
+        thread_cache::flush(cache);
+        je::mallctl(
+            c"thread.tcache.flush".as_ptr(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            0,
+        );
+    }
+    purge();
+    page_map::TOTALS.dropped.load(Ordering::Relaxed) - before
+}
+
+/// Purge every arena now. Returns whether anything went back to the kernel.
+fn purge() -> bool {
     /// `MALLCTL_ARENAS_ALL` of jemalloc.h.
     const PURGE_ALL: &std::ffi::CStr = c"arena.4096.purge";
-    let before = pages::released();
+    let before = page_map::TOTALS.dropped.load(Ordering::Relaxed);
+    let errno = crate::os::errno();
     // SAFETY: the name is NUL-terminated, and purge takes and gives no value.
     let failed = unsafe {
         je::mallctl(PURGE_ALL.as_ptr(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), 0)
     };
-    failed == 0 && pages::released() > before
+    set_errno(errno);
+    failed == 0 && page_map::TOTALS.dropped.load(Ordering::Relaxed) > before
 }
 
 fn aligned(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {
@@ -165,7 +263,8 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {
     let alignment = if size < LARGE { alignment } else { alignment.max(large::alignment(size)) };
     // A size of 0 gives a block of its own; the smallest has the alignment asked for as well.
     // SAFETY: the size is not 0 and the alignment a power of two.
-    let block = unsafe { je::mallocx(size.max(1), je::MALLOCX_ALIGN(alignment)) };
+    let attempt = || unsafe { je::mallocx(size.max(SMALLEST), je::MALLOCX_ALIGN(alignment)) };
+    let block = note(or_once_more(size, attempt));
     if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) }
 }
 
@@ -191,19 +290,19 @@ mod tests {
                 let block = unsafe { realloc(block, 2 * size) };
                 assert_eq!(block.addr() % page, 0, "{size}");
                 // SAFETY: the block is live.
-                unsafe { free(block) };
+                unsafe { release(block) };
             }
         }
     }
 
     #[test]
     fn every_page_of_jemalloc_comes_from_the_page_source() {
-        let before = pages::mapped();
-        let block = malloc(256 << 20);
-        assert!(pages::mapped() >= before + (256 << 20), "the capture of mmap is not compiled in");
-        // SAFETY: the block is live.
-        unsafe { free(block) };
-        trim();
+        for size in [16, 20_000, 1 << 20, 256 << 20] {
+            let block = malloc(size);
+            assert!(page_map::is_owned(block.addr()), "the capture of mmap is not compiled in");
+            // SAFETY: the block is live.
+            unsafe { release(block) };
+        }
     }
 
     #[test]

@@ -1,124 +1,164 @@
 //! The heap's page source. jemalloc is compiled with its `mmap`, `munmap` and `madvise` renamed to
 //! the three functions here (`.cargo/config.toml`), so all its memory comes from and goes through
-//! this file, bootstrap and metadata included:
-//!
-//! - a fresh mapping of at least one GMEM page starts on a GMEM page and is advised to be huge;
-//! - memory goes back in whole GMEM pages only, because dropping a part would split a huge page.
+//! this file, bootstrap and metadata included. jemalloc believes that the kernel does not overcommit
+//! (`cpp/jemalloc`), and so says of each piece of memory when it begins to use it and when it has no use for
+//! it. [`page_map`] keeps the account of that, and gives heap pages back when nothing of them is in use.
 //!
 //! They run inside `malloc`: no allocation, no panic, no lock; errno as jemalloc expects it.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::page_map::{self, HEAP_PAGE, TOTALS};
+use super::{limits, settings};
 use crate::error::Errno;
-use crate::os::mapping::{self, Access};
-use crate::os::{advice, errno, set_errno};
-use crate::page::PageRange;
+use crate::os::mapping;
+use crate::os::{SysResult, advice, errno, set_errno};
+use crate::page::{PageRange, PageSize};
 
-static MAPPED: AtomicUsize = AtomicUsize::new(0);
-static RELEASED: AtomicUsize = AtomicUsize::new(0);
+/// A heap that stays below lies on small pages, but for its large blocks: a program that only says hello is
+/// not to pay for huge pages, even where the kernel gives them to everyone.
+const SMALL_HEAP: usize = 8 << 20;
 
-/// Bytes of address space mapped so far.
-#[cfg_attr(not(test), allow(dead_code))]
-pub fn mapped() -> usize {
-    MAPPED.load(Ordering::Relaxed)
-}
+/// Whether the heap has outgrown [`SMALL_HEAP`].
+static IS_HUGE: AtomicBool = AtomicBool::new(false);
 
-/// Bytes given back so far.
-pub fn released() -> usize {
-    RELEASED.load(Ordering::Relaxed)
-}
-
-/// jemalloc's `mmap`.
+/// jemalloc's `mmap`: fresh memory, or with `MAP_FIXED` the use of a part of it begins or ends.
 ///
 /// # Safety
-/// As `mmap(2)`.
+/// As `mmap(2)`, by jemalloc: with `MAP_FIXED` the range is part of an extent of its own.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmem_pages_mmap(
     addr: *mut c_void,
     length: usize,
     protection: c_int,
     flags: c_int,
-    fd: c_int,
-    offset: libc::off_t,
+    _fd: c_int,
+    _offset: libc::off_t,
 ) -> *mut c_void {
-    keep_quiet();
-    let access = match protection {
-        libc::PROT_NONE => Some(Access::None),
-        protection if protection == libc::PROT_READ | libc::PROT_WRITE => Some(Access::ReadWrite),
-        _ => None,
-    };
-    let anywhere = addr.is_null() && flags & libc::MAP_ANONYMOUS != 0;
-    let page = mapping::gmem_page();
-    match access {
-        Some(access) if anywhere && length >= page.bytes() => {
-            match mapping::map_aligned(length, page, access) {
-                Ok(start) => {
-                    MAPPED.fetch_add(length, Ordering::Relaxed);
-                    start.as_ptr().cast()
-                }
-                Err(errno) => {
-                    set_errno(errno);
-                    libc::MAP_FAILED
-                }
-            }
+    let is_used = protection != libc::PROT_NONE;
+    let range = PageRange::new(addr.addr(), addr.addr().saturating_add(length));
+    let outcome = match (addr.is_null(), flags & libc::MAP_FIXED != 0) {
+        (true, _) => map(length, is_used),
+        (false, true) if is_used => begin_use(range).map(|()| addr),
+        (false, true) => {
+            end_use(range);
+            Ok(addr)
         }
-        // SAFETY: the caller's promise.
-        _ => unsafe { mapping::map_as_asked(addr, length, protection, flags, fd, offset) },
-    }
+        // A wish for an address; jemalloc can do without.
+        (false, false) => Err(Errno(libc::ENOMEM)),
+    };
+    outcome.unwrap_or_else(|errno| {
+        set_errno(errno);
+        libc::MAP_FAILED
+    })
 }
 
-/// jemalloc would write its complaints to stderr; what fails is told by NULL and errno. It asks for pages
-/// before it could have any complaint.
-fn keep_quiet() {
-    unsafe extern "C" fn say_nothing(_: *mut c_void, _: *const c_char) {}
-    // SAFETY: a word that jemalloc reads and nobody else writes; each time the same value.
-    unsafe { (&raw mut tikv_jemalloc_sys::malloc_message).write(Some(say_nothing)) };
-}
-
-/// jemalloc's `munmap`.
+/// jemalloc's `munmap`, for what it trims off a fresh mapping.
 ///
 /// # Safety
-/// As `munmap(2)`: nobody uses the range any more.
+/// As `munmap(2)`: nobody uses the range, which ends where a heap page or its mapping does.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmem_pages_munmap(addr: *mut c_void, length: usize) -> c_int {
-    let Some(start) = std::ptr::NonNull::new(addr.cast()) else {
+    let (Some(start), Some(end)) = (
+        heap_page().ceil(addr.addr()),
+        addr.addr().checked_add(length).and_then(|end| heap_page().ceil(end)),
+    ) else {
         return fail(Errno(libc::EINVAL));
     };
-    mapping::unmap(start, length).map_or_else(fail, |()| 0)
+    let range = PageRange::new(start, end);
+    let Some(first) = NonNull::new(addr.cast::<u8>().with_addr(start)) else {
+        return fail(Errno(libc::EINVAL));
+    };
+    if range.is_empty() {
+        return 0;
+    }
+    page_map::abandon(range);
+    mapping::unmap(first, range.len()).map_or_else(fail, |()| 0)
 }
 
-/// jemalloc's `madvise`.
-///
-/// Where not all of a range is dropped the call fails, and jemalloc does not take the memory for
-/// zeros; the whole pages inside are dropped nevertheless.
+/// jemalloc's `madvise`: advice that splits huge pages, or gives back parts of them, is not taken. In a build
+/// by Cargo alone, without the header in `cpp/jemalloc`, whole heap pages go back here.
 ///
 /// # Safety
 /// As `madvise(2)`: with `MADV_DONTNEED` the range belongs to a free extent.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmem_pages_madvise(addr: *mut c_void, length: usize, advice: c_int) -> c_int {
     let range = PageRange::new(addr.addr(), addr.addr().saturating_add(length));
-    match advice {
-        libc::MADV_DONTNEED | libc::MADV_FREE => {
-            // free(3) leaves errno alone, and this may be the last call under it.
-            let before = errno();
-            let whole = range.inward(mapping::gmem_page());
-            if whole.is_empty() {
-                return -1;
-            }
-            let dropped = advice::drop_private(whole).is_ok();
-            set_errno(before);
-            if dropped {
-                RELEASED.fetch_add(whole.len(), Ordering::Relaxed);
-            }
-            if dropped && whole == range { 0 } else { -1 }
-        }
-        libc::MADV_HUGEPAGE => {
-            advice::huge_pages(range);
-            0
-        }
-        // Splitting advice (NOHUGEPAGE) and what newer releases may ask for is not taken.
-        _ => fail(Errno(libc::EINVAL)),
+    if advice != libc::MADV_DONTNEED {
+        return fail(Errno(libc::EINVAL));
+    }
+    let before = errno();
+    let whole = range.inward(heap_page());
+    let dropped = !whole.is_empty() && advice::drop_private(whole).is_ok();
+    // free(3) leaves errno alone, and this may be the last call under it.
+    set_errno(before);
+    if dropped {
+        TOTALS.dropped.fetch_add(whole.len(), Ordering::Relaxed);
+    }
+    // Where anything stayed, jemalloc must not take the memory for zeros.
+    if dropped && whole == range { 0 } else { -1 }
+}
+
+/// Fresh heap pages for `length` bytes.
+fn map(length: usize, is_used: bool) -> SysResult<*mut c_void> {
+    // jemalloc asks for pages before it could have anything to say.
+    keep_quiet();
+    settings::read_once();
+    let padded = heap_page().ceil(length).ok_or(Errno(libc::ENOMEM))?;
+    let start = mapping::map_aligned(padded, heap_page())?;
+    let first = start.as_ptr().expose_provenance();
+    let range = PageRange::new(first, first + padded);
+    page_map::adopt(range).inspect_err(|_| {
+        page_map::abandon(range);
+        let _ = mapping::unmap(start, padded);
+    })?;
+    if IS_HUGE.load(Ordering::SeqCst) {
+        page_map::advise_huge(range);
+    } else {
+        advice::small_pages(range);
+    }
+    if is_used {
+        // jemalloc's own data: not much, and not what a limit is for.
+        let used = PageRange::new(first, first + length);
+        TOTALS.in_use.fetch_add(used.len(), Ordering::Relaxed);
+        page_map::put_in_use(used);
+    }
+    Ok(start.as_ptr().cast())
+}
+
+/// jemalloc takes memory into use: for blocks, and for what it keeps of them for a while.
+fn begin_use(range: PageRange) -> SysResult<()> {
+    let in_use = limits::admit(range.len())?;
+    page_map::put_in_use(range);
+    if in_use > SMALL_HEAP && !IS_HUGE.swap(true, Ordering::SeqCst) {
+        page_map::each_run(page_map::advise_huge);
+    } else {
+        // A large block, even of a small heap.
+        page_map::advise_huge(range);
+    }
+    Ok(())
+}
+
+fn end_use(range: PageRange) {
+    let before = errno();
+    TOTALS.in_use.fetch_sub(range.len(), Ordering::Relaxed);
+    page_map::put_out_of_use(range);
+    set_errno(before);
+}
+
+/// jemalloc would write its complaints to stderr; what fails is told by NULL and errno.
+fn keep_quiet() {
+    unsafe extern "C" fn say_nothing(_: *mut c_void, _: *const c_char) {}
+    // SAFETY: a word that jemalloc reads and nobody else writes; each time the same value.
+    unsafe { (&raw mut tikv_jemalloc_sys::malloc_message).write(Some(say_nothing)) };
+}
+
+const fn heap_page() -> PageSize {
+    match PageSize::new(HEAP_PAGE) {
+        Some(page) => page,
+        None => unreachable!(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Room for jemalloc's thread-local state. The thread-local itself is one pointer
+//! Room for a thread's part of the heap: jemalloc's thread-local state, and the blocks that it keeps. The thread-local itself is one pointer
 //! (`cpp/jemalloc/jemalloc/internal/tsd_tls.h`); a thread claims the block that it points to on its first
 //! allocation, and when the thread has gone another one claims the block again.
 //!
@@ -6,15 +6,17 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
+use std::mem::offset_of;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
+use super::thread_cache::{self, ThreadCache};
 use crate::os::{mapping, process};
 
 /// Room for one thread: 5.3.1 needs 1952 bytes.
 const STATE_BYTES: usize = 2048 - 64;
-/// Blocks in a slab of 64 KiB.
-const SLAB_BLOCKS: usize = 31;
+/// Blocks in a slab.
+const SLAB_BLOCKS: usize = 16;
 
 /// One thread's room.
 #[repr(C)]
@@ -24,7 +26,11 @@ struct Block {
     /// Process id of the owner: after fork the ids of the parent's threads mean nothing.
     process: AtomicI32,
     state: State,
+    cache: UnsafeCell<ThreadCache>,
 }
+
+// cpp/thread_cache.hpp finds one from the other.
+const _: () = assert!(offset_of!(Block, cache) - offset_of!(Block, state) == STATE_BYTES);
 
 /// On a cache line of its own, so that threads do not share one.
 #[repr(align(64))]
@@ -36,7 +42,7 @@ struct Slab {
     next: AtomicPtr<Slab>,
 }
 
-// SAFETY: `state` is used by the thread that owns the block only, and ownership is atomic.
+// SAFETY: `state` and `cache` are used by the thread that owns the block only, and ownership is atomic.
 unsafe impl Sync for Slab {}
 
 impl Block {
@@ -45,6 +51,7 @@ impl Block {
             thread: AtomicI32::new(0),
             process: AtomicI32::new(0),
             state: State(UnsafeCell::new([0; STATE_BYTES])),
+            cache: UnsafeCell::new(ThreadCache::EMPTY),
         }
     }
 
@@ -63,6 +70,8 @@ impl Block {
         }
         self.thread.compare_exchange(owner, thread, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         self.process.store(process, Ordering::Relaxed);
+        // SAFETY: the block is this thread's now.
+        unsafe { thread_cache::reset(self.cache.get()) };
         NonNull::new(state)
     }
 }
@@ -109,9 +118,7 @@ fn claim(size: usize, is_over: IsOver) -> NonNull<c_void> {
         }
         match mapping::map_aligned(
             size_of::<Slab>(),
-            mapping::base_page(),
-            mapping::Access::ReadWrite,
-        ) {
+            mapping::base_page()) {
             Ok(fresh) => append(slab, fresh.cast()),
             // jemalloc cannot do without, and a thread that just got its stack seldom comes here: wait
             // for another thread to end.

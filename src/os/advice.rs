@@ -47,6 +47,11 @@ pub fn huge_pages(range: PageRange) {
     let _ = advise(range, libc::MADV_HUGEPAGE);
 }
 
+/// Take small pages, even where the kernel gives huge ones to everyone.
+pub fn small_pages(range: PageRange) {
+    let _ = advise(range, libc::MADV_NOHUGEPAGE);
+}
+
 /// Populating is cut short by signals that do not end the process; what is there stays.
 fn retry(range: PageRange, advice: libc::c_int) -> SysResult<()> {
     loop {

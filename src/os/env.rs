@@ -11,11 +11,13 @@ unsafe extern "C" {
 /// with file capabilities (`secure_getenv(3)`).
 pub fn secure(name: &str) -> Option<String> {
     let name = CString::new(name).ok()?;
-    // SAFETY: the name is NUL-terminated; the value is copied before anyone could change it.
+    with_secure(&name, |value| String::from_utf8_lossy(value).into_owned())
+}
+
+/// The same without allocating: `look` is called with the value.
+pub fn with_secure<R>(name: &CStr, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
+    // SAFETY: the name is NUL-terminated.
     let value = unsafe { secure_getenv(name.as_ptr()) };
-    if value.is_null() {
-        return None;
-    }
-    // SAFETY: a non-NULL result is a NUL-terminated string.
-    Some(unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned())
+    // SAFETY: a non-NULL result is a NUL-terminated string, which nobody changes meanwhile.
+    (!value.is_null()).then(|| look(unsafe { CStr::from_ptr(value) }.to_bytes()))
 }

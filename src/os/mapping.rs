@@ -3,9 +3,9 @@
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{SysResult, advice, check, errno, file};
+use super::{SysResult, check, errno, file};
 use crate::error::Errno;
-use crate::page::{PageRange, PageSize};
+use crate::page::PageSize;
 
 /// The kernel's base page.
 pub fn base_page() -> PageSize {
@@ -39,30 +39,20 @@ pub fn gmem_page() -> PageSize {
     PageSize::new(bytes).unwrap_or(FALLBACK)
 }
 
-/// What a fresh mapping permits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Loads and stores.
-    ReadWrite,
-    /// Neither: addresses only.
-    None,
-}
-
-/// Map fresh private memory, aligned to `alignment` and advised to lie on huge pages.
+/// Map fresh private memory for reading and writing, aligned to `alignment`.
 ///
 /// `length` is a multiple of the base page. No memory is taken until it is touched.
-pub fn map_aligned(length: usize, alignment: PageSize, access: Access) -> SysResult<NonNull<u8>> {
+pub fn map_aligned(length: usize, alignment: PageSize) -> SysResult<NonNull<u8>> {
     // Since Linux 6.7 a mapping of whole huge pages is aligned to begin with.
-    let first = map(length, access)?;
+    let first = map(length)?;
     if alignment.floor(first.addr().get()) == first.addr().get() {
-        advice::huge_pages(PageRange::new(first.addr().get(), first.addr().get() + length));
         return Ok(first);
     }
     unmap(first, length)?;
 
     let slack = alignment.bytes().saturating_sub(base_page().bytes());
     let padded = length.checked_add(slack).ok_or(Errno(libc::ENOMEM))?;
-    let start = map(padded, access)?;
+    let start = map(padded)?;
     let address = start.addr().get();
     let aligned = alignment.ceil(address).unwrap_or(address);
     let head = aligned - address;
@@ -76,15 +66,11 @@ pub fn map_aligned(length: usize, alignment: PageSize, access: Access) -> SysRes
         // SAFETY: the body is `length` bytes long and the tail follows it in the same mapping.
         unmap(unsafe { body.add(length) }, tail)?;
     }
-    advice::huge_pages(PageRange::new(aligned, aligned + length));
     Ok(body)
 }
 
-fn map(length: usize, access: Access) -> SysResult<NonNull<u8>> {
-    let protection = match access {
-        Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
-        Access::None => libc::PROT_NONE,
-    };
+fn map(length: usize) -> SysResult<NonNull<u8>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
     let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
@@ -113,23 +99,6 @@ pub unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> S
     if moved == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
 }
 
-/// Pass a mapping on to the kernel as it was asked for: for jemalloc's requests that are not fresh
-/// anonymous memory.
-///
-/// # Safety
-/// As `mmap(2)`: with `MAP_FIXED`, what lies at `addr` is replaced.
-pub unsafe fn map_as_asked(
-    addr: *mut libc::c_void,
-    length: usize,
-    prot: libc::c_int,
-    flags: libc::c_int,
-    fd: libc::c_int,
-    offset: libc::off_t,
-) -> *mut libc::c_void {
-    // SAFETY: the caller answers for the arguments.
-    unsafe { libc::mmap(addr, length, prot, flags, fd, offset) }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -139,7 +108,7 @@ mod tests {
     fn a_mapping_is_aligned_and_writable_to_its_end() {
         let page = gmem_page();
         for length in [base_page().bytes(), page.bytes(), 3 * page.bytes() + base_page().bytes()] {
-            let start = map_aligned(length, page, Access::ReadWrite).unwrap();
+            let start = map_aligned(length, page).unwrap();
             assert_eq!(start.addr().get() % page.bytes(), 0);
             // SAFETY: the mapping is `length` bytes long.
             unsafe { start.add(length - 1).write(1) };
@@ -150,8 +119,8 @@ mod tests {
     #[test]
     fn moved_pages_take_their_bytes_along() {
         let page = gmem_page();
-        let from = map_aligned(page.bytes(), page, Access::ReadWrite).unwrap();
-        let to = map_aligned(page.bytes(), page, Access::ReadWrite).unwrap();
+        let from = map_aligned(page.bytes(), page).unwrap();
+        let to = map_aligned(page.bytes(), page).unwrap();
         // SAFETY: both mappings are one page long and ours.
         unsafe {
             from.add(5).write(7);
@@ -165,7 +134,7 @@ mod tests {
     #[test]
     fn too_much_is_an_errno() {
         assert_eq!(
-            map_aligned(1 << 55, gmem_page(), Access::ReadWrite).unwrap_err().0,
+            map_aligned(1 << 55, gmem_page()).unwrap_err().0,
             libc::ENOMEM
         );
     }

@@ -5,12 +5,15 @@
 //! the heap calls them from inside `malloc`.
 
 pub mod advice;
+pub mod cgroup;
+pub mod dynamic;
 pub mod env;
 pub mod file;
 pub mod lazy;
 pub mod mapping;
 pub mod numa;
 pub mod process;
+pub mod smaps;
 pub mod thread;
 pub mod vma;
 

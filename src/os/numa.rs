@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn a_touched_page_is_on_a_memory_node() {
         let page = mapping::base_page();
-        let start = mapping::map_aligned(page.bytes(), page, mapping::Access::ReadWrite).unwrap();
+        let start = mapping::map_aligned(page.bytes(), page).unwrap();
         // SAFETY: the mapping is one page long.
         unsafe { start.write(1) };
         let Placement::Node(node) = placement(&[start.addr().get()]).unwrap()[0] else {

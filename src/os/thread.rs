@@ -5,6 +5,7 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lazy::Lazy;
 
@@ -52,6 +53,50 @@ fn make_key<T>() -> Option<libc::pthread_key_t> {
 unsafe extern "C" fn drop_value<T>(value: *mut c_void) {
     // SAFETY: it was made by Box::into_raw, and the key holds NULL by now.
     drop(unsafe { Box::from_raw(value.cast::<T>()) });
+}
+
+/// A function to be called when a thread ends, with a pointer of that thread's. Usable from inside `malloc`:
+/// it takes no lock, and does not allocate through Rust.
+pub struct AtThreadExit {
+    /// The key plus 1, or 0 before it is made.
+    key: AtomicU64,
+    call: unsafe extern "C" fn(*mut c_void),
+}
+
+impl AtThreadExit {
+    /// `call` gets what was armed.
+    pub const fn new(call: unsafe extern "C" fn(*mut c_void)) -> Self {
+        Self { key: AtomicU64::new(0), call }
+    }
+
+    /// Have the function called with `pointer` when the calling thread ends, or not if it is NULL. False where
+    /// the process has no key or no memory left for that.
+    pub fn arm(&self, pointer: *mut c_void) -> bool {
+        let Some(key) = self.key() else { return false };
+        // SAFETY: the key exists.
+        unsafe { libc::pthread_setspecific(key, pointer) == 0 }
+    }
+
+    fn key(&self) -> Option<libc::pthread_key_t> {
+        let known = self.key.load(Ordering::Acquire);
+        if let Some(key) = known.checked_sub(1) {
+            return libc::pthread_key_t::try_from(key).ok();
+        }
+        let mut key = 0;
+        // SAFETY: the key is written on success; the function stays loaded (-z nodelete).
+        if unsafe { libc::pthread_key_create(&raw mut key, Some(self.call)) } != 0 {
+            return None;
+        }
+        let made = u64::from(key) + 1;
+        match self.key.compare_exchange(0, made, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Some(key),
+            Err(other) => {
+                // SAFETY: made above, and known to nobody else.
+                unsafe { libc::pthread_key_delete(key) };
+                libc::pthread_key_t::try_from(other - 1).ok()
+            }
+        }
+    }
 }
 
 #[cfg(test)]

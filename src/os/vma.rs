@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn both_ways_of_asking_agree() {
         let page = mapping::gmem_page();
-        let start = mapping::map_aligned(page.bytes(), page, mapping::Access::ReadWrite).unwrap();
+        let start = mapping::map_aligned(page.bytes(), page).unwrap();
         let range = PageRange::new(start.addr().get(), start.addr().get() + page.bytes());
         let text = collect(|m, r, mut v| parse(m, r, &mut v), range);
         assert_eq!(text.len(), 1);

@@ -2,7 +2,8 @@
 /* Takes the place of jemalloc 5.3.1's header of this name (it is found first), because a shared library
  * with 2 kB of initial-exec thread-local data cannot be dlopened, and with any other model each malloc
  * pays for __tls_get_addr. Here the thread-local is one pointer; what it points to comes from
- * src/heap/thread_state.rs. The functions are those that tsd.h and tsd.c expect of this file. */
+ * src/heap/thread_state.rs. It is also included by every file of jemalloc's, before anything that depends on its
+ * configuration, and so the place to change that. The functions are those that tsd.h and tsd.c expect of this file. */
 #ifdef JEMALLOC_INTERNAL_TSD_TLS_H
 #error This file should be included only once, by tsd.h.
 #endif
@@ -11,6 +12,14 @@
 #include "jemalloc/internal/jemalloc_preamble.h"
 #include "jemalloc/internal/tsd_internals.h"
 #include "jemalloc/internal/tsd_types.h"
+
+/* jemalloc is to say when it begins to use memory and when it ends, as it does where the kernel does not
+ * overcommit: then it does not ask /proc, and the page source (src/heap/pages.rs) is told. */
+#undef JEMALLOC_PROC_SYS_VM_OVERCOMMIT_MEMORY
+
+/* Its settings are in GMEM_MALLOC_CONF. */
+#undef JEMALLOC_CPREFIX
+#define JEMALLOC_CPREFIX "GMEM_"
 
 /* What tsd.c defines with it, tsd_tls, is no thread's state but what each thread's begins as. */
 #define JEMALLOC_TSD_TYPE_ATTR(type) type

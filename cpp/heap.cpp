@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The heap under its own names, which all flavours have.
+///
+/// Compiled with -fno-builtin, or the compiler would see calloc() in malloc() and memset().
+
+#include <cerrno>
+#include <climits>
+#include <cstring>
+
+#include <libgmem.h>
+
+#include "thread_cache.hpp"
+
+namespace heap = gmem::heap;
+
+extern "C" {
+
+void *gmem_malloc(size_t size) noexcept { return heap::allocate(size); }
+
+void gmem_free(void *ptr) noexcept { heap::release(ptr); }
+// The size is not needed, and looking it up is not slower.
+void gmem_free_sized(void *ptr, size_t) noexcept { heap::release(ptr); }
+void gmem_free_aligned_sized(void *ptr, size_t, size_t) noexcept { heap::release(ptr); }
+
+void *gmem_calloc(size_t count, size_t size) noexcept {
+	size_t bytes = 0;
+	if (__builtin_mul_overflow(count, size, &bytes) || bytes > heap::max_kept) {
+		// Fresh memory of the kernel's need not be zeroed.
+		return heap::gmem_heap_calloc(count, size);
+	}
+	void *block = heap::allocate(bytes);
+	return block != nullptr ? std::memset(block, 0, bytes) : nullptr;
+}
+
+void *gmem_realloc(void *ptr, size_t size) noexcept {
+	if (ptr == nullptr) {
+		return heap::allocate(size);
+	}
+	if (size == 0) {
+		// As glibc: C23 leaves it undefined.
+		heap::release(ptr);
+		return nullptr;
+	}
+	const size_t old_class = heap::class_of(ptr);
+	if (old_class == 0 || size > heap::max_kept) {
+		return heap::gmem_heap_realloc(ptr, size);
+	}
+	if (heap::gmem_heap_class_of_size[(size + heap::quantum - 1) / heap::quantum] == old_class) {
+		return ptr;
+	}
+	void *block = heap::allocate(size);
+	if (block != nullptr) {
+		const size_t old_size = heap::gmem_heap_usable_size(ptr);
+		std::memcpy(block, ptr, size < old_size ? size : old_size);
+		heap::release(ptr);
+	}
+	return block;
+}
+
+void *gmem_reallocarray(void *ptr, size_t count, size_t size) noexcept {
+	size_t bytes = 0;
+	if (__builtin_mul_overflow(count, size, &bytes)) {
+		errno = ENOMEM;
+		return nullptr;
+	}
+	return gmem_realloc(ptr, bytes);
+}
+
+int gmem_posix_memalign(void **out, size_t alignment, size_t size) noexcept {
+	return heap::gmem_heap_posix_memalign(out, alignment, size);
+}
+void *gmem_aligned_alloc(size_t alignment, size_t size) noexcept { return heap::gmem_heap_aligned_alloc(alignment, size); }
+void *gmem_memalign(size_t alignment, size_t size) noexcept { return heap::gmem_heap_memalign(alignment, size); }
+void *gmem_valloc(size_t size) noexcept { return heap::gmem_heap_valloc(size); }
+void *gmem_pvalloc(size_t size) noexcept { return heap::gmem_heap_pvalloc(size); }
+size_t gmem_malloc_usable_size(void *ptr) noexcept { return heap::gmem_heap_usable_size(ptr); }
+int gmem_malloc_trim(size_t) noexcept { return heap::gmem_heap_trim(heap::this_thread()) > 0 ? 1 : 0; }
+size_t gmemHeapTrim(void) noexcept { return heap::gmem_heap_trim(heap::this_thread()); }
+
+} // extern "C"

@@ -1,0 +1,95 @@
+//! How much of each mapping of this process is resident, and on huge pages: `/proc/self/smaps`. The kernel walks
+//! the page tables for it, which takes about a millisecond for each GiB.
+
+use super::SysResult;
+use super::file::Descriptor;
+
+/// One mapping's part of the memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resident {
+    /// First address.
+    pub start: usize,
+    /// Bytes in memory.
+    pub bytes: usize,
+    /// Those of them on transparent huge pages.
+    pub huge: usize,
+}
+
+/// Call `visit` for each mapping.
+pub fn each_mapping(mut visit: impl FnMut(Resident)) -> SysResult<()> {
+    let smaps = Descriptor::open_for_reading(c"/proc/self/smaps")?;
+    let mut mapping: Option<Resident> = None;
+    let mut buffer = [0; 8192];
+    let mut filled = 0;
+    loop {
+        let got = smaps.read(&mut buffer[filled..])?;
+        filled += got;
+        let whole = match buffer[..filled].iter().rposition(|byte| *byte == b'\n') {
+            Some(last) => last + 1,
+            // The end, or a line that is longer than the buffer, which none of interest is.
+            None if got == 0 => break,
+            None => filled,
+        };
+        for line in buffer[..whole].split(|byte| *byte == b'\n') {
+            read_line(line, &mut mapping, &mut visit);
+        }
+        buffer.copy_within(whole..filled, 0);
+        filled -= whole;
+    }
+    mapping.into_iter().for_each(visit);
+    Ok(())
+}
+
+/// A mapping begins with `start-end ...`; what follows are lines of `Name:   number kB`.
+fn read_line(line: &[u8], mapping: &mut Option<Resident>, visit: &mut impl FnMut(Resident)) {
+    let Ok(line) = std::str::from_utf8(line) else { return };
+    let mut words = line.split_ascii_whitespace();
+    let first = words.next().unwrap_or_default();
+    let kilobytes = |word: Option<&str>| word.and_then(|word| word.parse().ok()).unwrap_or(0) << 10;
+    match (first, mapping.as_mut()) {
+        ("Rss:", Some(mapping)) => mapping.bytes = kilobytes(words.next()),
+        ("AnonHugePages:", Some(mapping)) => mapping.huge = kilobytes(words.next()),
+        _ => {
+            let start = first.split_once('-').and_then(|(start, _)| usize::from_str_radix(start, 16).ok());
+            if let Some(start) = start {
+                mapping.replace(Resident { start, ..Resident::default() }).into_iter().for_each(visit);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_is_resident_and_touched_memory_is_counted() {
+        let block = vec![1_u8; 64 << 20];
+        let (mut all, mut largest) = (0, 0);
+        each_mapping(|mapping| {
+            all += mapping.bytes;
+            largest = largest.max(mapping.bytes);
+            assert!(mapping.huge <= mapping.bytes);
+        })
+        .unwrap();
+        assert!(largest >= block.len() && all > largest);
+    }
+
+    #[test]
+    fn lines() {
+        let mut seen = Vec::new();
+        let mut mapping = None;
+        for line in [
+            "7f00-8000 rw-p 0 00:00 0 [heap]",
+            "Rss:   12 kB",
+            "AnonHugePages:  4 kB",
+            "VmFlags: rd wr",
+            "9000-a000 r--p 0 00:00 0",
+        ] {
+            read_line(line.as_bytes(), &mut mapping, &mut |one| seen.push(one));
+        }
+        assert_eq!(seen, [Resident { start: 0x7f00, bytes: 12 << 10, huge: 4 << 10 }]);
+        assert_eq!(mapping.unwrap().start, 0x9000);
+    }
+}
