@@ -41,7 +41,7 @@ pub(super) unsafe fn reallocate(block: *mut c_void, size: usize) -> *mut c_void 
     let on_page = block.addr() & (alignment(size) - 1) == 0;
     // SAFETY: a live block; grown or shrunk in place or left as it is.
     if on_page && unsafe { je::xallocx(block, size, 0, flags_of(size)) } >= size {
-        return block;
+        return noted(block);
     }
     if old_size < 2 * LARGE || size < old_size {
         // SAFETY: a live block and a size that is not 0.

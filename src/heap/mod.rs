@@ -41,8 +41,12 @@ const LARGE: usize = 2 << 20;
 /// jemalloc's blocks of 8 bytes are never asked for: no thread keeps such, and C's largest type has 16.
 const SMALLEST: usize = 16;
 
+/// jemalloc's arenas, at most; `narenas` below.
+const NARENAS: usize = 4;
+
 /// What jemalloc is told before `GMEM_MALLOC_CONF` in the environment may tell it otherwise.
 ///
+/// - `dss:disabled`: no memory from sbrk(2), which the page source would not know of.
 /// - `cache_oblivious:false`: a large block starts where its pages do.
 /// - `oversize_threshold`: blocks over 8 MiB are kept for reuse like any others, not purged at once.
 /// - `dirty_decay_ms:1000`: idle memory goes back within about a second of activity.
@@ -58,7 +62,7 @@ unsafe impl Sync for Settings {}
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
 pub static _rjem_malloc_conf: Settings = Settings(
-    c"oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_nslots_small_min:200,tcache_nslots_small_max:2000,lg_tcache_nslots_mul:4,tcache_gc_incr_bytes:4194304".as_ptr(),
+    c"dss:disabled,oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_nslots_small_min:200,tcache_nslots_small_max:2000,lg_tcache_nslots_mul:4,tcache_gc_incr_bytes:4194304".as_ptr(),
 );
 
 /// `malloc(3)`.

@@ -7,11 +7,11 @@
 //! They run inside `malloc`: no allocation, no panic, no lock; errno as jemalloc expects it.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use super::page_map::{self, HEAP_PAGE, TOTALS};
-use super::{limits, settings};
+use super::{NARENAS, limits, settings};
 use crate::error::Errno;
 use crate::os::mapping;
 use crate::os::{SysResult, advice, errno, set_errno};
@@ -19,7 +19,7 @@ use crate::page::{PageRange, PageSize};
 
 /// A heap that stays below lies on small pages, but for its large blocks: a program that only says hello is
 /// not to pay for huge pages, even where the kernel gives them to everyone.
-const SMALL_HEAP: usize = 8 << 20;
+const SMALL_HEAP: usize = 16 << 20;
 
 /// Whether the heap has outgrown [`SMALL_HEAP`].
 static IS_HUGE: AtomicBool = AtomicBool::new(false);
@@ -106,26 +106,69 @@ fn map(length: usize, is_used: bool) -> SysResult<*mut c_void> {
     // jemalloc asks for pages before it could have anything to say.
     keep_quiet();
     settings::read_once();
+    ARENA_RESERVE.fill();
+    let used = if is_used { length } else { 0 };
     let padded = heap_page().ceil(length).ok_or(Errno(libc::ENOMEM))?;
-    let start = mapping::map_aligned(padded, heap_page())?;
+    match map_pages(padded, used) {
+        Err(errno) if used == HEAP_PAGE => ARENA_RESERVE.take().ok_or(errno),
+        other => other,
+    }
+}
+
+/// Map whole heap pages, of which the first `used` bytes are in use.
+fn map_pages(length: usize, used: usize) -> SysResult<*mut c_void> {
+    let start = mapping::map_aligned(length, heap_page())?;
     let first = start.as_ptr().expose_provenance();
-    let range = PageRange::new(first, first + padded);
-    page_map::adopt(range).inspect_err(|_| {
+    let range = PageRange::new(first, first + length);
+    adopt(range, PageRange::new(first, first + used)).inspect_err(|_| {
         page_map::abandon(range);
-        let _ = mapping::unmap(start, padded);
+        let _ = mapping::unmap(start, length);
     })?;
+    Ok(start.as_ptr().cast())
+}
+
+/// Heap pages for jemalloc's arenas: it makes one for some of the first threads, with one heap page for its data,
+/// and 5.3.1 does not survive a thread for which it could not. Address space only.
+struct ArenaReserve([AtomicPtr<c_void>; NARENAS - 1]);
+
+static ARENA_RESERVE: ArenaReserve =
+    ArenaReserve([const { AtomicPtr::new(ptr::null_mut()) }; NARENAS - 1]);
+
+impl ArenaReserve {
+    /// With the heap's first pages.
+    fn fill(&self) {
+        static FILLED: AtomicBool = AtomicBool::new(false);
+        if FILLED.load(Ordering::Relaxed) || FILLED.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let Ok(start) = map_pages(self.0.len() * HEAP_PAGE, 0) else {
+            return FILLED.store(false, Ordering::Relaxed);
+        };
+        for (index, place) in self.0.iter().enumerate() {
+            place.store(start.wrapping_byte_add(index * HEAP_PAGE), Ordering::Release);
+        }
+    }
+
+    fn take(&self) -> Option<*mut c_void> {
+        let page = self.0.iter().find_map(|place| {
+            let page = place.swap(ptr::null_mut(), Ordering::AcqRel);
+            (!page.is_null()).then_some(page)
+        })?;
+        TOTALS.in_use.fetch_add(HEAP_PAGE, Ordering::Relaxed);
+        page_map::put_in_use(PageRange::new(page.addr(), page.addr() + HEAP_PAGE));
+        Some(page)
+    }
+}
+
+/// Make a fresh mapping the heap's, and take a part of it into use.
+fn adopt(range: PageRange, used: PageRange) -> SysResult<()> {
+    page_map::adopt(range)?;
     if IS_HUGE.load(Ordering::SeqCst) {
         page_map::advise_huge(range);
     } else {
         advice::small_pages(range);
     }
-    if is_used {
-        // jemalloc's own data: not much, and not what a limit is for.
-        let used = PageRange::new(first, first + length);
-        TOTALS.in_use.fetch_add(used.len(), Ordering::Relaxed);
-        page_map::put_in_use(used);
-    }
-    Ok(start.as_ptr().cast())
+    begin_use(used)
 }
 
 /// jemalloc takes memory into use: for blocks, and for what it keeps of them for a while.
