@@ -52,7 +52,7 @@ const NARENAS: usize = 4;
 /// - `dirty_decay_ms:1000`: idle memory goes back within about a second of activity.
 /// - `max_background_threads:1`: see [`large`].
 /// - `narenas:4`: each arena costs a huge page of its own to begin with.
-/// - `tcache_*`: threads keep more small blocks; most of the time of a small malloc is its cache.
+/// - `tcache_gc_incr_bytes`: jemalloc's own caches, behind [`thread_cache`], are looked through less often.
 #[repr(transparent)]
 pub struct Settings(*const c_char);
 // SAFETY: a pointer to a constant.
@@ -62,7 +62,7 @@ unsafe impl Sync for Settings {}
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
 pub static _rjem_malloc_conf: Settings = Settings(
-    c"dss:disabled,oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_nslots_small_min:200,tcache_nslots_small_max:2000,lg_tcache_nslots_mul:4,tcache_gc_incr_bytes:4194304".as_ptr(),
+    c"dss:disabled,oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
 );
 
 /// `malloc(3)`.

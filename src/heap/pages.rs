@@ -41,7 +41,11 @@ unsafe extern "C" fn gmem_pages_mmap(
     let range = PageRange::new(addr.addr(), addr.addr().saturating_add(length));
     let outcome = match (addr.is_null(), flags & libc::MAP_FIXED != 0) {
         (true, _) => map(length, is_used),
-        (false, true) if is_used => begin_use(range).map(|()| addr),
+        (false, true) if is_used => begin_use(range).map(|()| {
+            // A large block, even of a small heap.
+            page_map::advise_huge(range);
+            addr
+        }),
         (false, true) => {
             end_use(range);
             Ok(addr)
@@ -177,9 +181,6 @@ fn begin_use(range: PageRange) -> SysResult<()> {
     page_map::put_in_use(range);
     if in_use > SMALL_HEAP && !IS_HUGE.swap(true, Ordering::SeqCst) {
         page_map::each_run(page_map::advise_huge);
-    } else {
-        // A large block, even of a small heap.
-        page_map::advise_huge(range);
     }
     Ok(())
 }
