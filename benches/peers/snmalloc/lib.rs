@@ -6,16 +6,15 @@ use snmalloc_sys as _;
 #[path = "../malloc_family.rs"]
 mod family;
 
-malloc_family!(
-    "sn_malloc",
-    "sn_calloc",
-    "sn_realloc",
-    "sn_reallocarray",
-    "sn_free",
-    "sn_posix_memalign",
-    "sn_aligned_alloc",
-    "sn_memalign",
-    "sn_valloc",
-    "sn_pvalloc",
-    "sn_malloc_usable_size"
-);
+malloc_family! {
+    malloc => "sn_malloc"
+    calloc => "sn_calloc"
+    realloc => "sn_realloc"
+    free => "sn_free"
+    posix_memalign => "sn_posix_memalign"
+    aligned_alloc => "sn_aligned_alloc"
+    memalign => "sn_memalign"
+    valloc => "sn_valloc"
+    pvalloc => "sn_pvalloc"
+    malloc_usable_size => "sn_malloc_usable_size"
+}
