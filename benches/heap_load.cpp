@@ -21,7 +21,6 @@
 #include <cstring>
 #include <ctime>
 #include <functional>
-#include <map>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -71,7 +70,8 @@ struct result {
 	long faults = -1;
 };
 
-template <typename Work> result cpu_time(Work work) {
+template <typename Work>
+result cpu_time(Work work) {
 	const double before = cpu_seconds();
 	work();
 	return {cpu_seconds() - before};
@@ -79,7 +79,8 @@ template <typename Work> result cpu_time(Work work) {
 
 /// The fastest repetition within 0.2 s: what the code costs while nothing disturbs it, on a machine whose
 /// speed changes from one moment to the next.
-template <typename Repetition> double fastest(Repetition repetition) {
+template <typename Repetition>
+double fastest(Repetition repetition) {
 	using clock = std::chrono::steady_clock;
 	using seconds = std::chrono::duration<double>;
 	double best = 1e9;
@@ -93,7 +94,8 @@ template <typename Repetition> double fastest(Repetition repetition) {
 }
 
 /// The same in several threads at once; the slowest one's fastest.
-template <typename Repetition> result fastest_of_each(unsigned threads, Repetition repetition) {
+template <typename Repetition>
+result fastest_of_each(unsigned threads, Repetition repetition) {
 	if (threads == 1) {
 		return {fastest(repetition)}; // a process without threads, as far as the allocator can see
 	}
@@ -431,7 +433,18 @@ std::size_t status_bytes(const char *name) {
 
 int main(int argc, char **argv) {
 	constexpr std::size_t mib = std::size_t{1} << 20;
-	std::map<std::string, std::function<result()>> workloads = {
+	using workload = std::pair<std::string, std::function<result()>>;
+	std::vector<workload> workloads;
+	for (const unsigned threads : {1U, 2U}) {
+		for (const std::size_t size : {16, 64, 256, 1024, 4096}) {
+			workloads.emplace_back("pair-" + std::to_string(size) + (threads == 1 ? "" : "-2"),
+				[size, threads] { return pair(size, threads); });
+		}
+	}
+	for (const std::size_t size : {16, 256, 1024, 4096}) {
+		workloads.emplace_back("batch64-" + std::to_string(size), [size] { return batch(size); });
+	}
+	const std::vector<workload> others = {
 		{"random", random_sizes},
 		{"larson-2", [] { return cpu_time([] { larson(2); }); }},
 		{"xmalloc-2", [] { return cpu_time(xmalloc); }},
@@ -444,13 +457,7 @@ int main(int argc, char **argv) {
 		{"realloc-grow", [] { return cpu_time(grow); }},
 		{"fork-4GiB", fork_cost},
 	};
-	for (const std::size_t size : {16, 64, 256, 1024, 4096}) {
-		workloads["pair-" + std::to_string(size)] = [size] { return pair(size, 1); };
-		workloads["pair-" + std::to_string(size) + "-2"] = [size] { return pair(size, 2); };
-		if (size != 64) {
-			workloads["batch64-" + std::to_string(size)] = [size] { return batch(size); };
-		}
-	}
+	workloads.insert(workloads.end(), others.begin(), others.end());
 	if (argc == 1) {
 		for (const auto &[name, run] : workloads) {
 			std::puts(name.c_str());
@@ -458,7 +465,9 @@ int main(int argc, char **argv) {
 		return 0;
 	}
 	const bool rest = std::strcmp(argv[1], "--no-rest") != 0;
-	const auto chosen = argc == (rest ? 2 : 3) ? workloads.find(argv[argc - 1]) : workloads.end();
+	const std::string wanted = argc == (rest ? 2 : 3) ? argv[argc - 1] : "";
+	const auto chosen =
+		std::find_if(workloads.begin(), workloads.end(), [&](const workload &one) { return one.first == wanted; });
 	if (chosen == workloads.end()) {
 		std::fputs("usage: heap_load [--no-rest] WORKLOAD; heap_load alone lists the workloads\n", stderr);
 		return 2;

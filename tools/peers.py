@@ -32,8 +32,16 @@ def prepare():
     run.step("building mimalloc 3 and snmalloc (the first time takes minutes)")
     for name in CRATES:
         # From /, so that this repository's .cargo/config.toml, made for jemalloc, is not read.
-        run.command("cargo", "build", "--release", "--locked", "--manifest-path", ROOT / "benches" / "peers" / "Cargo.toml",
-                    "--target-dir", BUILT, "--package", f"peer_{name}", cwd="/", quiet=True, check=False)
+        done = run.command("cargo", "build", "--release", "--locked", "--package", f"peer_{name}",
+                           "--manifest-path", ROOT / "benches" / "peers" / "Cargo.toml", "--target-dir", BUILT,
+                           cwd="/", quiet=True, check=False)
+        if done.returncode != 0:
+            print(*done.stdout.splitlines()[-10:], sep="\n")
+            _built(name).unlink(missing_ok=True)  # what an earlier build left would be compared instead
+
+
+def _built(name):
+    return BUILT / "release" / f"libpeer_{name}.so"
 
 
 def available():
@@ -47,7 +55,7 @@ def available():
         elif name in DEBIAN:
             notes.append(f"{name} is not here and not compared with: apt-get install {DEBIAN[name][0]}")
         else:
-            notes.append(f"{name} is not here and not compared with: see what cargo build --release says in benches/peers")
+            notes.append(f"{name} is not here and not compared with: ./dev bench heap builds it, or says why not")
     return libraries, notes
 
 
@@ -56,8 +64,7 @@ def _find(name):
         library = DEBIAN[name][1]
         found = sorted(glob.glob(f"/usr/lib/*/{library}") + glob.glob(f"/usr/lib/{library}"))
         return found[0] if found else None
-    built = BUILT / "release" / f"libpeer_{name}.so"
-    return str(built) if built.exists() else None
+    return str(_built(name)) if _built(name).exists() else None
 
 
 def _version(name, path):
