@@ -23,6 +23,7 @@ def _c_and_cpp(root):
 def format_all(root):
     setup.rust("fmt")
     run.command("cargo", "fmt", cwd=root)
+    run.command("cargo", "fmt", "--all", cwd=root / "benches" / "peers")
     run.command(setup.pinned("clang-format"), "-i", *_c_and_cpp(root))
 
 
@@ -31,6 +32,7 @@ def check(root):
     setup.rust("lint")
     run.step("rustfmt")
     run.command("cargo", "fmt", "--check", cwd=root)
+    run.command("cargo", "fmt", "--check", "--all", cwd=root / "benches" / "peers")
     run.step("clippy (the first time takes a few minutes: jemalloc is compiled)")
     run.command("cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings", cwd=root)
     run.step("rustdoc")
