@@ -73,6 +73,7 @@ class Use:
         self.wall = self.cpu = 0.0
         self.counted = 0.0  # until when, because processes run side by side
         self.peak = 0  # KiB, of the largest process
+        self.heap = 0.0  # MiB in memory of the largest heap, as its process ended; small if its malloc is another
         self.witnesses = 0  # processes that are known to have had the library
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -137,6 +138,7 @@ class Use:
                 raise Failed(f"{started.name} ran without the library, though LD_PRELOAD named it: is it a static or a"
                              f" setuid program?\n{err}")
             self.witnesses += len(said) or int(started.seen)
+            self.heap = max([self.heap, *(float(mib) for mib in re.findall(rb"resident ([0-9.]+)", b"".join(said)))])
         self.note(f"{started.name}: {ended(status)}")
         if messages:
             self.note(*err.splitlines())
@@ -358,7 +360,7 @@ def z3(use):
     for name, problem in problems.items():
         (use.folder / f"{name}.smt2").write_text(problem)
         use.note(*use.run(name, program, "-smt2", f"{name}.smt2").splitlines())
-    # Several threads: which model they find first is chance, whether there is one is not.
+    # Several threads: which model they find, and how soon, is chance; whether there is one is not.
     use.note(use.run("parallel", program, "parallel.enable=true", "-smt2", "factors.smt2").splitlines()[0])
     return ", ".join(problems)
 
@@ -437,10 +439,11 @@ def compare(name, library, work, short):
     # The kernel counts what this Python had when it started a process as that process's peak.
     floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = f"{loaded.peak / without.peak:8.2f}x" if min(loaded.peak, without.peak) > floor else f"{'-':>9}"
+    heap = f", heap {loaded.heap:.0f} MiB" if loaded.heap else ""
     size = f"{without.peak >> 10:5}" if without.peak > floor else f" <{floor >> 10:3}"
     print(f"{name:24}{'FAILED' if trouble else 'same':8}{loaded.wall / without.wall:7.2f}x"
           f"{loaded.cpu / max(without.cpu, 0.001):7.2f}x{peak}  {without.wall:6.1f} s {size} MiB  {what};"
-          f" libgmem in {loaded.witnesses} processes", flush=True)
+          f" libgmem in {loaded.witnesses} processes{heap}", flush=True)
     if trouble is None:
         shutil.rmtree(work / name)
         return None
@@ -481,4 +484,7 @@ def main():
         sys.exit(77)
 
 
-main()
+try:
+    main()
+except KeyboardInterrupt:
+    sys.exit(130)
