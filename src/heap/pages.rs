@@ -107,7 +107,6 @@ unsafe extern "C" fn gmem_pages_madvise(addr: *mut c_void, length: usize, advice
 
 /// Fresh heap pages for `length` bytes.
 fn map(length: usize, is_used: bool) -> SysResult<*mut c_void> {
-    // jemalloc asks for pages before it could have anything to say.
     keep_quiet();
     settings::read_once();
     ARENA_RESERVE.fill();
@@ -192,8 +191,9 @@ fn end_use(range: PageRange) {
     set_errno(before);
 }
 
-/// jemalloc would write its complaints to stderr; what fails is told by NULL and errno.
-fn keep_quiet() {
+/// jemalloc would write its complaints to stderr; what fails is told by NULL and errno. Called before jemalloc
+/// could have anything to say.
+pub fn keep_quiet() {
     unsafe extern "C" fn say_nothing(_: *mut c_void, _: *const c_char) {}
     // SAFETY: a word that jemalloc reads and nobody else writes; each time the same value.
     unsafe { (&raw mut tikv_jemalloc_sys::malloc_message).write(Some(say_nothing)) };

@@ -10,6 +10,7 @@ use std::mem::offset_of;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
+use super::pages;
 use super::thread_cache::{self, ThreadCache};
 use crate::os::{mapping, process};
 
@@ -92,6 +93,8 @@ unsafe extern "C" fn gmem_thread_state_claim(
     size: usize,
     is_over: IsOver,
 ) -> *mut c_void {
+    // The first thread's first allocation comes here before jemalloc has read its settings.
+    pages::keep_quiet();
     let block = claim(size, is_over);
     // SAFETY: the block is ours alone and has room for `size` bytes; `initial` by the caller's promise.
     unsafe { ptr::copy_nonoverlapping(initial.cast::<u8>(), block.as_ptr().cast(), size) };
