@@ -24,6 +24,10 @@ inline constexpr std::size_t quantum = 16;
 
 struct thread_cache {
 	stack stacks[classes];
+	/// The GiB in which the last freed block was, and the classes of its base pages. Most often the next one is
+	/// there, too, and the processor need not wait for the look-up.
+	std::uintptr_t last_region;
+	const std::uint8_t *last_classes;
 };
 
 /// Begins with the class of the blocks on each base page; null where the heap has nothing.
@@ -65,18 +69,25 @@ inline thread_cache *this_thread() noexcept {
 	return reinterpret_cast<thread_cache *>(static_cast<char *>(state) + state_bytes);
 }
 
+inline constexpr std::uintptr_t base_page_mask = (std::uintptr_t{1} << (region_bits - base_page_bits)) - 1;
+
+inline std::size_t class_in(const region *classes, std::uintptr_t address) noexcept {
+	return __atomic_load_n(&classes[(address >> base_page_bits) & base_page_mask], __ATOMIC_RELAXED);
+}
+
+/// The classes of the base pages of a GiB; null where the heap has nothing.
+inline const region *classes_of(std::uintptr_t address) noexcept {
+	if (__builtin_expect(address >> address_bits != 0, 0)) {
+		return nullptr;
+	}
+	return __atomic_load_n(&gmem_heap_regions[address >> region_bits], __ATOMIC_ACQUIRE);
+}
+
 /// The size class of a block; 0 for one that no thread keeps, null and other allocators' blocks.
 inline std::size_t class_of(const void *block) noexcept {
 	const auto address = reinterpret_cast<std::uintptr_t>(block);
-	if (__builtin_expect(address >> address_bits != 0, 0)) {
-		return 0;
-	}
-	const region *classes = __atomic_load_n(&gmem_heap_regions[address >> region_bits], __ATOMIC_ACQUIRE);
-	if (__builtin_expect(classes == nullptr, 0)) {
-		return 0;
-	}
-	constexpr std::uintptr_t mask = (std::uintptr_t{1} << (region_bits - base_page_bits)) - 1;
-	return __atomic_load_n(&classes[(address >> base_page_bits) & mask], __ATOMIC_RELAXED);
+	const region *classes = classes_of(address);
+	return classes != nullptr ? class_in(classes, address) : 0;
 }
 
 [[gnu::always_inline]] inline void *allocate(std::size_t size) noexcept {
@@ -95,7 +106,16 @@ inline std::size_t class_of(const void *block) noexcept {
 [[gnu::always_inline]] inline void release(void *block) noexcept {
 	thread_cache *cache = this_thread();
 	if (__builtin_expect(cache != nullptr, 1)) {
-		stack &kept = cache->stacks[class_of(block)];
+		const auto address = reinterpret_cast<std::uintptr_t>(block);
+		if (__builtin_expect(address >> region_bits != cache->last_region, 0)) {
+			const region *classes = classes_of(address);
+			if (classes == nullptr) {
+				return gmem_heap_free(block, cache);
+			}
+			cache->last_region = address >> region_bits;
+			cache->last_classes = classes;
+		}
+		stack &kept = cache->stacks[class_in(cache->last_classes, address)];
 		void **top = kept.top;
 		if (__builtin_expect(top != kept.limit, 1)) {
 			*top = block;

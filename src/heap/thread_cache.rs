@@ -7,15 +7,19 @@
 use std::ffi::c_void;
 use std::mem::offset_of;
 use std::ptr;
+use std::sync::atomic::AtomicU8;
 
 use super::size_class::{self, BYTES, CLASSES};
 use super::{allocate_in, page_map, release, release_foreign};
 use crate::os::thread::AtThreadExit;
 
-/// One thread's stacks, all empty and without room to begin with. The C++ side knows `stacks` alone.
+/// One thread's stacks, all empty and without room to begin with. The C++ side knows what comes before `phase`.
 #[repr(C, align(64))]
 pub struct ThreadCache {
     stacks: [Stack; CLASSES],
+    /// The C++ side's last look-up in the page map; no region has the number `usize::MAX`.
+    last_region: usize,
+    last_classes: *const AtomicU8,
     phase: Phase,
     slots: [*mut c_void; ALL_SLOTS],
 }
@@ -64,7 +68,7 @@ const ALL_SLOTS: usize = {
 static CLOSE: AtThreadExit = AtThreadExit::new(close);
 
 impl ThreadCache {
-    /// Of a thread that has not begun.
+    /// Room for one, all zeros; [`reset`] makes it that of a thread.
     pub const EMPTY: Self = Self {
         stacks: [const {
             Stack {
@@ -74,6 +78,8 @@ impl ThreadCache {
                 fetch: 0,
             }
         }; CLASSES],
+        last_region: 0,
+        last_classes: ptr::null(),
         phase: Phase::Fresh,
         slots: [ptr::null_mut(); ALL_SLOTS],
     };
@@ -231,6 +237,7 @@ pub unsafe fn reset(cache: *mut ThreadCache) {
     // SAFETY: the caller's promise.
     unsafe {
         (*cache).stacks = ThreadCache::EMPTY.stacks;
+        (*cache).last_region = usize::MAX;
         (*cache).phase = Phase::Fresh;
     }
 }
