@@ -70,7 +70,9 @@ void *gmem_reallocarray(void *ptr, size_t count, size_t size) noexcept {
 int gmem_posix_memalign(void **out, size_t alignment, size_t size) noexcept {
 	return heap::gmem_heap_posix_memalign(out, alignment, size);
 }
-void *gmem_aligned_alloc(size_t alignment, size_t size) noexcept { return heap::gmem_heap_aligned_alloc(alignment, size); }
+void *gmem_aligned_alloc(size_t alignment, size_t size) noexcept {
+	return heap::gmem_heap_aligned_alloc(alignment, size);
+}
 void *gmem_memalign(size_t alignment, size_t size) noexcept { return heap::gmem_heap_memalign(alignment, size); }
 void *gmem_valloc(size_t size) noexcept { return heap::gmem_heap_valloc(size); }
 void *gmem_pvalloc(size_t size) noexcept { return heap::gmem_heap_pvalloc(size); }

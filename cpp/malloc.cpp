@@ -66,10 +66,8 @@ int mallopt(int parameter, int) noexcept {
 	case M_CHECK_ACTION:
 	case M_PERTURB:
 	case M_ARENA_TEST:
-	case M_ARENA_MAX:
-		return 1;
-	default:
-		return 0;
+	case M_ARENA_MAX: return 1;
+	default: return 0;
 	}
 }
 
@@ -78,7 +76,7 @@ int mallopt(int parameter, int) noexcept {
 #if __GLIBC_PREREQ(2, 33)
 struct mallinfo2 mallinfo2() noexcept {
 	const gmemHeapStats_t now = stats();
-	struct mallinfo2 info {};
+	struct mallinfo2 info{};
 	info.arena = now.mapped;
 	info.uordblks = now.live;
 	info.fordblks = now.idle;
@@ -90,7 +88,7 @@ struct mallinfo2 mallinfo2() noexcept {
 
 struct mallinfo mallinfo() noexcept {
 	const gmemHeapStats_t now = stats();
-	struct mallinfo info {};
+	struct mallinfo info{};
 	info.arena = as_int(now.mapped);
 	info.uordblks = as_int(now.live);
 	info.fordblks = as_int(now.idle);

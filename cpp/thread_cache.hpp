@@ -43,8 +43,8 @@ inline constexpr std::size_t state_bytes = 1984;
 extern "C" {
 /// jemalloc's state of this thread, null before its first allocation (cpp/jemalloc). jemalloc's build puts a
 /// prefix before the name.
-extern GMEM_HIDDEN __attribute__((tls_model("global-dynamic"))) __thread void *gmem_thread_state
-	__asm__("_rjem_je_gmem_thread_state");
+extern GMEM_HIDDEN
+	__attribute__((tls_model("global-dynamic"))) __thread void *gmem_thread_state __asm__("_rjem_je_gmem_thread_state");
 extern GMEM_HIDDEN const std::uint8_t gmem_heap_class_of_size[max_kept / quantum + 1];
 extern GMEM_HIDDEN region *const gmem_heap_regions[std::size_t{1} << (address_bits - region_bits)];
 GMEM_HIDDEN void *gmem_heap_malloc(std::size_t size, thread_cache *cache) noexcept;

@@ -216,7 +216,7 @@ int gmem_malloc_trim(size_t pad) LIBGMEM_NOEXCEPT;
  * What the heap holds, in bytes unless the comment says otherwise. Set `size` before the call; a later version
  * adds fields at the end, and fills as many as `size` has room for.
  */
-typedef struct gmemHeapStats_t {
+typedef struct {
 	size_t size;       /**< in: sizeof(gmemHeapStats_t); out: bytes filled */
 	size_t live;       /**< allocated blocks, with what threads keep and what pages of small blocks have left over */
 	size_t idle;       /**< freed, and kept for the next allocation until it goes back */

@@ -171,7 +171,11 @@ unsafe extern "C" fn gmemHeapStats(out: *mut HeapStats) -> c_int {
         // SAFETY: not NULL, so at least the size is there.
         let size = unsafe { (&raw const (*out).size).read() };
         if size < 2 * size_of::<usize>() {
-            return Err(Error::StructSize { argument: "stats->size", size, known: size_of::<HeapStats>() });
+            return Err(Error::StructSize {
+                argument: "stats->size",
+                size,
+                known: size_of::<HeapStats>(),
+            });
         }
         let stats = heap::stats::read();
         let known = HeapStats {
@@ -191,7 +195,9 @@ unsafe extern "C" fn gmemHeapStats(out: *mut HeapStats) -> c_int {
             arenas: stats.arenas.len(),
         };
         // SAFETY: the caller has room for `size` bytes. One of a newer header keeps the rest as it was.
-        unsafe { ptr::copy_nonoverlapping((&raw const known).cast::<u8>(), out.cast(), known.size) };
+        unsafe {
+            ptr::copy_nonoverlapping((&raw const known).cast::<u8>(), out.cast(), known.size)
+        };
         Ok(0)
     })
 }

@@ -68,10 +68,14 @@ pub enum Error {
     #[error("{argument} is NULL; pass {wanted}")]
     Null { argument: &'static str, wanted: &'static str },
 
-    #[error("{argument} = {size} is less than any version of the structure has; set it to its sizeof ({known} here)")]
+    #[error(
+        "{argument} = {size} is less than any version of the structure has; set it to its sizeof ({known} here)"
+    )]
     StructSize { argument: &'static str, size: usize, known: usize },
 
-    #[error("soft = {soft} exceeds hard = {hard}; pass a soft limit of at most the hard one, or 0 for no limit")]
+    #[error(
+        "soft = {soft} exceeds hard = {hard}; pass a soft limit of at most the hard one, or 0 for no limit"
+    )]
     Limits { soft: usize, hard: usize },
 
     #[error(

@@ -58,7 +58,8 @@ def _clang_tidy(root):
     umbrella.write_text("#include <libgmem.hpp>\n")
     done = subprocess.run(
         [str(setup.pinned("clang-tidy")), "--quiet", "--warnings-as-errors=*", str(umbrella),
-         str(root / "cpp" / "malloc.cpp"), "--", "-std=c++17", f"-I{root / 'include'}", f"-I{generated}"],
+         *map(str, sorted((root / "cpp").glob("*.cpp"))), "--", "-std=c++17", f"-I{root / 'include'}",
+         f"-I{generated}"],
         cwd=root, text=True, capture_output=True, check=False)
     if done.returncode != 0:
         print(done.stdout, done.stderr, sep="\n")

@@ -25,10 +25,9 @@ pub fn seen() -> usize {
 /// `block` is a live block of another allocator.
 #[cold]
 pub unsafe fn free(block: *mut c_void) {
-    match next(c"free", "freed", block) {
+    if let Some(address) = next(c"free", "freed", block) {
         // SAFETY: the name's type; the caller's promise.
-        Some(address) => unsafe { std::mem::transmute::<*mut c_void, Free>(address)(block) },
-        None => {}
+        unsafe { std::mem::transmute::<*mut c_void, Free>(address)(block) };
     }
 }
 

@@ -150,7 +150,8 @@ pub fn put_out_of_use(range: PageRange) {
 pub fn advise_huge(range: PageRange) {
     let mut run = PageRange::new(range.start(), range.start());
     each_part(range, |page, part| {
-        if part.len() == HEAP_PAGE && page.state.fetch_or(ADVISED, Ordering::Relaxed) & ADVISED == 0 {
+        if part.len() == HEAP_PAGE && page.state.fetch_or(ADVISED, Ordering::Relaxed) & ADVISED == 0
+        {
             if part.start() != run.end() {
                 advise_run(run);
                 run = PageRange::new(part.start(), part.start());
@@ -236,7 +237,8 @@ impl HeapPage {
                 // The thread that did this is the parent's, and will never end it here.
                 next = (state & (OWNED | ADVISED)) + base_pages;
             }
-            match self.state.compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.state.compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Relaxed)
+            {
                 Ok(_) => return,
                 Err(now) => state = now,
             }
@@ -285,7 +287,8 @@ impl HeapPage {
 
     /// At most so much of the page is resident.
     fn resident_at_most(&self) -> usize {
-        let used: u32 = self.used.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum();
+        let used: u32 =
+            self.used.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum();
         let huge = self.state.load(Ordering::Relaxed) & ADVISED != 0;
         if used > 0 && huge { HEAP_PAGE } else { used as usize * BASE_PAGE }
     }

@@ -31,9 +31,12 @@ pub fn read_once() {
 }
 
 fn limit(name: &CStr) -> usize {
-    env::with_secure(name, |value| {
-        if value == b"cgroup" { cgroup::memory_limit() } else { bytes(value) }
-    })
+    env::with_secure(
+        name,
+        |value| {
+            if value == b"cgroup" { cgroup::memory_limit() } else { bytes(value) }
+        },
+    )
     .flatten()
     .unwrap_or(limits::NONE)
 }

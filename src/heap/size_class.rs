@@ -58,7 +58,10 @@ mod tests {
             // SAFETY: the size is not 0.
             assert_eq!(BYTES[class], unsafe { tikv_jemalloc_sys::nallocx(size, 0) }, "{size}");
         }
-        assert_eq!((of_size(0), of_size(1), of_size(MAX_KEPT + 1), of_size(usize::MAX)), (1, 1, 0, 0));
+        assert_eq!(
+            (of_size(0), of_size(1), of_size(MAX_KEPT + 1), of_size(usize::MAX)),
+            (1, 1, 0, 0)
+        );
         assert_eq!(BYTES[CLASSES - 1], MAX_KEPT);
     }
 }

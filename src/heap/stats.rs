@@ -168,7 +168,8 @@ fn arenas() -> Vec<Arena> {
                 index: arena as usize,
                 threads: number::<u32>(c"stats.arenas.0.nthreads", Some(arena))? as usize,
                 live: pages(c"stats.arenas.0.pactive")? * base_page,
-                idle: (pages(c"stats.arenas.0.pdirty")? + pages(c"stats.arenas.0.pmuzzy")?) * base_page,
+                idle: (pages(c"stats.arenas.0.pdirty")? + pages(c"stats.arenas.0.pmuzzy")?)
+                    * base_page,
             })
         })
         .filter(|arena| arena.threads + arena.live + arena.idle > 0)

@@ -89,7 +89,8 @@ impl ThreadCache {
         if self.phase == Phase::Fresh {
             // Arming may itself allocate.
             self.phase = Phase::Closed;
-            if CLOSE.arm(ptr::from_mut(self).cast()) {
+            // SAFETY: a thread's cache stays where it is until the thread has ended.
+            if unsafe { CLOSE.arm(ptr::from_mut(self).cast()) } {
                 let mut first = self.slots.as_mut_ptr();
                 for (class, stack) in self.stacks.iter_mut().enumerate() {
                     // SAFETY: the slots are as many as all classes have room for.
@@ -279,15 +280,19 @@ mod tests {
             }
             for address in std::mem::take(&mut live) {
                 // SAFETY: live, and not used again. (The stack may be full or not; the cold path does both.)
-                unsafe { gmem_heap_free(ptr::with_exposed_provenance_mut(address), &raw mut *cache) };
+                unsafe {
+                    gmem_heap_free(ptr::with_exposed_provenance_mut(address), &raw mut *cache)
+                };
             }
         }
         for (class, stack) in cache.stacks.iter().enumerate() {
             assert!(stack.len() <= room(class));
         }
         // SAFETY: this thread's; the exit hook would come after the box has gone.
-        unsafe { close((&raw mut *cache).cast()) };
-        CLOSE.arm(ptr::null_mut());
+        unsafe {
+            close((&raw mut *cache).cast());
+            CLOSE.arm(ptr::null_mut());
+        }
         assert!(cache.stacks.iter().all(|stack| stack.len() == 0));
     }
 }

@@ -119,9 +119,7 @@ fn claim(size: usize, is_over: IsOver) -> NonNull<c_void> {
                 None => break,
             }
         }
-        match mapping::map_aligned(
-            size_of::<Slab>(),
-            mapping::base_page()) {
+        match mapping::map_aligned(size_of::<Slab>(), mapping::base_page()) {
             Ok(fresh) => append(slab, fresh.cast()),
             // jemalloc cannot do without, and a thread that just got its stack seldom comes here: wait
             // for another thread to end.

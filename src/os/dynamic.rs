@@ -14,7 +14,7 @@ pub fn next_symbol(name: &CStr) -> Option<*mut c_void> {
     // A library that was dlopened has the process's own before it.
     // SAFETY: as above.
     let first = NonNull::new(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) })?;
-    (object_of(first.as_ptr()) != object_of(next_symbol as *mut c_void)).then(|| first.as_ptr())
+    (object_of(first.as_ptr()) != object_of(next_symbol as *mut c_void)).then_some(first.as_ptr())
 }
 
 /// Where the object that an address lies in begins.
@@ -22,8 +22,7 @@ fn object_of(address: *mut c_void) -> Option<usize> {
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
     // SAFETY: on success the whole structure is written.
     unsafe {
-        (libc::dladdr(address, info.as_mut_ptr()) != 0)
-            .then(|| info.assume_init().dli_fbase.addr())
+        (libc::dladdr(address, info.as_mut_ptr()) != 0).then(|| info.assume_init().dli_fbase.addr())
     }
 }
 

@@ -133,9 +133,6 @@ mod tests {
 
     #[test]
     fn too_much_is_an_errno() {
-        assert_eq!(
-            map_aligned(1 << 55, gmem_page()).unwrap_err().0,
-            libc::ENOMEM
-        );
+        assert_eq!(map_aligned(1 << 55, gmem_page()).unwrap_err().0, libc::ENOMEM);
     }
 }

@@ -50,9 +50,13 @@ fn read_line(line: &[u8], mapping: &mut Option<Resident>, visit: &mut impl FnMut
         ("Rss:", Some(mapping)) => mapping.bytes = kilobytes(words.next()),
         ("AnonHugePages:", Some(mapping)) => mapping.huge = kilobytes(words.next()),
         _ => {
-            let start = first.split_once('-').and_then(|(start, _)| usize::from_str_radix(start, 16).ok());
+            let start =
+                first.split_once('-').and_then(|(start, _)| usize::from_str_radix(start, 16).ok());
             if let Some(start) = start {
-                mapping.replace(Resident { start, ..Resident::default() }).into_iter().for_each(visit);
+                mapping
+                    .replace(Resident { start, ..Resident::default() })
+                    .into_iter()
+                    .for_each(visit);
             }
         }
     }

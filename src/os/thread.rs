@@ -71,9 +71,12 @@ impl AtThreadExit {
 
     /// Have the function called with `pointer` when the calling thread ends, or not if it is NULL. False where
     /// the process has no key or no memory left for that.
-    pub fn arm(&self, pointer: *mut c_void) -> bool {
+    ///
+    /// # Safety
+    /// The function may be called with `pointer` when the thread ends.
+    pub unsafe fn arm(&self, pointer: *mut c_void) -> bool {
         let Some(key) = self.key() else { return false };
-        // SAFETY: the key exists.
+        // SAFETY: the key exists; the caller's promise.
         unsafe { libc::pthread_setspecific(key, pointer) == 0 }
     }
 

@@ -31,14 +31,15 @@ static uint64_t next(void) {
 	do {                                                                                                               \
 		if (!(condition)) {                                                                                            \
 			fprintf(stderr, "%s:%d: failed: %s (seed %llu, operation %d)\n", __FILE__, __LINE__, #condition,           \
-			        (unsigned long long)seed, operation);                                                              \
+				(unsigned long long)seed, operation);                                                                  \
 			exit(1);                                                                                                   \
 		}                                                                                                              \
 	} while (0)
 
 /* Every class and the borders between the ways that the heap goes. */
 static size_t random_size(void) {
-	static const size_t borders[] = {0, 8, 16, 128, 1024, 4096, 8192, 14336, 16384, 32768, 65536, 1 << 20, 2 << 20, 4 << 20};
+	static const size_t borders[] = {
+		0, 8, 16, 128, 1024, 4096, 8192, 14336, 16384, 32768, 65536, 1 << 20, 2 << 20, 4 << 20};
 	const uint64_t dice = next();
 	if ((dice & 3) == 0) {
 		const size_t border = borders[(dice >> 8) % (sizeof borders / sizeof *borders)];
@@ -100,8 +101,7 @@ static void allocate(void) {
 		alignment = (size_t)1 << (next() % 13);
 		start = gmem_aligned_alloc(alignment, size);
 		break;
-	default:
-		start = gmem_malloc(size);
+	default: start = gmem_malloc(size);
 	}
 	MODEL(start != NULL && ((uintptr_t)start & (alignment - 1)) == 0);
 	add(start, size);

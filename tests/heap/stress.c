@@ -65,11 +65,8 @@ static void give_back(struct block *block) {
 	if (block->start != NULL) {
 		check_filled(block->start, block->size, block->key);
 		switch (block->key & 3) {
-		case 0:
-			gmem_free_sized(block->start, block->size);
-			break;
-		default:
-			gmem_free(block->start);
+		case 0: gmem_free_sized(block->start, block->size); break;
+		default: gmem_free(block->start);
 		}
 		atomic_fetch_sub(&live_bytes, block->size);
 		block->start = NULL;
@@ -98,8 +95,7 @@ static void make(struct block *block, uint64_t *state) {
 		alignment = (size_t)16 << (next(state) % 10);
 		block->start = gmem_aligned_alloc(alignment, size);
 		break;
-	default:
-		block->start = gmem_malloc(size);
+	default: block->start = gmem_malloc(size);
 	}
 	NEED(block->start != NULL);
 	NEED(((uintptr_t)block->start & (alignment - 1)) == 0);
@@ -228,8 +224,9 @@ int main(int argc, char **argv) {
 	CHECK_EQUAL(gmemHeapStats(&stats), 0);
 	/* What remains is the heap's own, and what ended threads left on pages of small blocks. */
 	CHECK(stats.live < (size_t)64 << 20);
-	fprintf(stderr, "stress: %lu operations, %lu blocks passed on, %lu threads; seed %llu; live %zu MiB, resident %zu MiB\n",
-	        atomic_load(&operations), atomic_load(&passed_on), atomic_load(&threads_begun), (unsigned long long)seed,
-	        stats.live >> 20, stats.resident >> 20);
+	fprintf(stderr,
+		"stress: %lu operations, %lu blocks passed on, %lu threads; seed %llu; live %zu MiB, resident %zu MiB\n",
+		atomic_load(&operations), atomic_load(&passed_on), atomic_load(&threads_begun), (unsigned long long)seed,
+		stats.live >> 20, stats.resident >> 20);
 	return checks_result("stress");
 }
