@@ -35,6 +35,13 @@ static inline void check_equal(long actual, long expected, const char *what, con
 	}
 }
 
+/* Sanitizers take page faults of their own. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FAULTS_ARE_THE_TESTS 0
+#else
+#define FAULTS_ARE_THE_TESTS 1
+#endif
+
 /* A system call that the test itself needs. */
 #define NEED(condition)                                                                                                \
 	do {                                                                                                               \

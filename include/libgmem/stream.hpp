@@ -8,6 +8,7 @@
 
 #include <libgmem/detail/bridge.hpp>
 #include <libgmem/detail/task.hpp>
+#include <libgmem/detail/thread_sanitizer.hpp>
 #include <libgmem/error.hpp>
 
 namespace gmem {
@@ -31,8 +32,8 @@ public:
 
 	/// Wait for everything registered so far.
 	/// @throws error: the first failure since the last synchronize, and what failed
-	void synchronize() const { detail::throw_if_failed(gmemStreamSynchronize(handle_)); }
-	void synchronize(std::error_code &ec) const noexcept { ec = detail::to_error_code(gmemStreamSynchronize(handle_)); }
+	void synchronize() const { detail::throw_if_failed(wait()); }
+	void synchronize(std::error_code &ec) const noexcept { ec = detail::to_error_code(wait()); }
 
 	/// @return whether all work is done
 	/// @throws error (EINVAL) for no stream or a destroyed one
@@ -42,12 +43,19 @@ public:
 			return false;
 		}
 		detail::throw_if_failed(result);
+		detail::happened_before(&detail::work_done);
 		return true;
 	}
 
 	[[nodiscard]] std::uintptr_t address() const noexcept { return reinterpret_cast<std::uintptr_t>(handle_); }
 
 private:
+	[[nodiscard]] int wait() const noexcept {
+		const int result = gmemStreamSynchronize(handle_);
+		detail::happened_before(&detail::work_done);
+		return result;
+	}
+
 	gmemStream_t handle_ = nullptr;
 };
 
@@ -70,7 +78,8 @@ public:
 	stream &operator=(const stream &) = delete;
 	~stream() {
 		if (handle_ != nullptr) {
-			gmemStreamSynchronize(handle_);
+			std::error_code ignored;
+			synchronize(ignored);
 			gmemStreamDestroy(handle_);
 		}
 	}

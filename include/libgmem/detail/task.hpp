@@ -9,6 +9,8 @@
 #include <type_traits>
 #include <utility>
 
+#include <libgmem/detail/thread_sanitizer.hpp>
+
 namespace gmem::detail {
 
 /// What a stream owns and runs once; destroyed unrun when the stream is dropped before its turn.
@@ -25,8 +27,12 @@ public:
 template <class F>
 class callable final : public task {
 public:
-	explicit callable(F function) : function_(std::move(function)) {}
+	explicit callable(F function) : function_(std::move(function)) { happens_before(this); }
+	callable(const callable &) = delete;
+	callable &operator=(const callable &) = delete;
+	~callable() override { happens_before(&work_done); }
 	void run() override {
+		happened_before(this);
 		try {
 			function_();
 		} catch (const std::exception &) {
