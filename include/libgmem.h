@@ -108,6 +108,40 @@ int gmemGetNumaId(void) LIBGMEM_NOEXCEPT;
 /** @brief Size of the GMEM page in bytes: the granularity of the two functions above. */
 size_t gmemGetPageSize(void) LIBGMEM_NOEXCEPT;
 
+/* ---- page faults ----------------------------------------------------------------------------- */
+
+/** Counts page faults from gmemFaultScopeBegin() on, to show that none follow a prefetch. The fields are the
+ *  library's. */
+typedef struct {
+	int counter;
+	int is_process;
+	unsigned long long before;
+} gmemFaultScope_t;
+
+/** Whose faults. */
+enum {
+	/** The calling thread's. By the kernel's software counter (perf_event_open(2)): what the thread stumbles over, not
+	 *  what a system call populates. Where the system forbids that counter, by getrusage(2), which counts both. */
+	GMEM_FAULTS_THREAD = 0,
+	/** All threads', ended ones included; by getrusage(2). */
+	GMEM_FAULTS_PROCESS = 1
+};
+
+/**
+ * @brief Begin to count. A thread's scope takes a file descriptor (close-on-exec) until gmemFaultScopeEnd().
+ * @return 0, or -EINVAL: scope is NULL, or whose is neither of the two
+ */
+int gmemFaultScopeBegin(gmemFaultScope_t *scope, int whose) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Faults since the beginning, minor and major. To be asked by the thread that began; others are not counted.
+ * @return a number >= 0, or a negative errno: -EINVAL for NULL, -EBADF for a scope that was never begun
+ */
+LIBGMEM_NODISCARD long long gmemFaultScopeCount(const gmemFaultScope_t *scope) LIBGMEM_NOEXCEPT;
+
+/** @brief Stop counting. NULL and a scope that has ended are fine. */
+void gmemFaultScopeEnd(gmemFaultScope_t *scope) LIBGMEM_NOEXCEPT;
+
 /* ---- errors, version, device ---------------------------------------------------------------- */
 
 /**

@@ -2,12 +2,12 @@
 //!
 //! Each takes the arguments apart, calls one verb inside the guard, and gives a number back.
 
-use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
+use std::ffi::{CStr, c_char, c_int, c_longlong, c_ulong, c_void};
 use std::ptr;
 
 use crate::error::{Error, Result};
 use crate::guard::guard;
-use crate::os::mapping;
+use crate::os::{faults, mapping};
 use crate::{device, free_eager, heap, last_error, prefetch, stream};
 
 // ---- ranges -----------------------------------------------------------------------------------
@@ -30,6 +30,64 @@ extern "C" fn gmemGetNumaId() -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn gmemGetPageSize() -> usize {
     mapping::gmem_page().bytes()
+}
+
+// ---- page faults ------------------------------------------------------------------------------
+
+/// # Safety
+/// `scope` is NULL or points to one that may be written.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemFaultScopeBegin(scope: *mut faults::Counter, whose: c_int) -> c_int {
+    guard(|| {
+        if scope.is_null() {
+            return Err(Error::Null {
+                argument: "scope",
+                wanted: "the address of a gmemFaultScope_t",
+            });
+        }
+        let whose = match whose {
+            0 => faults::Whose::Thread,
+            1 => faults::Whose::Process,
+            _ => return Err(Error::FaultScope { whose }),
+        };
+        let counter =
+            faults::Counter::open(whose).map_err(|errno| Error::FaultsNotCounted { errno })?;
+        // SAFETY: not NULL, so the caller's promise holds.
+        unsafe { scope.write(counter) };
+        Ok(0)
+    })
+}
+
+/// # Safety
+/// `scope` is NULL or points to one that gmemFaultScopeBegin() filled.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemFaultScopeCount(scope: *const faults::Counter) -> c_longlong {
+    let mut count = 0;
+    let failed = guard(|| {
+        // SAFETY: the caller's promise.
+        let Some(counter) = (unsafe { scope.as_ref() }) else {
+            return Err(Error::Null {
+                argument: "scope",
+                wanted: "the address of a gmemFaultScope_t",
+            });
+        };
+        count = counter.read().map_err(|errno| Error::FaultsNotCounted { errno })?;
+        Ok(0)
+    });
+    if failed == 0 { c_longlong::try_from(count).unwrap_or(c_longlong::MAX) } else { failed.into() }
+}
+
+/// # Safety
+/// As above.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemFaultScopeEnd(scope: *mut faults::Counter) {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        if let Some(counter) = unsafe { scope.as_mut() } {
+            counter.close();
+        }
+        Ok(0)
+    });
 }
 
 // ---- errors, version, device ------------------------------------------------------------------

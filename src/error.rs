@@ -73,6 +73,15 @@ pub enum Error {
     )]
     StructSize { argument: &'static str, size: usize, known: usize },
 
+    #[error("whose = {whose} is neither GMEM_FAULTS_THREAD (0) nor GMEM_FAULTS_PROCESS (1)")]
+    FaultScope { whose: i32 },
+
+    #[error(
+        "the page faults cannot be counted: {errno}; pass a scope that gmemFaultScopeBegin() filled and \
+         gmemFaultScopeEnd() has not had"
+    )]
+    FaultsNotCounted { errno: Errno },
+
     #[error(
         "soft = {soft} exceeds hard = {hard}; pass a soft limit of at most the hard one, or 0 for no limit"
     )]
@@ -121,11 +130,12 @@ impl Error {
             | Error::UnknownDevice { .. }
             | Error::Null { .. }
             | Error::StructSize { .. }
+            | Error::FaultScope { .. }
             | Error::Limits { .. }
             | Error::UnknownStream { .. } => libc::EINVAL,
             Error::Hole { .. } | Error::OutOfMemory { .. } => libc::ENOMEM,
             Error::Unsupported { errno, .. } => *errno,
-            Error::System { errno, .. } => errno.0,
+            Error::System { errno, .. } | Error::FaultsNotCounted { errno } => errno.0,
             Error::NotMoved { .. } => libc::EBUSY,
             Error::SelfSynchronize { .. } => libc::EDEADLK,
             Error::StreamFull { .. } | Error::NoThread { .. } => libc::EAGAIN,

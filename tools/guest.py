@@ -73,6 +73,7 @@ def kernel(version):
         run.step(f"fetching Linux {version} (once)")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        subprocess.run(["apt-get", "update"], capture_output=True, check=False)
         found = subprocess.run(["apt-cache", "depends", KERNELS[version]], text=True, capture_output=True, check=False)
         # The package of that name only names the newest of its series.
         package = re.search(rf"Depends: (linux-image-{re.escape(version)}\.\S*)", found.stdout)

@@ -8,6 +8,7 @@ pub mod advice;
 pub mod cgroup;
 pub mod dynamic;
 pub mod env;
+pub mod faults;
 pub mod file;
 pub mod lazy;
 pub mod mapping;

@@ -112,6 +112,9 @@ void buffers_are_prefetched_and_freed() {
 	buffer.prefetch(node);
 	const long faults = faults_of_writing(reinterpret_cast<char *>(buffer.data()), buffer.size_bytes());
 	CHECK(!FAULTS_ARE_THE_TESTS || faults == 0);
+	const gmem::fault_scope scope;
+	buffer[buffer.size() - 1] = {};
+	CHECK(!FAULTS_ARE_THE_TESTS || scope.count() == 0);
 	for (float &value : buffer) {
 		value = 3;
 	}
