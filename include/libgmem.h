@@ -119,7 +119,7 @@ typedef struct {
 } gmemFaultScope_t;
 
 /** Whose faults. */
-enum {
+enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 	/** The calling thread's. By the kernel's software counter (perf_event_open(2)): what the thread stumbles over, not
 	 *  what a system call populates. Where the system forbids that counter, by getrusage(2), which counts both. */
 	GMEM_FAULTS_THREAD = 0,

@@ -3,6 +3,8 @@
 /// gmem::fault_scope: the page faults between two points.
 #pragma once
 
+#include <cstdint>
+
 #include <libgmem.h>
 #include <libgmem/error.hpp>
 
@@ -17,7 +19,7 @@ namespace gmem {
 class fault_scope {
 public:
 	/// See GMEM_FAULTS_THREAD and GMEM_FAULTS_PROCESS.
-	enum class whose { thread = GMEM_FAULTS_THREAD, process = GMEM_FAULTS_PROCESS };
+	enum class whose : std::uint8_t { thread = GMEM_FAULTS_THREAD, process = GMEM_FAULTS_PROCESS };
 
 	/// @throws error when the process has neither a descriptor left nor getrusage(2)
 	explicit fault_scope(whose of = whose::thread) {
