@@ -255,14 +255,15 @@ typedef struct {
 	size_t live;       /**< allocated blocks, with what threads keep and what pages of small blocks have left over */
 	size_t idle;       /**< freed, and kept for the next allocation until it goes back */
 	size_t metadata;   /**< the heap's own data, and room for it */
-	size_t retained;   /**< address space with nothing in use */
+	size_t retained;   /**< address space of which nothing is in use; a part of it is resident, where a page of 2 MiB is
+							in use in part */
 	size_t mapped;     /**< address space, all of it */
 	size_t resident;   /**< in memory */
 	size_t huge;       /**< of the resident memory: on huge pages */
 	size_t given_back; /**< to the kernel, so far */
 	size_t soft_limit; /**< 0: none */
 	size_t hard_limit; /**< 0: none */
-	size_t refused;    /**< number of times that the hard limit refused memory */
+	size_t refused;    /**< number of times that the hard limit refused memory; several for one allocation */
 	size_t foreign;    /**< number of calls that brought a block of another allocator */
 	size_t arenas;     /**< number of arenas in use */
 } gmemHeapStats_t;
@@ -290,7 +291,8 @@ size_t gmemHeapTrim(void) LIBGMEM_NOEXCEPT;
  * Above `soft` nothing idle is kept: each time the heap takes more, what is idle goes back. At `hard` there is no
  * more: allocations fail with ENOMEM, after what is idle went back and one more attempt. Also set by the variables
  * GMEM_HEAP_SOFT_LIMIT and GMEM_HEAP_HARD_LIMIT: a number with K, M, G or T, or `cgroup` for the limit of the
- * process's control group.
+ * process's control group. Pages of 2 MiB of which a part is in use stay resident as a whole, so the resident memory
+ * may exceed the limit: leave room for that where a control group ends what exceeds it.
  *
  * @return 0, or -EINVAL: soft exceeds hard; nothing is changed
  */

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tikv_jemalloc_sys as je;
 
+use super::page_map::HEAP_PAGE;
 use super::{LARGE, or_once_more, or_out_of_memory, page_map, purge_above_soft_limit, release};
-use crate::os::mapping;
+use crate::os::{advice, mapping};
+use crate::page::PageRange;
 
 /// Bytes of large blocks handed out before jemalloc's background thread is started.
 ///
@@ -49,9 +51,11 @@ pub(super) unsafe fn reallocate(block: *mut c_void, size: usize) -> *mut c_void 
         return noted(or_once_more(size, attempt));
     }
     let Some(new) = NonNull::new(allocate(size, 0)) else { return ptr::null_mut() };
-    // SAFETY: two live blocks of at least `old_size` bytes, the new one unused so far.
+    // SAFETY: two live blocks of at least `old_size` bytes, the new one unused so far. One with a hole is given up.
     unsafe {
-        take_over(old.cast(), new.cast(), old_size);
+        if !take_over(old.cast(), new.cast(), old_size) {
+            return or_out_of_memory(ptr::null_mut());
+        }
         release(block);
     }
     new.as_ptr()
@@ -74,24 +78,43 @@ fn flags_of(size: usize) -> c_int {
     je::MALLOCX_ALIGN(alignment(size))
 }
 
-/// Put the first `length` bytes of `from` to `to`: whole GMEM pages are moved, the rest is copied.
+/// Put the first `length` bytes of `from` to `to`: whole heap pages are moved, the rest is copied. False if that could
+/// not be done; then `from` holds them still, and `to` is not to be touched again, because a part of it is not mapped.
 ///
 /// # Safety
-/// Two blocks of this heap, each of at least `length` bytes; `from` is freed without another look.
-unsafe fn take_over(from: NonNull<u8>, to: NonNull<u8>, length: usize) {
+/// Two blocks of this heap, each of at least `length` bytes.
+#[must_use]
+unsafe fn take_over(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> bool {
     static MOVES: AtomicUsize = AtomicUsize::new(0);
-    let page = mapping::gmem_page();
-    let whole = page.floor(length);
-    let aligned = page.floor(from.addr().get()) == from.addr().get()
-        && page.floor(to.addr().get()) == to.addr().get();
-    let may_move = aligned && whole > 0 && MOVES.fetch_add(1, Ordering::Relaxed) < MAX_MOVES;
-    // SAFETY: page-aligned parts of two blocks that the caller owns.
-    let moved = may_move && unsafe { mapping::move_pages(from, to, whole) }.is_ok();
-    let rest = if moved { whole } else { 0 };
+    let is_aligned = |block: NonNull<u8>| block.addr().get() & (HEAP_PAGE - 1) == 0;
+    let may_move =
+        is_aligned(from) && is_aligned(to) && MOVES.fetch_add(1, Ordering::Relaxed) < MAX_MOVES;
+    let mut done = 0;
+    // One at a time, so that a failure is a failure of that one. The kernel joins them again, and for a huge page it is
+    // one entry of a table.
+    while may_move && done + HEAP_PAGE <= length {
+        // SAFETY: heap pages of two blocks that the caller owns.
+        unsafe {
+            let (old, new) = (from.add(done), to.add(done));
+            if mapping::move_pages(old, new, HEAP_PAGE).is_err() {
+                if mapping::map_again(new, HEAP_PAGE).is_err() {
+                    // Another thread took what room there was. What was moved goes back as bytes.
+                    ptr::copy_nonoverlapping(to.as_ptr(), from.as_ptr(), done);
+                    return false;
+                }
+                let again = new.as_ptr().expose_provenance();
+                advice::huge_pages(PageRange::new(again, again + HEAP_PAGE));
+                break;
+            }
+        }
+        done += HEAP_PAGE;
+    }
     // SAFETY: both blocks are at least `length` bytes long and apart.
     unsafe {
-        ptr::copy_nonoverlapping(from.as_ptr().add(rest), to.as_ptr().add(rest), length - rest)
-    };
+        let (old, new) = (from.add(done), to.add(done));
+        ptr::copy_nonoverlapping(old.as_ptr(), new.as_ptr(), length - done);
+    }
+    true
 }
 
 fn count_and_start_purger(size: usize) {

@@ -48,6 +48,13 @@ pub fn admit(bytes: usize) -> SysResult<usize> {
     Ok(in_use)
 }
 
+/// Whether so much more might be admitted. To be asked before addresses are mapped for it, or each refusal would
+/// leave some behind.
+pub fn has_room(bytes: usize) -> bool {
+    let hard = HARD.load(Ordering::Relaxed);
+    hard == NONE || TOTALS.in_use.load(Ordering::Relaxed).saturating_add(bytes) <= hard
+}
+
 /// Whether the soft limit was exceeded since this was last asked.
 #[inline]
 pub fn was_soft_exceeded() -> bool {

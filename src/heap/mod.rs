@@ -46,7 +46,6 @@ const NARENAS: usize = 4;
 
 /// What jemalloc is told before `GMEM_MALLOC_CONF` in the environment may tell it otherwise.
 ///
-/// - `dss:disabled`: no memory from sbrk(2), which the page source would not know of.
 /// - `cache_oblivious:false`: a large block starts where its pages do.
 /// - `oversize_threshold`: blocks over 8 MiB are kept for reuse like any others, not purged at once.
 /// - `dirty_decay_ms:1000`: idle memory goes back within about a second of activity.
@@ -62,7 +61,7 @@ unsafe impl Sync for Settings {}
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
 pub static _rjem_malloc_conf: Settings = Settings(
-    c"dss:disabled,oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
+    c"oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
 );
 
 /// `malloc(3)`.
@@ -158,10 +157,26 @@ fn note(block: *mut c_void) -> *mut c_void {
 /// Where memory is short, what is idle goes back, and there is one more attempt.
 fn or_once_more(size: usize, attempt: impl Fn() -> *mut c_void) -> *mut c_void {
     let block = attempt();
-    if block.is_null() && size <= isize::MAX as usize && purge() {
+    if block.is_null() && size <= isize::MAX as usize {
+        flush_jemallocs_cache();
+        purge();
         return attempt();
     }
     block
+}
+
+/// What jemalloc keeps for the calling thread goes back to its arena.
+fn flush_jemallocs_cache() {
+    // SAFETY: the name is NUL-terminated, and flush takes and gives no value.
+    unsafe {
+        je::mallctl(
+            c"thread.tcache.flush".as_ptr(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            0,
+        );
+    }
 }
 
 fn purge_above_soft_limit() {
@@ -231,17 +246,9 @@ pub unsafe fn usable_size(ptr: *mut c_void) -> usize {
 /// `cache` is NULL or the calling thread's.
 pub unsafe fn trim(cache: *mut ThreadCache) -> usize {
     let before = page_map::TOTALS.dropped.load(Ordering::Relaxed);
-    // SAFETY: the caller's promise; the name is NUL-terminated, and flush takes and gives no value.
-    unsafe {
-        thread_cache::flush(cache);
-        je::mallctl(
-            c"thread.tcache.flush".as_ptr(),
-            ptr::null_mut(),
-            ptr::null_mut(),
-            ptr::null_mut(),
-            0,
-        );
-    }
+    // SAFETY: the caller's promise.
+    unsafe { thread_cache::flush(cache) };
+    flush_jemallocs_cache();
     purge();
     page_map::TOTALS.dropped.load(Ordering::Relaxed) - before
 }

@@ -209,8 +209,13 @@ fn drop_run(run: PageRange) {
     if run.is_empty() {
         return;
     }
-    // Locked memory (mlockall) stays. It is zeroed when it is used again.
     let dropped = advice::drop_private(run).is_ok();
+    if !dropped && run.len() > HEAP_PAGE {
+        // Locked memory (mlockall) stays, and is zeroed when it is used again. Its neighbours need not.
+        let middle = run.start() + (run.len() / HEAP_PAGE / 2) * HEAP_PAGE;
+        drop_run(PageRange::new(run.start(), middle));
+        return drop_run(PageRange::new(middle, run.end()));
+    }
     each_part(run, |page, _| {
         if dropped {
             page.forget_used();

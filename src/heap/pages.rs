@@ -1,5 +1,5 @@
-//! The heap's page source. jemalloc is compiled with its `mmap`, `munmap` and `madvise` renamed to
-//! the three functions here (`.cargo/config.toml`), so all its memory comes from and goes through
+//! The heap's page source. jemalloc is compiled with its `mmap`, `munmap`, `madvise` and `sbrk` renamed to
+//! the functions here (`.cargo/config.toml`), so all its memory comes from and goes through
 //! this file, bootstrap and metadata included. jemalloc believes that the kernel does not overcommit
 //! (`cpp/jemalloc`), and so says of each piece of memory when it begins to use it and when it has no use for
 //! it. [`page_map`] keeps the account of that, and gives heap pages back when nothing of them is in use.
@@ -105,11 +105,23 @@ unsafe extern "C" fn gmem_pages_madvise(addr: *mut c_void, length: usize, advice
     if dropped && whole == range { 0 } else { -1 }
 }
 
+/// jemalloc's `sbrk`: there is none, whatever its settings say.
+#[unsafe(no_mangle)]
+extern "C" fn gmem_pages_sbrk(_increment: isize) -> *mut c_void {
+    set_errno(Errno(libc::ENOMEM));
+    libc::MAP_FAILED
+}
+
 /// Fresh heap pages for `length` bytes.
 fn map(length: usize, is_used: bool) -> SysResult<*mut c_void> {
     keep_quiet();
+    keep_addresses();
     settings::read_once();
     ARENA_RESERVE.fill();
+    if !is_used && !limits::has_room(length) {
+        // jemalloc then asks for no more than it needs.
+        return Err(Errno(libc::ENOMEM));
+    }
     let used = if is_used { length } else { 0 };
     let padded = heap_page().ceil(length).ok_or(Errno(libc::ENOMEM))?;
     match map_pages(padded, used) {
@@ -197,6 +209,17 @@ pub fn keep_quiet() {
     unsafe extern "C" fn say_nothing(_: *mut c_void, _: *const c_char) {}
     // SAFETY: a word that jemalloc reads and nobody else writes; each time the same value.
     unsafe { (&raw mut tikv_jemalloc_sys::malloc_message).write(Some(say_nothing)) };
+}
+
+/// jemalloc is to keep the addresses that it has (`retain`), whatever its settings say: `munmap` is there for fresh
+/// mappings only. Called when it has read them, and before it looks.
+fn keep_addresses() {
+    unsafe extern "C" {
+        #[link_name = "_rjem_je_opt_retain"]
+        static mut OPT_RETAIN: bool;
+    }
+    // SAFETY: as in `keep_quiet`.
+    unsafe { (&raw mut OPT_RETAIN).write(true) };
 }
 
 const fn heap_page() -> PageSize {

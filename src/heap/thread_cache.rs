@@ -10,7 +10,7 @@ use std::ptr;
 use std::sync::atomic::AtomicU8;
 
 use super::size_class::{self, BYTES, CLASSES};
-use super::{allocate_in, page_map, release, release_foreign};
+use super::{allocate_in, page_map, purge_above_soft_limit, release, release_foreign};
 use crate::os::thread::AtThreadExit;
 
 /// One thread's stacks, all empty and without room to begin with. The C++ side knows what comes before `phase`.
@@ -129,6 +129,7 @@ impl ThreadCache {
         }
         // SAFETY: as above.
         stack.top = unsafe { stack.bottom.add(count) };
+        purge_above_soft_limit();
         block
     }
 }
@@ -171,6 +172,13 @@ unsafe extern "C" fn gmem_heap_malloc(size: usize, cache: *mut ThreadCache) -> *
             return block;
         }
     }
+    let block = super::malloc(size);
+    if !block.is_null() {
+        return block;
+    }
+    // Memory is short: what the thread keeps may make room.
+    // SAFETY: the caller's promise.
+    unsafe { flush(cache) };
     super::malloc(size)
 }
 

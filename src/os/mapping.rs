@@ -86,7 +86,9 @@ pub fn unmap(start: NonNull<u8>, length: usize) -> SysResult<()> {
 }
 
 /// Move the pages of private memory to other addresses instead of copying them; the old addresses stay
-/// mapped and read as zeros (`MREMAP_DONTUNMAP`, Linux 5.7). Fails without having moved anything.
+/// mapped and read as zeros (`MREMAP_DONTUNMAP`, Linux 5.7). After a failure `from` is as it was, and at `to` there
+/// may be **nothing mapped** any more ([`map_again`] mends that): the kernel makes room before it looks whether it
+/// can move. It refuses what spans two mappings (before Linux 6.17), and any where a process has too many.
 ///
 /// # Safety
 /// Both ranges are base-page-aligned, `length` bytes long, mapped alike, apart, and the caller's alone;
@@ -97,6 +99,18 @@ pub unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> S
     // SAFETY: the caller's promise.
     let moved = unsafe { libc::mremap(from, length, length, flags, to) };
     if moved == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
+}
+
+/// Map fresh private memory where something was mapped.
+///
+/// # Safety
+/// The range is page-aligned and the caller's alone; what was there is lost.
+pub unsafe fn map_again(start: NonNull<u8>, length: usize) -> SysResult<()> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: the caller's promise.
+    let mapped = unsafe { libc::mmap(start.as_ptr().cast(), length, protection, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -169,6 +169,35 @@ static void calloc_gives_zeros_even_from_used_memory(void) {
 	}
 }
 
+/* A block that cannot grow in place is moved, and what was moved is moved again; a part of it is a mapping of its own,
+ * which the kernel does not move together with the rest. */
+static void what_grows_keeps_its_bytes(void) {
+	const size_t base = (size_t)sysconf(_SC_PAGESIZE);
+	for (int with_a_split = 0; with_a_split < 2; ++with_a_split) {
+		size_t size = (size_t)4 << 20;
+		char *block = heap.malloc(size);
+		void *obstacles[8];
+		int count = 0;
+		NEED(block != NULL);
+		memset(block, 'x', size);
+		while (size < (size_t)100 << 20) {
+			obstacles[count++] = heap.malloc((size_t)2 << 20);
+			if (with_a_split) {
+				NEED(madvise(block + size / 2 + base, base, MADV_DONTDUMP) == 0);
+			}
+			block = heap.realloc(block, size * 2);
+			NEED(block != NULL);
+			CHECK(is_all(block, size, 'x'));
+			memset(block + size, 'x', size);
+			size *= 2;
+		}
+		heap.free(block);
+		while (count > 0) {
+			heap.free(obstacles[--count]);
+		}
+	}
+}
+
 static void realloc_keeps_the_bytes(void) {
 	size_t size = 1;
 	unsigned char *block = heap.realloc(NULL, size);
@@ -377,6 +406,7 @@ int main(int argc, char **argv) {
 	what_cannot_be_had_is_enomem();
 	calloc_gives_zeros_even_from_used_memory();
 	realloc_keeps_the_bytes();
+	what_grows_keeps_its_bytes();
 	alignments();
 	free_leaves_errno_alone();
 	trim_gives_memory_back();

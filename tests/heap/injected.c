@@ -37,7 +37,15 @@ void *mremap(void *old, size_t old_size, size_t new_size, int flags, ...) {
 	va_start(arguments, flags);
 	void *where = va_arg(arguments, void *);
 	va_end(arguments);
-	return refuse() ? MAP_FAILED : (void *)syscall(SYS_mremap, old, old_size, new_size, flags, where);
+	if (refuse()) {
+		/* As the kernel: it makes room before it looks. */
+		if (flags & MREMAP_FIXED) {
+			syscall(SYS_munmap, where, new_size);
+		}
+		errno = ENOMEM;
+		return MAP_FAILED;
+	}
+	return (void *)syscall(SYS_mremap, old, old_size, new_size, flags, where);
 }
 
 int madvise(void *addr, size_t length, int advice) {
@@ -79,7 +87,7 @@ static void grow(void) {
 		return;
 	}
 	memset(block, 'x', size);
-	while (size < (size_t)128 << 20) {
+	while (size < (size_t)16 << 20) {
 		char *obstacle = or_enomem(gmem_malloc((size_t)2 << 20));
 		char *larger = or_enomem(gmem_realloc(block, size * 2));
 		gmem_free(obstacle);
@@ -98,7 +106,7 @@ static void grow(void) {
 static void life(void) {
 	pthread_t thread;
 	small_ones(NULL);
-	for (size_t size = 1 << 14; size <= (size_t)64 << 20; size *= 4) {
+	for (size_t size = 1 << 14; size <= (size_t)16 << 20; size *= 4) {
 		char *block = or_enomem(gmem_calloc(1, size)), *aligned = or_enomem(gmem_aligned_alloc((size_t)4 << 20, size));
 		if (block != NULL) {
 			CHECK(is_all(block, size, 0));

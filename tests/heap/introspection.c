@@ -113,6 +113,43 @@ static void a_hard_limit_holds(void) {
 	gmem_free(block);
 }
 
+static void refusals_leave_nothing_behind(void) {
+	gmemHeapTrim();
+	const gmemHeapStats_t before = now();
+	CHECK_EQUAL(gmemHeapSetLimits(0, before.live + before.idle + before.metadata + 100 * MIB), 0);
+	void *held = gmem_malloc(70 * MIB);
+	NEED(held != NULL);
+	for (int i = 0; i < 10; ++i) {
+		CHECK(gmem_malloc((40 + (size_t)i) * MIB) == NULL);
+	}
+	const size_t mapped = now().mapped;
+	for (int i = 0; i < 2000; ++i) {
+		CHECK(gmem_malloc((40 + (size_t)i % 10) * MIB) == NULL);
+	}
+	CHECK_EQUAL(now().mapped, mapped);
+	gmem_free(held);
+	/* What the thread keeps is no reason to refuse. */
+	char *last = NULL, *block;
+	while ((block = gmem_malloc(2000)) != NULL) {
+		*(char **)block = last;
+		last = block;
+	}
+	for (int i = 0; i < 60; ++i) {
+		block = *(char **)last;
+		gmem_free(last);
+		last = block;
+	}
+	block = gmem_malloc(1500);
+	CHECK(block != NULL);
+	gmem_free(block);
+	while (last != NULL) {
+		block = *(char **)last;
+		gmem_free(last);
+		last = block;
+	}
+	CHECK_EQUAL(gmemHeapSetLimits(0, 0), 0);
+}
+
 static void above_the_soft_limit_nothing_idle_is_kept(void) {
 	gmemHeapTrim();
 	CHECK_EQUAL(gmemHeapSetLimits(50 * MIB, 0), 0);
@@ -260,6 +297,7 @@ int main(int argc, char **argv) {
 	the_structure_may_grow();
 	json();
 	a_hard_limit_holds();
+	refusals_leave_nothing_behind();
 	above_the_soft_limit_nothing_idle_is_kept();
 	blocks_of_another_allocator_go_back_to_it();
 #ifdef INTERPOSED

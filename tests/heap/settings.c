@@ -67,6 +67,7 @@ static const struct {
 	{"nonsense", nonsense, {"GMEM_HEAP_SOFT_LIMIT=much", "GMEM_HEAP_HARD_LIMIT=-5", NULL}, 0},
 	{"control group", control_group, {"GMEM_HEAP_HARD_LIMIT=cgroup", NULL}, 0},
 	{"jemalloc's", jemallocs, {"GMEM_MALLOC_CONF=dirty_decay_ms:0", NULL}, 0},
+	{"jemalloc's, overruled", none, {"GMEM_MALLOC_CONF=retain:false,dss:primary", NULL}, 0},
 	{"jemalloc's, wrong", none, {"GMEM_MALLOC_CONF=no_such_option:1", NULL}, 0},
 	{"statistics", none, {"GMEM_STATS=1", NULL}, 1},
 	{"no statistics", none, {"GMEM_STATS=0", NULL}, 0},
