@@ -43,7 +43,7 @@ INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/root
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-mkdir -p /dev/shm /tmp; mount -t tmpfs shm /dev/shm; mount -t tmpfs tmp /tmp
+mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm
 stty -F /dev/ttyS1 raw -echo
 for pool in /sys/devices/system/node/node*/hugepages/hugepages-2048kB/nr_hugepages; do echo @HUGEPAGES@ > $pool; done
 cd /tmp
