@@ -8,7 +8,7 @@
 //! | [`prefetch`], [`free_eager`] | the two verbs: an argument list becomes a range, a device, an order |
 //! | [`stream`] | *when* it happens: queues served in order, coalescing, errors kept for later |
 //! | [`device`] | *where* memory can live: `host`, a stock Linux kernel |
-//! | [`heap`] | `malloc`: jemalloc on 2 MiB extents |
+//! | [`heap`] | `malloc`: blocks that threads keep, jemalloc behind them, pages of 2 MiB behind that |
 //! | [`guard`], [`last_error`], [`config`] | panics become errors; the thread's last one; `GMEM_*` settings |
 //! | [`os`] | the only room with raw system calls |
 //! | [`page`], [`error`] | page arithmetic, all of it checked; what can go wrong |
