@@ -94,14 +94,14 @@ static inline size_t anonymous_bytes(void) {
 	return kib << 10;
 }
 
-/* A fresh private mapping of `size` bytes that starts on a multiple of `alignment`, and a page of
- * nothing on either side of it. */
+/* A fresh mapping of `size` bytes that starts on a multiple of `alignment`, with nothing on either side of it. It lies
+ * far below where the kernel places what has no address of its own, so that nothing else, the heap's next pages for
+ * one, comes to lie in a hole that a test makes. */
 static inline char *map_at_page(size_t size, size_t alignment, int protection, int flags, int fd) {
-	char *room = (char *)mmap(NULL, size + 2 * alignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	NEED(room != MAP_FAILED);
-	char *start = (char *)(((uintptr_t)room + 2 * alignment - 1) & ~(uintptr_t)(alignment - 1));
-	NEED(munmap(room, size + 2 * alignment) == 0);
-	NEED(mmap(start, size, protection, flags | MAP_FIXED, fd, 0) == start);
+	static uintptr_t next = (uintptr_t)1 << 45;
+	char *start = (char *)((next + alignment - 1) & ~(uintptr_t)(alignment - 1));
+	next = (uintptr_t)start + size + alignment;
+	NEED(mmap(start, size, protection, flags | MAP_FIXED_NOREPLACE, fd, 0) == start);
 	return start;
 }
 
