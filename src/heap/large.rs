@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tikv_jemalloc_sys as je;
 
 use super::page_map::HEAP_PAGE;
-use super::{LARGE, or_once_more, or_out_of_memory, page_map, purge_above_soft_limit, release};
+use super::{
+    LARGE, control, or_once_more, or_out_of_memory, page_map, purge_above_soft_limit, release,
+};
 use crate::os::{advice, mapping};
 use crate::page::PageRange;
 
@@ -131,19 +133,9 @@ fn count_and_start_purger(size: usize) {
     {
         return;
     }
-    let mut on = true;
     let errno = crate::os::errno();
-    // SAFETY: the name is NUL-terminated and the new value one bool. Where no thread can be started,
-    // idle memory goes back while the program allocates, as before.
-    unsafe {
-        je::mallctl(
-            c"background_thread".as_ptr(),
-            ptr::null_mut(),
-            ptr::null_mut(),
-            (&raw mut on).cast(),
-            size_of::<bool>(),
-        );
-    }
+    // Where no thread can be started, idle memory goes back while the program allocates, as before.
+    control::set(c"background_thread", true);
     crate::os::set_errno(errno);
 }
 

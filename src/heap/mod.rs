@@ -7,6 +7,7 @@
 //! | here | everything else goes to jemalloc |
 //! | [`large`] | blocks of 2 MiB and more: on GMEM pages, grown by moving pages |
 //! | [`pages`], [`page_map`], [`limits`] | jemalloc's memory: where it comes from, when it goes back, how much there may be |
+//! | [`control`] | jemalloc's commands, settings and numbers |
 //! | [`foreign`] | blocks of other allocators |
 //! | [`stats`], [`settings`] | what is so, and what may be asked for |
 //! | [`thread_state`] | room for a thread's part of it |
@@ -14,6 +15,7 @@
 //!
 //! Nothing here allocates through Rust or panics: this *is* the allocator.
 
+mod control;
 mod foreign;
 mod large;
 pub mod limits;
@@ -167,16 +169,7 @@ fn or_once_more(size: usize, attempt: impl Fn() -> *mut c_void) -> *mut c_void {
 
 /// What jemalloc keeps for the calling thread goes back to its arena.
 fn flush_jemallocs_cache() {
-    // SAFETY: the name is NUL-terminated, and flush takes and gives no value.
-    unsafe {
-        je::mallctl(
-            c"thread.tcache.flush".as_ptr(),
-            ptr::null_mut(),
-            ptr::null_mut(),
-            ptr::null_mut(),
-            0,
-        );
-    }
+    control::command(c"thread.tcache.flush");
 }
 
 fn purge_above_soft_limit() {
@@ -253,18 +246,12 @@ pub unsafe fn trim(cache: *mut ThreadCache) -> usize {
     page_map::TOTALS.dropped.load(Ordering::Relaxed) - before
 }
 
-/// Purge every arena now. Returns whether anything went back to the kernel.
-fn purge() -> bool {
-    /// `MALLCTL_ARENAS_ALL` of jemalloc.h.
-    const PURGE_ALL: &std::ffi::CStr = c"arena.4096.purge";
-    let before = page_map::TOTALS.dropped.load(Ordering::Relaxed);
+/// Give what is idle in any arena back to the kernel now.
+fn purge() {
+    // 4096 stands for all of them (MALLCTL_ARENAS_ALL).
     let errno = crate::os::errno();
-    // SAFETY: the name is NUL-terminated, and purge takes and gives no value.
-    let failed = unsafe {
-        je::mallctl(PURGE_ALL.as_ptr(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), 0)
-    };
+    control::command(c"arena.4096.purge");
     set_errno(errno);
-    failed == 0 && page_map::TOTALS.dropped.load(Ordering::Relaxed) > before
 }
 
 fn aligned(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {

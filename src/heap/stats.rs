@@ -1,14 +1,10 @@
 //! What the heap holds: for `gmemHeapStats`, as JSON, and for `GMEM_STATS=1` at exit.
 
-use std::ffi::CStr;
 use std::fmt::Write as _;
-use std::ptr;
 use std::sync::atomic::Ordering;
 
-use tikv_jemalloc_sys as je;
-
 use super::page_map::{self, TOTALS};
-use super::{foreign, limits, settings};
+use super::{control, foreign, limits, settings};
 use crate::os::{file, mapping, smaps};
 
 /// Bytes, unless the name says otherwise.
@@ -149,24 +145,14 @@ static AT_EXIT: extern "C" fn() = print_if_asked;
 
 fn arenas() -> Vec<Arena> {
     // jemalloc gathers its numbers when told that a new epoch begins.
-    let mut epoch = 1_u64;
-    // SAFETY: the name is NUL-terminated, the new value a u64 as jemalloc's manual has it.
-    unsafe {
-        je::mallctl(
-            c"epoch".as_ptr(),
-            ptr::null_mut(),
-            ptr::null_mut(),
-            (&raw mut epoch).cast(),
-            size_of::<u64>(),
-        );
-    }
+    control::set(c"epoch", 1_u64);
     let base_page = mapping::base_page().bytes();
-    (0..number::<u32>(c"arenas.narenas", None).unwrap_or(0))
+    (0..control::number::<u32>(c"arenas.narenas", None).unwrap_or(0))
         .filter_map(|arena| {
-            let pages = |name| number::<usize>(name, Some(arena));
+            let pages = |name| control::number::<usize>(name, Some(arena));
             Some(Arena {
                 index: arena as usize,
-                threads: number::<u32>(c"stats.arenas.0.nthreads", Some(arena))? as usize,
+                threads: control::number::<u32>(c"stats.arenas.0.nthreads", Some(arena))? as usize,
                 live: pages(c"stats.arenas.0.pactive")? * base_page,
                 idle: (pages(c"stats.arenas.0.pdirty")? + pages(c"stats.arenas.0.pmuzzy")?)
                     * base_page,
@@ -174,33 +160,6 @@ fn arenas() -> Vec<Arena> {
         })
         .filter(|arena| arena.threads + arena.live + arena.idle > 0)
         .collect()
-}
-
-/// A number that jemalloc gives under a name, of the given arena in place of 0; `None` where it has none.
-fn number<T: Copy + Default>(name: &CStr, arena: Option<u32>) -> Option<T> {
-    let mut path = [0_usize; 8];
-    let mut parts = path.len();
-    // SAFETY: the name is NUL-terminated and the path has room for `parts` parts.
-    if unsafe { je::mallctlnametomib(name.as_ptr(), path.as_mut_ptr(), &raw mut parts) } != 0 {
-        return None;
-    }
-    if let Some(arena) = arena {
-        path[2] = arena as usize;
-    }
-    let mut value = T::default();
-    let mut size = size_of::<T>();
-    // SAFETY: jemalloc checks the size of the value, and writes no more.
-    let failed = unsafe {
-        je::mallctlbymib(
-            path.as_ptr(),
-            parts,
-            (&raw mut value).cast(),
-            &raw mut size,
-            ptr::null_mut(),
-            0,
-        )
-    };
-    (failed == 0).then_some(value)
 }
 
 #[cfg(test)]

@@ -1,0 +1,48 @@
+//! jemalloc's controls (`mallctl` in its manual): commands, settings and numbers by name.
+
+use std::ffi::CStr;
+use std::ptr;
+
+use tikv_jemalloc_sys as je;
+
+/// A command, which takes and gives no value. Whether it was carried out.
+pub fn command(name: &CStr) -> bool {
+    // SAFETY: the name is NUL-terminated, and jemalloc refuses a name that wants a value.
+    unsafe { je::mallctl(name.as_ptr(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), 0) == 0 }
+}
+
+/// Give a setting a value. Whether it was taken.
+pub fn set<T: Copy>(name: &CStr, mut value: T) -> bool {
+    let new = (&raw mut value).cast();
+    // SAFETY: the name is NUL-terminated, and jemalloc checks the size of the value.
+    unsafe {
+        je::mallctl(name.as_ptr(), ptr::null_mut(), ptr::null_mut(), new, size_of::<T>()) == 0
+    }
+}
+
+/// A number, of the given arena where the name has arena 0; `None` where jemalloc has none.
+pub fn number<T: Copy + Default>(name: &CStr, arena: Option<u32>) -> Option<T> {
+    let mut path = [0_usize; 8];
+    let mut parts = path.len();
+    // SAFETY: the name is NUL-terminated and the path has room for `parts` parts.
+    if unsafe { je::mallctlnametomib(name.as_ptr(), path.as_mut_ptr(), &raw mut parts) } != 0 {
+        return None;
+    }
+    if let Some(arena) = arena {
+        path[2] = arena as usize;
+    }
+    let mut value = T::default();
+    let mut size = size_of::<T>();
+    // SAFETY: jemalloc checks the size of the value, and writes no more.
+    let failed = unsafe {
+        je::mallctlbymib(
+            path.as_ptr(),
+            parts,
+            (&raw mut value).cast(),
+            &raw mut size,
+            ptr::null_mut(),
+            0,
+        )
+    };
+    (failed == 0).then_some(value)
+}
