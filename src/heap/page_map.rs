@@ -60,6 +60,10 @@ struct HeapPage {
 static gmem_heap_regions: [AtomicPtr<Region>; 1 << (ADDRESS_BITS - REGION_BITS)] =
     [const { AtomicPtr::new(ptr::null_mut()) }; 1 << (ADDRESS_BITS - REGION_BITS)];
 
+/// Where in the table there are any: all of it would be 512 page faults to look at.
+static FIRST_REGION: AtomicUsize = AtomicUsize::new(usize::MAX);
+static END_OF_REGIONS: AtomicUsize = AtomicUsize::new(0);
+
 /// Sums over all heap pages, in bytes.
 pub struct Totals {
     /// Address space.
@@ -187,7 +191,9 @@ pub fn resident_at_most() -> usize {
 }
 
 fn each_page(mut visit: impl FnMut(usize, &HeapPage)) {
-    for (index, pointer) in gmem_heap_regions.iter().enumerate() {
+    let first = FIRST_REGION.load(Ordering::Acquire);
+    let end = END_OF_REGIONS.load(Ordering::Acquire);
+    for (index, pointer) in gmem_heap_regions.iter().enumerate().take(end).skip(first) {
         // SAFETY: regions are never unmapped.
         let Some(region) = (unsafe { pointer.load(Ordering::Acquire).as_ref() }) else { continue };
         for (number, page) in region.pages.iter().enumerate() {
@@ -320,7 +326,8 @@ fn region_or_new(address: usize) -> SysResult<&'static Region> {
     if let Some(region) = region(address) {
         return Ok(region);
     }
-    let pointer = gmem_heap_regions.get(address >> REGION_BITS).ok_or(TOO_HIGH)?;
+    let index = address >> REGION_BITS;
+    let pointer = gmem_heap_regions.get(index).ok_or(TOO_HIGH)?;
     // Touched here and there only, so on small pages.
     let fresh: NonNull<Region> =
         mapping::map_aligned(size_of::<Region>(), mapping::base_page())?.cast();
@@ -330,6 +337,8 @@ fn region_or_new(address: usize) -> SysResult<&'static Region> {
         Ordering::AcqRel,
         Ordering::Acquire,
     );
+    FIRST_REGION.fetch_min(index, Ordering::AcqRel);
+    END_OF_REGIONS.fetch_max(index + 1, Ordering::AcqRel);
     // SAFETY: regions are never unmapped; zeros are a region; a failed exchange found one.
     let region = unsafe { known.map_or_else(|other| &*other, |_| fresh.as_ref()) };
     if known.is_err() {
