@@ -13,6 +13,7 @@ pub mod file;
 pub mod lazy;
 pub mod mapping;
 pub mod numa;
+pub mod pagemap;
 pub mod process;
 pub mod smaps;
 pub mod thread;
