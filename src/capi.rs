@@ -2,13 +2,17 @@
 //!
 //! Each takes the arguments apart, calls one verb inside the guard, and gives a number back.
 
+mod growing;
+mod prefetch;
+
 use std::ffi::{CStr, c_char, c_int, c_longlong, c_ulong, c_void};
 use std::ptr;
 
 use crate::error::{Error, Result};
 use crate::guard::guard;
 use crate::os::{faults, mapping};
-use crate::{device, free_eager, heap, last_error, prefetch, stream};
+use crate::{device, free_eager, heap, last_error, stream};
+use growing::{Grows, Out};
 
 // ---- ranges -----------------------------------------------------------------------------------
 
@@ -19,7 +23,7 @@ extern "C" fn gmemFreeEager(addr: c_ulong, size: usize, stream: *mut c_void) -> 
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemPrefetch(addr: c_ulong, size: usize, hnid: c_int, stream: *mut c_void) -> c_int {
-    guard(|| prefetch::prefetch(addr as usize, size, hnid, stream.addr()).map(|()| 0))
+    guard(|| crate::prefetch::prefetch(addr as usize, size, hnid, stream.addr()).map(|()| 0))
 }
 
 #[unsafe(no_mangle)]
@@ -199,8 +203,9 @@ extern "C" fn gmemStreamDestroy(handle: *mut c_void) -> c_int {
 
 // ---- the heap ---------------------------------------------------------------------------------
 
-/// `struct gmemHeapStats_t` of `libgmem.h`. New fields go to the end.
+/// `gmemHeapStats_t` of `libgmem.h`.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct HeapStats {
     size: usize,
     live: usize,
@@ -217,27 +222,20 @@ struct HeapStats {
     foreign: usize,
     arenas: usize,
 }
+// SAFETY: numbers alone, the size first.
+unsafe impl Grows for HeapStats {}
 
 /// # Safety
 /// `out` is NULL or points to a structure of which as many bytes may be written as its `size` says.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmemHeapStats(out: *mut HeapStats) -> c_int {
     guard(|| {
-        if out.is_null() {
-            return Err(Error::Null { argument: "stats", wanted: "a gmemHeapStats_t" });
-        }
-        // SAFETY: not NULL, so at least the size is there.
-        let size = unsafe { (&raw const (*out).size).read() };
-        if size < 2 * size_of::<usize>() {
-            return Err(Error::StructSize {
-                argument: "stats->size",
-                size,
-                known: size_of::<HeapStats>(),
-            });
-        }
+        // SAFETY: the caller's promise.
+        let out = unsafe { Out::new(out, "stats->size") }?
+            .ok_or(Error::Null { argument: "stats", wanted: "a gmemHeapStats_t" })?;
         let stats = heap::stats::read();
-        let known = HeapStats {
-            size: size.min(size_of::<HeapStats>()),
+        out.write(&HeapStats {
+            size: size_of::<HeapStats>(),
             live: stats.live,
             idle: stats.idle,
             metadata: stats.metadata,
@@ -251,11 +249,7 @@ unsafe extern "C" fn gmemHeapStats(out: *mut HeapStats) -> c_int {
             refused: stats.refused,
             foreign: stats.foreign,
             arenas: stats.arenas.len(),
-        };
-        // SAFETY: the caller has room for `size` bytes. One of a newer header keeps the rest as it was.
-        unsafe {
-            ptr::copy_nonoverlapping((&raw const known).cast::<u8>(), out.cast(), known.size)
-        };
+        });
         Ok(0)
     })
 }

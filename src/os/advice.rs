@@ -52,6 +52,23 @@ pub fn small_pages(range: PageRange) {
     let _ = advise(range, libc::MADV_NOHUGEPAGE);
 }
 
+/// Have each whole huge page in `range` made of the base pages there, and wait for it (Linux 6.1). Contents stay.
+/// `EINVAL` where the mapping may not have any or nothing is there, `ENOMEM` and `EAGAIN` where none can be made now;
+/// what comes before the first that fails is huge.
+pub fn collapse(range: PageRange) -> SysResult<()> {
+    advise(range, libc::MADV_COLLAPSE)
+}
+
+/// Whether the kernel knows the one above.
+pub fn can_collapse() -> bool {
+    collapse(PageRange::new(0, 0)).is_ok()
+}
+
+/// Begin to read pages of a file that will be wanted.
+pub fn will_need(range: PageRange) {
+    let _ = advise(range, libc::MADV_WILLNEED);
+}
+
 /// Populating is cut short by signals that do not end the process; what is there stays.
 fn retry(range: PageRange, advice: libc::c_int) -> SysResult<()> {
     loop {

@@ -12,6 +12,7 @@ pub mod faults;
 pub mod file;
 pub mod lazy;
 pub mod mapping;
+pub mod memory;
 pub mod numa;
 pub mod pagemap;
 pub mod process;

@@ -144,6 +144,25 @@ fn policy() -> SysResult<(c_int, NodeSet)> {
     if result == 0 { Ok((mode, nodes)) } else { Err(errno()) }
 }
 
+/// The nodes that this process may have memory on: its cpuset's (cpuset(7)). `None` on a kernel without NUMA.
+pub fn allowed_nodes() -> Option<NodeSet> {
+    // linux/mempolicy.h; the libc crate has no name for it.
+    const MPOL_F_MEMS_ALLOWED: c_int = 1 << 2;
+    let mut nodes = NodeSet::EMPTY;
+    // SAFETY: the mask is writable and MAX_NODES bits long.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_get_mempolicy,
+            std::ptr::null_mut::<c_int>(),
+            nodes.0.as_mut_ptr(),
+            MAX_NODES,
+            0_usize,
+            MPOL_F_MEMS_ALLOWED,
+        )
+    };
+    (result == 0).then_some(nodes)
+}
+
 fn set_policy(mode: c_int, nodes: &NodeSet) -> SysResult<()> {
     // SAFETY: the mask is MAX_NODES bits long. The kernel reads maxnode - 1 bits.
     let result =

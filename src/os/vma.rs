@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use super::file::Descriptor;
-use super::{SysResult, errno, file};
+use super::{SysResult, errno, file, mapping};
 use crate::error::Errno;
 use crate::page::PageRange;
 
@@ -32,6 +32,8 @@ pub struct Vma {
     pub write: bool,
     /// What is behind it.
     pub backing: Backing,
+    /// Pages of the hugetlb pool.
+    pub huge_tlb: bool,
 }
 
 /// Call `visit` for each mapping that touches `range`, in ascending order, until it breaks.
@@ -121,6 +123,7 @@ fn query(
             read: request.vma_flags & READABLE != 0,
             write: request.vma_flags & WRITABLE != 0,
             backing,
+            huge_tlb: request.vma_page_size > mapping::base_page().bytes() as u64,
         };
         if vma.range.start() >= range.end() || visit(vma).is_break() {
             return Ok(());
@@ -189,16 +192,15 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
     let name = text.find('/').map_or("", |start| text[start..].trim_end());
     let address = |hex| usize::from_str_radix(hex, 16).ok();
     let number = |hex| u32::from_str_radix(hex, 16).ok();
+    let shared = permissions.get(3) == Some(&b's');
+    let backing = backing(inode, (number(major)?, number(minor)?), shared, name.as_bytes());
     Some(Vma {
         range: PageRange::new(address(start)?, address(end)?),
         read: permissions.first() == Some(&b'r'),
         write: permissions.get(1) == Some(&b'w'),
-        backing: backing(
-            inode,
-            (number(major)?, number(minor)?),
-            permissions.get(3) == Some(&b's'),
-            name.as_bytes(),
-        ),
+        backing,
+        // A memfd of the pool has the name that its maker gave it, and is not told apart.
+        huge_tlb: backing != Backing::File && name.starts_with("/anon_hugepage"),
     })
 }
 
@@ -206,7 +208,6 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::os::mapping;
 
     type Walk = fn(&Descriptor, PageRange, &mut dyn FnMut(Vma) -> ControlFlow<()>) -> SysResult<()>;
 
