@@ -4,14 +4,18 @@
 //! - [`populate`]: pages that are not there yet, by several threads where that pays
 //! - [`migrate`]: pages that are on another node
 //! - [`huge`]: huge pages or not, and whether there are enough
+//! - [`room`]: whether there is enough memory for it
 //! - [`tally`]: what a range looks like, before and after
+//! - [`hot`]: pages that are there already
 //! - [`free`]: pages that go back
 
 mod free;
+mod hot;
 mod huge;
 mod migrate;
 mod plan;
 mod populate;
+mod room;
 mod tally;
 
 use std::ffi::CStr;
@@ -21,8 +25,8 @@ use super::{Device, Request};
 use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
+use crate::os::numa;
 use crate::os::vma::{self, Vma};
-use crate::os::{memory, numa};
 use crate::page::PageRange;
 use crate::report::Report;
 
@@ -59,13 +63,16 @@ impl Device for Host {
     }
 
     fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()> {
-        let segments = plan::prefetch(request.asked)?;
-        if has_one_node(request.node) {
-            has_room(request.asked)?;
-        } else {
-            migrate::is_allowed(request.node)?;
-            migrate::has_room(&segments, request.asked, request.node)?;
+        let one_node = has_one_node(request.node);
+        let is_plain = !request.wants_report && request.huge == HugePolicy::AsIs;
+        if is_plain && one_node && hot::mark_if_all_there(request.asked) {
+            return Ok(());
         }
+        let segments = plan::prefetch(request.asked)?;
+        if !one_node {
+            migrate::is_allowed(request.node)?;
+        }
+        room::check(&segments, request, one_node)?;
         huge::prepare(&segments, request)?;
         populate::run(&segments, request, report)
     }
@@ -97,23 +104,6 @@ fn has_one_node(node: usize) -> bool {
 
 fn hnid(node: usize) -> i32 {
     i32::try_from(node).unwrap_or(i32::MAX)
-}
-
-/// Refuse what would make the kernel end processes: more than the machine has, of which less than that is there already.
-fn has_room(asked: PageRange) -> Result<()> {
-    if asked.len() <= populate::PIECE_BYTES {
-        return Ok(());
-    }
-    let Some(free) = memory::available() else { return Ok(()) };
-    if asked.len() <= free {
-        return Ok(());
-    }
-    let needed = asked.len().saturating_sub(tally::present_bytes(asked));
-    if needed <= free {
-        return Ok(());
-    }
-    let (from, to, whose) = (asked.start(), asked.end(), "this machine".into());
-    Err(Error::NoRoom { from, to, needed, free, whose })
 }
 
 fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> Result<()> {

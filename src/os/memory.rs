@@ -2,8 +2,7 @@
 
 use std::ffi::CString;
 
-use super::file;
-use crate::page::PageSize;
+use super::{file, mapping};
 
 /// Bytes that can be had without ending a process: free, or easily freed, and free room for swapping.
 pub fn available() -> Option<usize> {
@@ -12,7 +11,15 @@ pub fn available() -> Option<usize> {
     Some(kilobytes(text, "MemAvailable:")? + kilobytes(text, "SwapFree:").unwrap_or(0))
 }
 
-/// The same for one node: free, or pages of files, which can be read again.
+/// Bytes that this process has in memory, pages of files included and those of the hugetlb pool not.
+pub fn resident() -> Option<usize> {
+    let mut buffer = [0; 128];
+    let text = file::read_start(c"/proc/self/statm", &mut buffer).ok()?;
+    let pages = std::str::from_utf8(text).ok()?.split_ascii_whitespace().nth(1)?;
+    pages.parse::<usize>().ok()?.checked_mul(mapping::base_page().bytes())
+}
+
+/// The same as [`available`] for one node: free, or pages of files, which can be read again.
 pub fn available_on(node: usize) -> Option<usize> {
     let path = CString::new(format!("/sys/devices/system/node/node{node}/meminfo")).ok()?;
     let mut buffer = [0; 4096];
@@ -28,11 +35,11 @@ fn kilobytes(text: &[u8], name: &str) -> Option<usize> {
     words.next()?.parse::<usize>().ok().map(|number| number << 10)
 }
 
-/// Pages of size `huge` that node `node` has in one piece.
-pub fn free_huge_pages(node: usize, huge: PageSize, base: PageSize) -> Option<usize> {
+/// GMEM pages that a node has free in one piece.
+pub fn free_huge_pages(node: usize) -> Option<usize> {
     let mut buffer = [0; 1 << 14];
     let text = file::read_start(c"/proc/buddyinfo", &mut buffer).ok()?;
-    let order = (huge.bytes() / base.bytes()).ilog2();
+    let order = (mapping::gmem_page().bytes() / mapping::base_page().bytes()).ilog2();
     Some(free_blocks(std::str::from_utf8(text).ok()?, node, order))
 }
 

@@ -4,7 +4,7 @@
 //! tell huge pages nor the zero page.
 
 use super::file::Descriptor;
-use super::{SysResult, errno, mapping};
+use super::{SysResult, check, errno, mapping};
 use crate::error::Errno;
 use crate::page::PageRange;
 
@@ -62,6 +62,20 @@ pub fn scan(range: PageRange, mut visit: impl FnMut(Run)) -> SysResult<()> {
         Err(Errno(libc::ENOTTY | libc::EINVAL)) => read_words(&pagemap, range, &mut visit),
         other => other,
     }
+}
+
+/// Bit 0 of the byte for each base page of `range` says whether it is in memory: the process's own page, or one that
+/// the kernel has and would only have to map (mincore(2)). `ENOMEM` for a hole. `present` has a byte for each page.
+pub fn resident(range: PageRange, present: &mut [u8]) -> SysResult<()> {
+    let page = mapping::base_page();
+    if page.floor(range.start()) != range.start()
+        || present.len() < range.len().div_ceil(page.bytes())
+    {
+        return Err(Errno(libc::EINVAL));
+    }
+    let start = std::ptr::with_exposed_provenance_mut(range.start());
+    // SAFETY: there is a byte for each page, checked above; any addresses will do.
+    check(unsafe { libc::mincore(start, range.len(), present.as_mut_ptr()) })
 }
 
 /// Whether the kernel tells huge pages.

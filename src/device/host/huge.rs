@@ -143,7 +143,7 @@ fn huge_already(pages: PageRange) -> usize {
 /// kernel can make free, found out by taking them elsewhere and giving them back.
 fn obtainable(needed: usize, node: usize) -> usize {
     let page = mapping::gmem_page();
-    let free = memory::free_huge_pages(node, page, mapping::base_page()).unwrap_or(0);
+    let free = memory::free_huge_pages(node).unwrap_or(0);
     let room = memory::available_on(node).or_else(memory::available).unwrap_or(0);
     let Some(bytes) = needed.checked_mul(page.bytes()) else { return free };
     if free >= needed || bytes > room {

@@ -1,9 +1,8 @@
 //! Pages that are on another node than they should be.
 
-use super::plan::Segment;
-use super::{hnid, system, tally};
+use super::{hnid, system};
 use crate::error::{Error, Result};
-use crate::os::{SysResult, mapping, memory, numa, pagemap};
+use crate::os::{SysResult, mapping, numa, pagemap};
 use crate::page::PageRange;
 
 /// Pages asked about in one call: 128 MiB of 4 KiB pages.
@@ -17,30 +16,6 @@ pub fn is_allowed(node: usize) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Refuse what the node has no room for: the kernel would place the rest elsewhere, and take huge pages apart for it.
-pub fn has_room(segments: &[Segment], asked: PageRange, node: usize) -> Result<()> {
-    let Some(free) = memory::available_on(node) else { return Ok(()) };
-    if asked.len() <= free {
-        return Ok(());
-    }
-    let base = mapping::base_page().bytes();
-    let mut needed = 0;
-    for segment in segments {
-        let asked = segment.asked;
-        let elsewhere: usize = misplaced(asked, node)
-            .map_err(|errno| system("move_pages", asked, errno, ""))?
-            .iter()
-            .map(|page| page.base_pages * base)
-            .sum();
-        needed += elsewhere + asked.len().saturating_sub(tally::present_bytes(asked));
-    }
-    if needed <= free {
-        return Ok(());
-    }
-    let (from, to, whose) = (asked.start(), asked.end(), format!("node {node}"));
-    Err(Error::NoRoom { from, to, needed, free, whose })
 }
 
 /// A page, which moves as a whole; or the part of one that a range holds.

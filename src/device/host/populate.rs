@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::plan::Segment;
 use super::tally::Tally;
-use super::{has_one_node, huge, migrate, system};
+use super::{has_one_node, hot, huge, migrate, system};
 use crate::config::config;
 use crate::device::Request;
 use crate::error::{Errno, Error, Result};
@@ -197,7 +197,10 @@ impl Run<'_> {
     }
 
     fn bring(&self, piece: Segment) -> Result<()> {
+        let there = hot::There::in_range(piece.range);
         piece.with_margin(|part| self.populate(part))?;
+        // A mark that cannot be set is no failure: the page is there.
+        let _ = there.mark(piece);
         if !self.one_node {
             piece.with_margin(|part| migrate::settle(part.range, self.request.node))?;
         }
@@ -241,7 +244,8 @@ fn count(report: &mut Report, piece: Segment, before: Tally, after: Tally, errno
     }
 }
 
-fn populate(part: Segment) -> Result<()> {
+/// In one call, on the calling thread.
+pub fn populate(part: Segment) -> Result<()> {
     let (result, call) = if part.write {
         (advice::populate_write(part.range), "MADV_POPULATE_WRITE")
     } else {
