@@ -13,4 +13,5 @@
 #include <libgmem/memory_resource.hpp>
 #include <libgmem/prefetch.hpp>
 #include <libgmem/range.hpp>
+#include <libgmem/receipt.hpp>
 #include <libgmem/stream.hpp>

@@ -3,11 +3,11 @@
 //! The most particular one holds: the call's own, else that of the range that its first address lies in, else the
 //! process's.
 
-use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::config::config;
 use crate::error::{Error, Result};
+use crate::os::replaced::Replaced;
 use crate::page::PageRange;
 
 /// What is wanted of pages that may be huge.
@@ -63,31 +63,12 @@ fn of_process() -> HugePolicy {
     }
 }
 
-/// Ranges with a policy of their own, ascending and apart. A change makes a new list and leaks the old one: readers
-/// need no lock, which a forked child could find held for ever, and changes are rare.
-static RANGES: AtomicPtr<Vec<(PageRange, HugePolicy)>> = AtomicPtr::new(ptr::null_mut());
-
-fn ranges() -> &'static [(PageRange, HugePolicy)] {
-    // SAFETY: NULL or a list that was leaked.
-    unsafe { RANGES.load(Ordering::Acquire).as_ref() }.map_or(&[], Vec::as_slice)
-}
+/// Ranges with a policy of their own, ascending and apart.
+static RANGES: Replaced<Vec<(PageRange, HugePolicy)>> = Replaced::new();
 
 /// Set the policy of a range; `AsIs` leaves it to the process again.
 pub fn set_range(range: PageRange, policy: HugePolicy) {
-    let mut known = RANGES.load(Ordering::Acquire);
-    loop {
-        // SAFETY: as in `ranges`.
-        let before = unsafe { known.as_ref() }.map_or(&[][..], Vec::as_slice);
-        let made = Box::into_raw(Box::new(with_range(before, range, policy)));
-        match RANGES.compare_exchange(known, made, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return,
-            Err(other) => {
-                // SAFETY: made above, and nobody else has seen it.
-                drop(unsafe { Box::from_raw(made) });
-                known = other;
-            }
-        }
-    }
+    RANGES.replace(|ranges| with_range(ranges.map_or(&[], Vec::as_slice), range, policy));
 }
 
 fn with_range(
@@ -111,7 +92,7 @@ fn with_range(
 
 /// What holds at `address` for a call that asks for nothing of its own.
 pub fn at(address: usize) -> HugePolicy {
-    let ranges = ranges();
+    let ranges = RANGES.get().map_or(&[][..], Vec::as_slice);
     let behind = ranges.partition_point(|(range, _)| range.start() <= address);
     match behind.checked_sub(1).and_then(|at| ranges.get(at)) {
         Some((range, policy)) if address < range.end() => *policy,

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod numa;
 pub mod pagemap;
 pub mod process;
+pub mod replaced;
 pub mod smaps;
 pub mod thread;
 pub mod vma;

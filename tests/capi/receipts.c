@@ -28,8 +28,8 @@ static gmemPrefetchOptions_t no_options(void) {
 	return options;
 }
 
-static int prefetch(const void *start, size_t size, const gmemPrefetchOptions_t *options,
-	gmemPrefetchReport_t *report) {
+static int prefetch(
+	const void *start, size_t size, const gmemPrefetchOptions_t *options, gmemPrefetchReport_t *report) {
 	return gmemPrefetchEx(address_of(start), size, here, NULL, options, report);
 }
 
