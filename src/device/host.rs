@@ -65,7 +65,8 @@ impl Device for Host {
     fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()> {
         let one_node = has_one_node(request.node);
         let is_plain = !request.wants_report && request.huge == HugePolicy::AsIs;
-        if is_plain && one_node && hot::mark_if_all_there(request.asked) {
+        let is_small = request.asked.len() <= populate::PIECE_BYTES;
+        if is_small && is_plain && one_node && hot::mark_if_all_there(request.asked) {
             return Ok(());
         }
         let segments = plan::prefetch(request.asked)?;

@@ -3,8 +3,11 @@
 //! Linux 6.7 answers in runs of alike pages (`PAGEMAP_SCAN`); older kernels have a word per page, which does not
 //! tell huge pages nor the zero page.
 
+use std::ffi::CStr;
+
 use super::file::Descriptor;
-use super::{SysResult, check, errno, mapping};
+use super::process::PerProcess;
+use super::{SysResult, errno, mapping};
 use crate::error::Errno;
 use crate::page::PageRange;
 
@@ -56,7 +59,19 @@ pub fn scan(range: PageRange, mut visit: impl FnMut(Run)) -> SysResult<()> {
     if range.is_empty() {
         return Ok(());
     }
-    let pagemap = Descriptor::open_for_reading(c"/proc/self/pagemap")?;
+    if let Some(pagemap) = kept() {
+        let mut visited = false;
+        let mut noting = |run| {
+            visited = true;
+            visit(run);
+        };
+        match ask(pagemap, range, &mut noting) {
+            Ok(()) => return Ok(()),
+            Err(failure) if visited => return Err(failure),
+            Err(_) => {}
+        }
+    }
+    let pagemap = Descriptor::open_for_reading(FILE)?;
     match ask(&pagemap, range, &mut visit) {
         // A kernel without the ioctl has not visited anything.
         Err(Errno(libc::ENOTTY | libc::EINVAL)) => read_words(&pagemap, range, &mut visit),
@@ -64,39 +79,34 @@ pub fn scan(range: PageRange, mut visit: impl FnMut(Run)) -> SysResult<()> {
     }
 }
 
-/// Bit 0 of the byte for each base page of `range` says whether it is in memory: the process's own page, or one that
-/// the kernel has and would only have to map (mincore(2)). `ENOMEM` for a hole. `present` has a byte for each page.
-pub fn resident(range: PageRange, present: &mut [u8]) -> SysResult<()> {
-    let page = mapping::base_page();
-    if page.floor(range.start()) != range.start()
-        || present.len() < range.len().div_ceil(page.bytes())
-    {
-        return Err(Errno(libc::EINVAL));
-    }
-    let start = std::ptr::with_exposed_provenance_mut(range.start());
-    // SAFETY: there is a byte for each page, checked above; any addresses will do.
-    check(unsafe { libc::mincore(start, range.len(), present.as_mut_ptr()) })
+const FILE: &CStr = c"/proc/self/pagemap";
+
+/// Kept open where the kernel has the ioctl, because opening takes longer than asking. As in [`super::vma`].
+fn kept() -> Option<&'static Descriptor> {
+    static PAGEMAP: PerProcess<Option<Descriptor>> = PerProcess::new(|_| {
+        let pagemap = Descriptor::open_for_reading(FILE).ok()?;
+        let nothing = PageRange::new(0, mapping::base_page().bytes());
+        ask(&pagemap, nothing, &mut |_| ()).ok()?;
+        Some(pagemap.out_of_the_way())
+    });
+    PAGEMAP.get().as_ref()
 }
 
 /// Whether the kernel tells huge pages.
 pub fn knows_huge() -> bool {
-    let page = mapping::base_page().bytes();
-    let mut nothing = |_: Run| ();
-    Descriptor::open_for_reading(c"/proc/self/pagemap")
-        .and_then(|pagemap| ask(&pagemap, PageRange::new(0, page), &mut nothing))
-        .is_ok()
+    kept().is_some()
 }
 
 fn ask(pagemap: &Descriptor, range: PageRange, visit: &mut impl FnMut(Run)) -> SysResult<()> {
     // _IOWR('f', 16, struct pm_scan_arg)
     const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
-    const FILE: u64 = 1 << 2;
+    const OF_A_FILE: u64 = 1 << 2;
     const PRESENT: u64 = 1 << 3;
     const SWAPPED: u64 = 1 << 4;
     const ZERO: u64 = 1 << 5;
     const HUGE: u64 = 1 << 6;
 
-    let mut regions = [PageRegion::default(); 256];
+    let mut regions = [PageRegion::default(); 64];
     let mut start = range.start();
     while start < range.end() {
         let mut argument = ScanArgument {
@@ -106,7 +116,7 @@ fn ask(pagemap: &Descriptor, range: PageRange, visit: &mut impl FnMut(Run)) -> S
             vec: regions.as_mut_ptr().expose_provenance() as u64,
             vec_len: regions.len() as u64,
             category_anyof_mask: PRESENT | SWAPPED,
-            return_mask: FILE | PRESENT | SWAPPED | ZERO | HUGE,
+            return_mask: OF_A_FILE | PRESENT | SWAPPED | ZERO | HUGE,
             ..Default::default()
         };
         // SAFETY: the argument is as the kernel's header has it, and the vector has room for `vec_len` regions.
@@ -124,7 +134,7 @@ fn ask(pagemap: &Descriptor, range: PageRange, visit: &mut impl FnMut(Run)) -> S
                 present: is(PRESENT),
                 huge: Some(is(HUGE)),
                 zero: is(ZERO),
-                file: is(FILE),
+                file: is(OF_A_FILE),
             });
         }
         // It stops where the vector is full. A walk that got nowhere would never end.
@@ -140,7 +150,7 @@ fn read_words(
 ) -> SysResult<()> {
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
-    const FILE: u64 = 1 << 61;
+    const OF_A_FILE: u64 = 1 << 61;
 
     let page = mapping::base_page().bytes();
     let mut words = [0_u64; 2048];
@@ -158,7 +168,7 @@ fn read_words(
                 present: word & PRESENT != 0,
                 huge: None,
                 zero: false,
-                file: word & FILE != 0,
+                file: word & OF_A_FILE != 0,
             });
             at += page;
             open = match (open, next) {
@@ -187,7 +197,7 @@ mod tests {
 
     fn collect(scan: Scan, range: PageRange) -> SysResult<Vec<Run>> {
         let mut found = Vec::new();
-        let pagemap = Descriptor::open_for_reading(c"/proc/self/pagemap")?;
+        let pagemap = Descriptor::open_for_reading(FILE)?;
         scan(&pagemap, range, &mut |run| found.push(run))?;
         Ok(found)
     }

@@ -3,9 +3,11 @@
 //! Linux 6.11 answers for one address with the ioctl `PROCMAP_QUERY` on `/proc/self/maps`; older
 //! kernels have the text of that file only.
 
+use std::ffi::CStr;
 use std::ops::ControlFlow;
 
 use super::file::Descriptor;
+use super::process::PerProcess;
 use super::{SysResult, errno, file, mapping};
 use crate::error::Errno;
 use crate::page::PageRange;
@@ -38,14 +40,37 @@ pub struct Vma {
 
 /// Call `visit` for each mapping that touches `range`, in ascending order, until it breaks.
 pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysResult<()> {
-    let maps = Descriptor::open_for_reading(c"/proc/self/maps")?;
+    /// Kept open, because opening takes longer than asking: this process's own, which a child would ask about its
+    /// parent. Nobody closes it; if the program does, as daemons do, asking fails and the next lines open another.
+    static MAPS: PerProcess<Option<Descriptor>> = PerProcess::new(|_| {
+        let maps = Descriptor::open_for_reading(MAPS_FILE).ok()?;
+        // A kernel without the ioctl needs the file at its beginning each time.
+        let start = PageRange::new(0, 1);
+        query(&maps, start, &mut |_| ControlFlow::Break(())).ok()?;
+        Some(maps.out_of_the_way())
+    });
     let mut visit = visit;
+    let mut visited = false;
+    if let Some(maps) = MAPS.get() {
+        let mut noting = |vma| {
+            visited = true;
+            visit(vma)
+        };
+        match query(maps, range, &mut noting) {
+            Ok(()) => return Ok(()),
+            Err(failure) if visited => return Err(failure),
+            Err(_) => {}
+        }
+    }
+    let maps = Descriptor::open_for_reading(MAPS_FILE)?;
     match query(&maps, range, &mut visit) {
         // A kernel without the ioctl.
         Err(Errno(libc::ENOTTY | libc::EINVAL)) => parse(&maps, range, &mut visit),
         other => other,
     }
 }
+
+const MAPS_FILE: &CStr = c"/proc/self/maps";
 
 /// `struct procmap_query` of linux/fs.h.
 #[repr(C)]

@@ -63,21 +63,25 @@ impl There {
     }
 }
 
-/// The quick way for a small range of which nothing has to be looked up: all is in memory, and none of it elsewhere.
-/// False where that is not so, or not certain; then nothing was done but to mark pages.
+/// The quick way for a range of which nothing has to be looked up: all of it, with its margin, is in memory on pages of
+/// one kind. False where that is not so; then nothing was done but to mark pages.
 pub fn mark_if_all_there(asked: PageRange) -> bool {
-    let base = mapping::base_page();
-    let mut present = [0; populate::PIECE_BYTES / 4096];
     let outer = asked.outward(mapping::gmem_page());
-    if outer.len() > present.len() * base.bytes() {
+    let mut first = None;
+    let mut runs = 0;
+    let scanned = pagemap::scan(outer, |run| {
+        runs += 1;
+        first.get_or_insert(run);
+    });
+    let there = match first {
+        Some(run) if scanned.is_ok() && runs == 1 => run,
+        _ => return false,
+    };
+    if !there.present || there.range != outer {
         return false;
     }
-    // No hole, not even in the margin, and nothing to populate there.
-    let present = &mut present[..outer.len() / base.bytes()];
-    if pagemap::resident(outer, present).is_err() || !present.iter().all(|page| page & 1 == 1) {
-        return false;
-    }
+    let marks = if there.huge == Some(true) { 1 } else { marks() };
     // What is there may be shared with a forked child, or the zero page: this takes care of it. Memory that may not be
     // written is refused.
-    (0..marks()).all(|_| advice::populate_write(asked.outward(base)).is_ok())
+    (0..marks).all(|_| advice::populate_write(asked.outward(mapping::base_page())).is_ok())
 }
