@@ -271,7 +271,8 @@ pub fn populate(part: Segment) -> Result<()> {
             part.range,
             errno,
             "; part of it lies beyond the end of its file, is a guard page \
-             (MADV_GUARD_INSTALL), or no hugetlb page is free (vm.nr_hugepages)",
+             (MADV_GUARD_INSTALL), has a userfaultfd that serves no kernel faults, or no hugetlb \
+             page is free (vm.nr_hugepages)",
         ),
         libc::ENOMEM => system(
             call,
