@@ -67,6 +67,10 @@ static void the_monitor_is_told_what_is_freed_and_asked_again(void) {
 	served = removed = 0;
 	/* Unaligned: the whole page in the middle goes. */
 	CHECK_EQUAL(gmemFreeEager(address_of(start) + 1, 3 * page - 2, NULL), 0);
+	/* The call waits until the monitor has read that, not until it has counted it. */
+	for (int wait = 0; wait < 5000 && removed == 0; ++wait) {
+		usleep(1000);
+	}
 	CHECK_EQUAL(removed, page);
 	CHECK_EQUAL(resident_pages(start, 3 * page), 2 * page / base);
 	CHECK(is_all(start, page, 'x') && is_all(start + 2 * page, page, 'x'));
