@@ -27,15 +27,26 @@ pub struct Page {
     pub base_pages: usize,
 }
 
+/// What moving did to the pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// They are what they were.
+    AsTheyWere,
+    /// Huge pages were among them. Where the node has none free, the kernel takes them apart, and what of them is all
+    /// zeros is not there any more (Linux 6.12).
+    PerhapsApart,
+}
+
 /// Move the pages of `range` that lie on another node. Pages without a place of their own, such as
 /// the zero page, are as good anywhere.
-pub fn settle(range: PageRange, node: usize) -> Result<()> {
+pub fn settle(range: PageRange, node: usize) -> Result<Moved> {
     let failed = |errno| system("move_pages", range, errno, "");
     let huge = mapping::gmem_page().bytes();
     let mut left = misplaced(range, node).map_err(failed)?;
     if left.is_empty() {
-        return Ok(());
+        return Ok(Moved::AsTheyWere);
     }
+    let has_huge = !pagemap::knows_huge() || left.iter().any(|page| page.base_pages > 1);
     // One address moves a whole huge page, and naming its others as well would report them busy. Where the kernel
     // does not tell which are huge, one address of each that might be goes first.
     let heads: Vec<usize> = if pagemap::knows_huge() {
@@ -54,7 +65,7 @@ pub fn settle(range: PageRange, node: usize) -> Result<()> {
         }
         left = misplaced(range, node).map_err(failed)?;
         if left.is_empty() {
-            return Ok(());
+            return Ok(if has_huge { Moved::PerhapsApart } else { Moved::AsTheyWere });
         }
         next = left.iter().map(|page| page.address).collect();
     }

@@ -198,16 +198,29 @@ impl Run<'_> {
 
     fn bring(&self, piece: Segment) -> Result<()> {
         let there = hot::There::in_range(piece.range);
-        piece.with_margin(|part| self.populate(part))?;
+        piece.with_margin(|part| self.populate_there(part))?;
         // A mark that cannot be set is no failure: the page is there.
         let _ = there.mark(piece);
-        if !self.one_node {
-            piece.with_margin(|part| migrate::settle(part.range, self.request.node))?;
-        }
         match self.request.huge {
             HugePolicy::Require => huge::insist(piece),
             _ => Ok(()),
         }
+    }
+
+    /// Populate on the node, and move there what is elsewhere.
+    fn populate_there(&self, part: Segment) -> Result<()> {
+        self.populate(part)?;
+        if self.one_node {
+            return Ok(());
+        }
+        // What is missing after the first time comes as base pages, which are not taken apart again.
+        for _ in 0..3 {
+            if migrate::settle(part.range, self.request.node)? == migrate::Moved::AsTheyWere {
+                break;
+            }
+            populate(part)?;
+        }
+        Ok(())
     }
 
     fn populate(&self, part: Segment) -> Result<()> {
