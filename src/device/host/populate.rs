@@ -36,7 +36,12 @@ pub fn run(segments: &[Segment], request: &Request<'_>, report: &mut Report) -> 
             advice::will_need(segment.asked);
         }
     }
-    let pieces: Vec<Segment> = segments.iter().flat_map(|s| s.cut(PIECE_BYTES)).collect();
+    let mut pieces = Vec::new();
+    let count = segments.iter().map(|segment| segment.cut(PIECE_BYTES).count()).sum();
+    if pieces.try_reserve_exact(count).is_err() {
+        return Err(Error::OutOfMemory { what: "the list of pieces of the range" });
+    }
+    pieces.extend(segments.iter().flat_map(|segment| segment.cut(PIECE_BYTES)));
     let run = Run {
         request,
         pieces: &pieces,
