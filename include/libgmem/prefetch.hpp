@@ -18,7 +18,7 @@ namespace detail {
 	auto pending = std::make_shared<pending_receipt>(std::move(options));
 	out = receipt(pending);
 	pending_receipt &state = *pending;
-	return state.begin(std::move(pending), what.address(), what.size_bytes(), hnid, order.address());
+	return state.begin(std::move(pending), what.address(), what.size_bytes(), hnid, order.get());
 }
 
 } // namespace detail

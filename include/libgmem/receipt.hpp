@@ -54,7 +54,7 @@ public:
 
 	/// Prefetch, and keep `self` until the library has written the report.
 	[[nodiscard]] int begin(std::shared_ptr<pending_receipt> self, std::uintptr_t address, std::size_t bytes, int hnid,
-		std::uintptr_t stream) noexcept {
+		void *stream) noexcept {
 		gmemPrefetchOptions_t options{};
 		options.size = sizeof options;
 		options.huge = static_cast<int>(options_.huge);
@@ -67,7 +67,7 @@ public:
 		options.finished_arg = this;
 		keep_ = std::move(self);
 		happens_before(this);
-		return gmemPrefetchEx(address, bytes, hnid, reinterpret_cast<void *>(stream), &options, &report_);
+		return gmemPrefetchEx(address, bytes, hnid, stream, &options, &report_);
 	}
 
 	[[nodiscard]] bool is_ready() {
@@ -139,7 +139,9 @@ public:
 	/// GMEM pages that were to be huge and are not.
 	[[nodiscard]] std::optional<std::size_t> fallen_back() const { return known(report().fallen_back); }
 	/// Where the first failure was; nullptr for none.
-	[[nodiscard]] const void *first_failed() const { return reinterpret_cast<const void *>(report().first_failed); }
+	[[nodiscard]] const void *first_failed() const {
+		return reinterpret_cast<const void *>(report().first_failed); // NOLINT(performance-no-int-to-ptr)
+	}
 	/// What it was.
 	[[nodiscard]] std::error_code first_error() const { return {report().first_errno, std::generic_category()}; }
 	/// Whether finding huge pages took so long that the rest got base pages.
