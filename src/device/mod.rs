@@ -5,6 +5,7 @@
 mod host;
 
 use std::ffi::CStr;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::config;
@@ -38,6 +39,24 @@ pub trait Device: Sync {
 
     /// Give the memory of whole GMEM pages back; afterwards they read as zeros.
     fn free_eager(&self, pages: PageRange) -> Result<()>;
+
+    /// Where the heap's large blocks come from; `None` where ordinary memory is as good.
+    fn memory(&self) -> Option<&dyn DeviceMemory> {
+        None
+    }
+}
+
+/// Memory that a device maps itself, for the processor to use as well.
+pub trait DeviceMemory: Sync {
+    /// Map `length` bytes, a multiple of the GMEM page, on a GMEM page; they read as zeros. Fails where the device is not
+    /// there or has none left; ordinary memory is taken then.
+    fn map(&self, length: usize) -> Result<NonNull<u8>>;
+
+    /// Give back what [`map`](Self::map) gave, all of it.
+    ///
+    /// # Safety
+    /// `start` and `length` are those of one call of `map`, and nobody uses the memory any more.
+    unsafe fn unmap(&self, start: NonNull<u8>, length: usize);
 }
 
 /// What to prefetch, and how.
