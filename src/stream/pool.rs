@@ -2,10 +2,11 @@
 //! [`MAX_THREADS`] that can run at once. They live until the process ends.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::time::Instant;
 
-use super::queue::Stream;
+use super::caller;
+use super::queue::{Next, Stream};
+use super::sync::{self, Arc, Condvar, Mutex, MutexGuard, PoisonError, thread};
 use crate::error::{Errno, Error, Result};
 use crate::os::process;
 
@@ -15,7 +16,7 @@ const MAX_THREADS: usize = 4;
 #[derive(Default)]
 pub(super) struct Pool {
     state: Mutex<State>,
-    /// Signalled when a stream becomes ready.
+    /// Signalled when a stream becomes ready, and when one begins to linger that nobody would wake for.
     ready: Condvar,
 }
 
@@ -23,10 +24,19 @@ pub(super) struct Pool {
 struct State {
     /// Streams with work, in the order in which they got it.
     ready: VecDeque<Arc<Stream>>,
+    /// Streams with work that may wait for more, until when.
+    lingering: Vec<(Instant, Arc<Stream>)>,
     /// Threads that look for work or do it.
     able: usize,
     /// Of those, the ones that do.
     busy: usize,
+    /// And the ones that wait for some.
+    asleep: usize,
+    /// When the first of these wakes by itself.
+    alarm: Option<Instant>,
+    /// Threads that find nothing to do leave.
+    #[cfg(test)]
+    closed: bool,
 }
 
 impl Pool {
@@ -43,6 +53,26 @@ impl Pool {
     /// Have a stream with work served.
     pub(super) fn submit(self: &Arc<Self>, stream: Arc<Stream>) {
         let mut state = self.lock();
+        state.ready.push_back(stream);
+        self.find_hands(state);
+    }
+
+    /// Have a stream served when it is due.
+    pub(super) fn linger(self: &Arc<Self>, stream: Arc<Stream>) {
+        let mut state = self.lock();
+        let Some(due) = state.linger(stream) else { return };
+        if state.able == state.busy && state.able < MAX_THREADS {
+            let _ = self.start(&mut state);
+        } else if state.asleep > 0 && state.alarm.is_none_or(|alarm| due < alarm) {
+            drop(state);
+            self.ready.notify_one();
+        }
+    }
+
+    /// A stream that lingered, or is about to, is due at once.
+    pub(super) fn hurry(self: &Arc<Self>, stream: Arc<Stream>) {
+        let mut state = self.lock();
+        state.lingering.retain(|(_, other)| !Arc::ptr_eq(other, &stream));
         state.ready.push_back(stream);
         self.find_hands(state);
     }
@@ -70,7 +100,7 @@ impl Pool {
         if state.ready.len() > state.able - state.busy && state.able < MAX_THREADS {
             // If none can be started, the threads there are will come to it.
             let _ = self.start(&mut state);
-        } else {
+        } else if state.asleep > 0 {
             drop(state);
             self.ready.notify_one();
         }
@@ -100,31 +130,118 @@ impl Pool {
     }
 
     /// A thread's life.
-    fn work(&self) {
+    fn work(self: &Arc<Self>) {
+        caller::joins_pool();
         let mut state = self.lock();
         loop {
+            state.end_lingering();
             let Some(stream) = state.ready.pop_front() else {
-                if state.able > MAX_THREADS {
-                    // Those that had stepped aside are back.
+                if state.may_leave() {
                     state.able -= 1;
+                    self.leave_watch(&mut state);
                     return;
                 }
-                state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.sleep(state);
                 continue;
             };
             state.busy += 1;
+            self.leave_watch(&mut state);
             drop(state);
-            let more = stream.serve();
+            let next = stream.serve();
             state = self.lock();
-            if more {
+            match next {
                 // Behind the others: one busy stream does not keep the rest waiting.
-                state.ready.push_back(stream);
+                Next::Again => state.ready.push_back(stream),
+                Next::Linger => {
+                    state.linger(stream);
+                }
+                Next::Rest => {}
             }
         }
     }
 
+    fn sleep<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let first = state.lingering.iter().map(|(due, _)| *due).min();
+        let alarm = first.filter(|due| state.alarm.is_none_or(|alarm| *due < alarm));
+        if alarm.is_some() {
+            state.alarm = alarm;
+        }
+        state.asleep += 1;
+        state = sync::wait(&self.ready, state, alarm);
+        state.asleep -= 1;
+        if alarm.is_some() && state.alarm == alarm {
+            state.alarm = None;
+        }
+        state
+    }
+
+    /// The calling thread will not look at the clock for a while: another has to, if any stream lingers.
+    fn leave_watch(self: &Arc<Self>, state: &mut State) {
+        if state.lingering.is_empty() || state.alarm.is_some() {
+            return;
+        }
+        if state.asleep > 0 {
+            self.ready.notify_one();
+        } else if state.able == state.busy && state.able < MAX_THREADS {
+            let _ = self.start(state);
+        }
+    }
+
+    /// Have the threads leave when all is done.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "the model's pools end; the process's never does")]
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.ready.notify_all();
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Note a stream that lingers; `None` if it does so no more, or is noted.
+    fn linger(&mut self, stream: Arc<Stream>) -> Option<Instant> {
+        let due = stream.due()?;
+        if self.lingering.iter().any(|(_, other)| Arc::ptr_eq(other, &stream)) {
+            return None;
+        }
+        self.lingering.push((due, stream));
+        Some(due)
+    }
+
+    /// What is due and has nothing more to wait for becomes ready.
+    fn end_lingering(&mut self) {
+        if self.lingering.is_empty() {
+            return;
+        }
+        let now = sync::now();
+        let Self { ready, lingering, .. } = self;
+        lingering.retain_mut(|(due, stream)| {
+            if *due > now {
+                return true;
+            }
+            if stream.has_lingered(now) {
+                ready.push_back(Arc::clone(stream));
+            }
+            match stream.due() {
+                Some(later) => {
+                    *due = later;
+                    true
+                }
+                None => false,
+            }
+        });
+    }
+
+    /// Whether a thread with nothing to do is one too many: those that had stepped aside are back.
+    fn may_leave(&self) -> bool {
+        #[cfg(test)]
+        if self.closed && self.lingering.is_empty() {
+            return true;
+        }
+        self.able > MAX_THREADS
     }
 }
 
