@@ -110,15 +110,22 @@ mod tests {
         Arc::clone(stream).enqueue(work).unwrap();
     }
 
-    /// Run `body` with a pool in many schedules, half of them random, half with few switches at telling places.
+    /// Run `body` with a pool in many random schedules.
+    fn explore_fairly(body: fn(&Arc<Pool>)) {
+        shuttle::check_random(move || with_pool(body), SCHEDULES);
+    }
+
+    /// And in as many with few switches, at telling places; a thread that looks again and again would go on for ever in
+    /// some of those.
     fn explore(body: fn(&Arc<Pool>)) {
-        let run = move || {
-            let pool = Arc::new(Pool::new());
-            body(&pool);
-            pool.close();
-        };
-        shuttle::check_random(run, SCHEDULES);
-        shuttle::check_pct(run, SCHEDULES, 3);
+        explore_fairly(body);
+        shuttle::check_pct(move || with_pool(body), SCHEDULES, 3);
+    }
+
+    fn with_pool(body: fn(&Arc<Pool>)) {
+        let pool = Arc::new(Pool::new());
+        body(&pool);
+        pool.close();
     }
 
     #[test]
@@ -161,7 +168,7 @@ mod tests {
     #[test]
     fn patient_work_is_always_done() {
         // Nobody waits; then somebody does; then something else comes behind it; on two streams, to share the clock.
-        explore(|pool| {
+        explore_fairly(|pool| {
             CALLS.lock().unwrap().clear();
             let (one, other, log) = (stream(pool), stream(pool), Log::default());
             let second = thread::spawn({
@@ -184,6 +191,34 @@ mod tests {
             behind.join().unwrap();
             one.synchronize().unwrap();
             assert_eq!(*log.lock().unwrap(), [1]);
+        });
+    }
+
+    /// A thread that is woken for something else leaves the clock to another.
+    #[test]
+    fn patient_work_is_not_left_behind() {
+        static DONE: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+        static NOTED: RangeVerb = RangeVerb {
+            name: "noted",
+            patient: true,
+            apply: |_, _| {
+                DONE.store(true, Ordering::SeqCst);
+                Ok(())
+            },
+        };
+        explore_fairly(|pool| {
+            DONE.store(false, Ordering::SeqCst);
+            let (patient, other) = (stream(pool), stream(pool));
+            let range = PageRange::new(0, 10);
+            enqueue(&patient, Work::Range(RangeWork { verb: &NOTED, range, node: 0 }));
+            let wait = || {
+                while !DONE.load(Ordering::SeqCst) {
+                    thread::yield_now();
+                }
+                Ok(())
+            };
+            enqueue(&other, Work::Task(Box::new(wait)));
+            other.synchronize().unwrap();
         });
     }
 

@@ -175,9 +175,11 @@ impl Pool {
         state
     }
 
-    /// The calling thread will not look at the clock for a while: another has to, if any stream lingers.
+    /// The calling thread will look neither at the clock for a while, if any stream lingers, nor at what has just
+    /// become due: another has to.
     fn leave_watch(self: &Arc<Self>, state: &mut State) {
-        if state.lingering.is_empty() || state.alarm.is_some() {
+        let watched = state.lingering.is_empty() || state.alarm.is_some();
+        if watched && state.ready.is_empty() {
             return;
         }
         if state.asleep > 0 {
