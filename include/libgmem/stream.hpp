@@ -146,12 +146,11 @@ public:
 /// it, so the executor is what arrays have to outlive, or synchronize() first.
 class wrapped_stream : public detail::stream_owner {
 public:
-	/// @param launch gives `native` a function (see gmemLaunchFn)
-	/// @param kept   lives as long as this object
+	/// @param give gives `native` a function (see gmemLaunchFn)
+	/// @param kept lives as long as this object
 	/// @throws error (EINVAL) for no function
-	explicit wrapped_stream(gmemLaunchFn launch, void *native, std::shared_ptr<void> kept = {})
-		: kept_(std::move(kept)) {
-		detail::throw_if_failed(gmemStreamWrap(launch, native, &handle_));
+	explicit wrapped_stream(gmemLaunchFn give, void *native, std::shared_ptr<void> kept = {}) : kept_(std::move(kept)) {
+		detail::throw_if_failed(gmemStreamWrap(give, native, &handle_));
 	}
 	wrapped_stream(wrapped_stream &&other) noexcept = default;
 	wrapped_stream &operator=(wrapped_stream &&other) noexcept {

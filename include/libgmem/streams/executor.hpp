@@ -49,12 +49,20 @@ struct has_post : std::false_type {};
 template <class E, class F>
 struct has_post<E, F, std::void_t<decltype(std::declval<E &>().post(std::declval<F>()))>> : std::true_type {};
 
+/// asio's, for one, found by its argument.
+template <class E, class F, class = void>
+struct has_free_post : std::false_type {};
+template <class E, class F>
+struct has_free_post<E, F, std::void_t<decltype(post(std::declval<E &>(), std::declval<F>()))>> : std::true_type {};
+
 template <class E, class F>
 void give(E &executor, F function) {
 	if constexpr (has_execute<E, F>::value) {
 		executor.execute(std::move(function));
 	} else if constexpr (has_post<E, F>::value) {
 		executor.post(std::move(function));
+	} else if constexpr (has_free_post<E, F>::value) {
+		post(executor, std::move(function));
 	} else {
 		executor(std::move(function));
 	}
@@ -78,17 +86,18 @@ int launch(void *native, gmemHostFn fn, void *arg) noexcept {
 
 } // namespace detail
 
-/// `target` as libgmem takes it: `target.execute(f)`, else `target.post(f)`, else `target(f)` has f() called later, on
-/// any thread, or now. f may be copied and moved, and returns nothing.
+/// `target` as libgmem takes it: `target.execute(f)`, else `target.post(f)`, else `post(target, f)`, else `target(f)`
+/// has f() called later, on any thread, or now. f may be copied and moved, and returns nothing.
 ///
-/// An lvalue has to outlive the result, an rvalue (such as asio's executors) is moved into it. A target that runs several
-/// functions at once keeps libgmem's calls in order, but not its own work around them: use a strand for that. Functions
-/// that it destroys without running them become the stream's failure (ECANCELED).
+/// An lvalue has to outlive the result, an rvalue (such as asio's executors) is moved into it. A target that runs
+/// several functions at once keeps libgmem's calls in order, but not its own work around them: use a strand for that.
+/// Functions that it destroys without running them become the stream's failure (ECANCELED).
 template <class E>
 [[nodiscard]] wrapped_stream executor(E &&target) {
 	using executor_type = std::remove_reference_t<E>;
 	if constexpr (std::is_lvalue_reference_v<E>) {
-		return wrapped_stream(&detail::launch<executor_type>, const_cast<std::remove_const_t<executor_type> *>(&target));
+		return wrapped_stream(
+			&detail::launch<executor_type>, const_cast<std::remove_const_t<executor_type> *>(&target));
 	} else {
 		auto kept = std::make_shared<executor_type>(std::forward<E>(target));
 		void *native = kept.get();

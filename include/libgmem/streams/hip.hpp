@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::streams::hip: a stream of HIP. Needs <hip/hip_runtime_api.h> of ROCm 5.2 or newer and libamdhip64.
+/// gmem::streams::hip: a stream of HIP. Needs <hip/hip_runtime_api.h> and a libamdhip64 with hipLaunchHostFunc
+/// (ROCm 5.2 declares it and does not have it).
 #pragma once
 
 #include <hip/hip_runtime_api.h>

@@ -34,8 +34,8 @@ inline int launch_native_kernel(void *native, gmemHostFn fn, void *arg) noexcept
 	} copied{fn, arg};
 	auto *queue = static_cast<cl_command_queue>(native);
 	const auto run = [](void *copy) { static_cast<call *>(copy)->fn(static_cast<call *>(copy)->arg); };
-	const cl_int code = clEnqueueNativeKernel(
-		queue, run, &copied, sizeof copied, 0, nullptr, nullptr, 0, nullptr, nullptr);
+	const cl_int code =
+		clEnqueueNativeKernel(queue, run, &copied, sizeof copied, 0, nullptr, nullptr, 0, nullptr, nullptr);
 	if (code == CL_SUCCESS) {
 		clFlush(queue);
 	}
@@ -123,7 +123,8 @@ inline int launch_at_marker(void *native, gmemHostFn fn, void *arg) noexcept {
 } // namespace detail
 
 /// `queue`, in order or not, as libgmem takes it: what is registered runs when all commands ahead of it have ended, and
-/// all behind it wait. Each call flushes the queue. After a failure, gmemLastError() has OpenCL's code without its sign.
+/// all behind it wait. Each call flushes the queue. After a failure, gmemLastError() has OpenCL's code without its
+/// sign.
 ///
 /// The queue has to live as long as the result. What is launched must not wait for the queue.
 [[nodiscard]] inline wrapped_stream opencl(cl_command_queue queue) {
