@@ -49,8 +49,6 @@ impl Foreign {
     pub(super) fn enqueue(&self, stream: &Arc<Stream>, work: Work) -> Result<()> {
         let mut work = work;
         let (number, _door) = loop {
-            // Room first: whoever makes it may be waiting for the door.
-            stream.wait_for_room()?;
             let door = self.enter();
             if self.closed.load(Ordering::Acquire) {
                 return Err(Error::UnknownStream { handle: stream.handle() });
@@ -59,6 +57,9 @@ impl Foreign {
                 Pushed::At(number) => break (number as u32, door),
                 Pushed::Full(back) => work = back,
             }
+            // Whoever makes room may be waiting for the door.
+            drop(door);
+            stream.wait_for_room()?;
         };
         let place = u64::from(self.number) << 32 | u64::from(number);
         match self.executor.launch(place as usize) {

@@ -2,6 +2,7 @@
 //! and threads of `shuttle` in place of the standard library's. A wake-up that is lost is found as a deadlock.
 
 #![allow(dead_code, reason = "the library uses what the model does not")]
+#![allow(clippy::duplicate_mod, reason = "that is what a model of the same code is")]
 
 #[path = "caller.rs"]
 mod caller;
