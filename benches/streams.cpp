@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What a call on a stream costs its caller: on libgmem's own streams with little and much waiting, and on those of other
-/// executors above what the executor itself takes for a function. And what a stream takes of memory.
+/// What a call on a stream costs its caller: on libgmem's own streams with little and much waiting, and on those of
+/// other executors above what the executor itself takes for a function. And what a stream takes of memory.
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -80,25 +80,19 @@ struct cost {
 };
 
 /// So many calls in a row on a stream that does not go on: from none waiting to all.
-cost one_after_the_other(int calls) {
-	constexpr int samples = 10;
-	cost result;
-	const gmem::stream stream;
+void one_after_the_other(gmemStream_t stream, int calls, cost &result) {
 	gate gate;
-	for (int sample = 0; sample < samples; ++sample) {
-		stopwatch watch;
-		for (int done = 0; done < 2000; done += calls) {
-			gate.close(stream.get());
-			for (int i = 0; i < calls; ++i) {
-				watch.time([&] { need(gmemStreamLaunch(stream.get(), nothing, nullptr)); });
-			}
-			gate.open();
-			stream.synchronize();
+	stopwatch watch;
+	for (int done = 0; done < 2000; done += calls) {
+		gate.close(stream);
+		for (int i = 0; i < calls; ++i) {
+			watch.time([&] { need(gmemStreamLaunch(stream, nothing, nullptr)); });
 		}
-		result.median.push_back(watch.at(0.5));
-		result.late.push_back(watch.at(0.99));
+		gate.open();
+		need(gmemStreamSynchronize(stream));
 	}
-	return result;
+	result.median.push_back(watch.at(0.5));
+	result.late.push_back(watch.at(0.99));
 }
 
 /// A call while the stream is being served.
@@ -151,8 +145,7 @@ void print_above(const std::string &figure, Ours &&ours, Theirs &&theirs, Done &
 			alone.push_back(b);
 		}
 	}
-	bench::print_row(
-		figure + " (" + std::to_string(static_cast<int>(bench::spread_of(alone).median)) + " ns)", above,
+	bench::print_row(figure + " (" + std::to_string(static_cast<int>(bench::spread_of(alone).median)) + " ns)", above,
 		bench::goal::at_most, 100, "ns");
 }
 
@@ -238,14 +231,14 @@ void adapters() {
 	{
 		const auto native = [&] {
 			void *arguments[2] = {};
-			need(-clEnqueueNativeKernel(
-				queue, nothing, static_cast<void *>(arguments), sizeof arguments, 0, nullptr, nullptr, 0, nullptr, nullptr));
+			need(-clEnqueueNativeKernel(queue, nothing, static_cast<void *>(arguments), sizeof arguments, 0, nullptr,
+				nullptr, 0, nullptr, nullptr));
 			clFlush(queue);
 		};
 		const gmem::wrapped_stream stream = gmem::streams::opencl(queue);
 		print_above(
-			"opencl.hpp, above clEnqueueNativeKernel",
-			[&] { need(gmemStreamLaunch(stream.get(), nothing, nullptr)); }, native, [&] { clFinish(queue); });
+			"opencl.hpp, above clEnqueueNativeKernel", [&] { need(gmemStreamLaunch(stream.get(), nothing, nullptr)); },
+			native, [&] { clFinish(queue); });
 	}
 	clReleaseCommandQueue(queue);
 	clReleaseContext(context);
@@ -265,16 +258,19 @@ void many() {
 	}
 	const auto per_stream = [&] { return static_cast<double>(mallinfo2().uordblks - before) / streams; };
 	bench::print_row("memory of a stream, never used", {per_stream()}, bench::goal::at_most, 1024, "B");
+	const auto use_all = [&] {
+		for (int i = 0; i < streams * each; ++i) {
+			need(gmemStreamLaunch(all[static_cast<std::size_t>(i % streams)].get(), nothing, nullptr));
+		}
+		for (const gmem::stream &stream : all) {
+			stream.synchronize();
+		}
+	};
+	use_all();
+	bench::print_row("  idle again", {per_stream()}, bench::goal::at_most, 1024, "B");
 	std::vector<double> ratios;
 	for (int round = 0; round < rounds; ++round) {
-		const auto spread = bench::time_of([&] {
-			for (int i = 0; i < streams * each; ++i) {
-				need(gmemStreamLaunch(all[static_cast<std::size_t>(i % streams)].get(), nothing, nullptr));
-			}
-			for (const gmem::stream &stream : all) {
-				stream.synchronize();
-			}
-		});
+		const auto spread = bench::time_of(use_all);
 		const auto one = bench::time_of([&] {
 			for (int i = 0; i < streams * each; ++i) {
 				need(gmemStreamLaunch(all.front().get(), nothing, nullptr));
@@ -283,7 +279,6 @@ void many() {
 		});
 		ratios.push_back(spread / one);
 	}
-	bench::print_row("  idle again", {per_stream()}, bench::goal::at_most, 1024, "B");
 	bench::print_row("100,000 functions: on 1,000 streams / on one", ratios, bench::goal::at_most, 10);
 }
 
@@ -291,26 +286,29 @@ void many() {
 
 int main() {
 	std::printf("%-58s %10s  %-20s  %-10s\n", "figure (median [spread])", "", "", "goal");
-	const cost few = one_after_the_other(10);
-	print("launch, 10 in a row, all of which wait", few);
-	for (const int calls : {100, 1000, 10000}) {
-		const cost found = one_after_the_other(calls);
-		print("  " + std::to_string(calls) + " in a row, all of which wait", found);
-		if (calls == 10000) {
-			std::vector<double> ratios;
-			for (std::size_t i = 0; i < few.median.size(); ++i) {
-				ratios.push_back(found.median[i] / few.median[i]);
-			}
-			bench::print_row("  10,000 in a row / 10", ratios, bench::goal::at_most, 1.25);
+	const std::vector<int> lengths = {10, 100, 1000, 10000};
+	std::vector<cost> rows(lengths.size());
+	const gmem::stream stream;
+	for (int sample = -1; sample < 15; ++sample) { // by turns; the first warms up
+		std::vector<cost> unused(lengths.size());
+		for (std::size_t i = 0; i < lengths.size(); ++i) {
+			one_after_the_other(stream.get(), lengths[i], (sample < 0 ? unused : rows)[i]);
 		}
 	}
+	for (std::size_t i = 0; i < lengths.size(); ++i) {
+		print("launch, " + std::to_string(lengths[i]) + " in a row, all of which wait", rows[i]);
+	}
+	std::vector<double> ratios;
+	for (std::size_t i = 0; i < rows.front().median.size(); ++i) {
+		ratios.push_back(rows.back().median[i] / rows.front().median[i]);
+	}
+	bench::print_row("  10,000 in a row / 10", ratios, bench::goal::at_most, 1.25);
 	print("launch on a stream that is being served",
 		while_served([](gmemStream_t stream) { need(gmemStreamLaunch(stream, nothing, nullptr)); }));
-	print("an eager free of nothing",
-		while_served([](gmemStream_t stream) { need(gmemFreeEager(0, 0, stream)); }));
+	print("an eager free of nothing", while_served([](gmemStream_t stream) { need(gmemFreeEager(0, 0, stream)); }));
 	const gmem::event event;
-	print("an event recorded",
-		while_served([&](gmemStream_t stream) { need(gmemEventRecord(event.get(), stream)); }), 300);
+	print("an event recorded", while_served([&](gmemStream_t stream) { need(gmemEventRecord(event.get(), stream)); }),
+		300);
 	adapters();
 	many();
 	return 0;

@@ -7,17 +7,22 @@ use std::time::Instant;
 use super::caller;
 use super::queue::{Next, Stream};
 use super::sync::{self, Arc, Condvar, Mutex, MutexGuard, PoisonError, thread};
+use super::work::Work;
 use crate::error::{Errno, Error, Result};
 use crate::os::process;
 
 /// Threads that serve at once; those that wait for another stream do not count.
 const MAX_THREADS: usize = 4;
+/// Pieces of work that room is kept for, some 640 KiB.
+const MOST_ROOM: usize = 1 << 14;
 
 #[derive(Default)]
 pub(super) struct Pool {
     state: Mutex<State>,
     /// Signalled when a stream becomes ready, and when one begins to linger that nobody would wake for.
     ready: Condvar,
+    /// Room for work that a stream has left when it became idle: the next one that needs much takes it.
+    room: Mutex<VecDeque<Work>>,
 }
 
 #[derive(Default)]
@@ -75,6 +80,21 @@ impl Pool {
         state.lingering.retain(|(_, other)| !Arc::ptr_eq(other, &stream));
         state.ready.push_back(stream);
         self.find_hands(state);
+    }
+
+    /// Room that a stream has left, if any has.
+    pub(super) fn take_room(&self) -> VecDeque<Work> {
+        std::mem::take(&mut *self.room.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keep the room of a stream that is idle, if it is more than what there is.
+    pub(super) fn leave_room(&self, mut room: VecDeque<Work>) {
+        let mut kept = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        if (kept.capacity() + 1..=MOST_ROOM).contains(&room.capacity()) {
+            std::mem::swap(&mut *kept, &mut room);
+        }
+        drop(kept);
+        drop(room);
     }
 
     /// The calling thread of this pool is about to wait: until the result is dropped, another runs in

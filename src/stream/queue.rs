@@ -194,6 +194,15 @@ impl Stream {
     }
 
     fn push(&self, state: &mut State, work: Work) -> Result<()> {
+        let queue = &mut state.waiting;
+        if queue.len() == queue.capacity() && (1..=KEPT).contains(&queue.len()) {
+            // Room that another has left, instead of growing in steps.
+            let mut room = self.pool.take_room();
+            if room.capacity() > queue.len() {
+                room.append(queue);
+                *queue = room;
+            }
+        }
         if state.waiting.try_reserve(1).is_err() {
             return Err(Error::OutOfMemory { what: "a place in the stream's queue" });
         }
@@ -338,14 +347,14 @@ impl Stream {
         let Some(first) = state.waiting.front() else {
             state.phase = Phase::Idle;
             // An idle stream keeps a little room, so that one piece of work at a time asks for none.
-            if state.waiting.capacity() > KEPT || state.waiting.capacity() == 0 {
-                std::mem::swap(&mut state.waiting, &mut batch);
+            let spare = std::mem::take(&mut state.waiting);
+            for room in [batch, spare] {
+                if (1..=KEPT).contains(&room.capacity()) {
+                    state.waiting = room;
+                } else {
+                    self.pool.leave_room(room);
+                }
             }
-            if state.waiting.capacity() > KEPT {
-                state.waiting = VecDeque::new();
-            }
-            drop(state);
-            drop(batch);
             return Next::Rest;
         };
         if let Some(point) = first.held_by().map(Arc::clone) {
