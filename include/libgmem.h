@@ -209,7 +209,8 @@ int gmemGetHugePolicy(unsigned long addr) LIBGMEM_NOEXCEPT;
 /**
  * @brief The heterogeneous NUMA id of the current device.
  *
- * On the device "host" it is the memory node nearest to the CPU that the caller runs on.
+ * On the device "host" it is the memory node nearest to the CPU that the caller runs on; on "opencl" the same if the
+ * device is the processor, else a number behind those that memory nodes of the machine can have.
  * @return an id >= 0 to pass to gmemPrefetch(), or a negative errno if there is no device.
  */
 int gmemGetNumaId(void) LIBGMEM_NOEXCEPT;
@@ -268,13 +269,30 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  *
  * The first use of a device picks GMEM_DEVICE from the environment, else the one chosen when the
  * library was configured (-DLIBGMEM_DEVICE, "host" unless set).
- * @param name "host"
- * @return 0, -EINVAL for an unknown or NULL name (the error lists the valid ones).
+ *
+ * "host" is the machine's own memory. "opencl" is the first OpenCL device that has fine-grained buffers of shared
+ * virtual memory and OpenCL 2.1, or the one that GMEM_OPENCL_DEVICE names by its number, counted from 0 through all
+ * platforms, or by a part of its name. libOpenCL.so.1 is opened when the device is first used, and what comes of that
+ * holds for the life of the process. A device that runs its kernels on the processor has the machine's memory nodes,
+ * and ranges are prefetched and freed as on "host". Any other has one node of its own (gmemGetNumaId()), to which
+ * it takes memory of its own context only; of that gmemFreeEager() frees nothing (-EOPNOTSUPP), and a receipt counts
+ * each page that the driver was asked to move as migrated, since the driver does not tell what it did. A forked child
+ * has no OpenCL: ranges are prefetched and freed there as on "host", and what needs the driver is -ENODEV.
+ * @param name "host" or "opencl"
+ * @return 0; -EINVAL for an unknown or NULL name (the error lists the valid ones); -ENODEV if the device cannot be
+ *   used (the error says what is missing and where it was looked for). After an error the device is what it was.
  */
 int gmemSetDevice(const char *name) LIBGMEM_NOEXCEPT;
 
-/** @brief Name of the current device, or NULL when GMEM_DEVICE names none that exists. */
+/** @brief Name of the current device, or NULL when GMEM_DEVICE names none that exists and can be used. */
 const char *gmemGetDevice(void) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief The driver's own object that the current device's memory belongs to: on "opencl" its cl_context, good for the
+ *   life of the process. Kernels that get libgmem's memory by its address (clSetKernelArgSVMPointer) are made in it.
+ * @return NULL on "host", and when there is no device.
+ */
+void *gmemGetDeviceContext(void) LIBGMEM_NOEXCEPT;
 
 /* ---- streams ---------------------------------------------------------------------------------- */
 

@@ -134,6 +134,16 @@ extern "C" fn gmemGetDevice() -> *const c_char {
     name
 }
 
+#[unsafe(no_mangle)]
+extern "C" fn gmemGetDeviceContext() -> *mut c_void {
+    let mut context = ptr::null_mut();
+    guard(|| {
+        context = device::current()?.context()?;
+        Ok(0)
+    });
+    context
+}
+
 // ---- streams ----------------------------------------------------------------------------------
 
 /// # Safety

@@ -22,6 +22,8 @@ pub enum LogLevel {
 pub struct Config {
     /// `GMEM_DEVICE`: name of the device to begin with.
     pub device: Option<String>,
+    /// `GMEM_OPENCL_DEVICE`: number or part of the name of the OpenCL device.
+    pub opencl_device: Option<String>,
     /// `GMEM_LOG`: `error` or `trace`.
     pub log: LogLevel,
     /// `GMEM_HUGE_PAGES`: `off`, `prefer` or `require`.
@@ -34,6 +36,7 @@ pub struct Config {
 pub fn config() -> &'static Config {
     static CONFIG: Lazy<Config> = Lazy::new(|| Config {
         device: env::secure("GMEM_DEVICE").filter(|name| !name.is_empty()),
+        opencl_device: env::secure("GMEM_OPENCL_DEVICE").filter(|which| !which.is_empty()),
         log: log_level(env::secure("GMEM_LOG").as_deref()),
         huge_pages: env::secure("GMEM_HUGE_PAGES")
             .and_then(|word| HugePolicy::from_word(&word))

@@ -2,6 +2,7 @@
 //!
 //! A message names the argument, its value, what is allowed and what to do.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// `Result` with libgmem's [`Error`].
@@ -22,6 +23,24 @@ impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // std's text ends in "(os error N)", which is the number a reader wants.
         write!(f, "{}", std::io::Error::from_raw_os_error(self.0))
+    }
+}
+
+/// A negative number of OpenCL's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClCode(pub i32);
+
+impl ClCode {
+    /// Whether there was not enough memory, of one kind or another: `CL_OUT_OF_HOST_MEMORY`, `CL_OUT_OF_RESOURCES`,
+    /// `CL_MEM_OBJECT_ALLOCATION_FAILURE`.
+    fn is_lack_of_memory(self) -> bool {
+        (-6..=-4).contains(&self.0)
+    }
+}
+
+impl fmt::Display for ClCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OpenCL's code {}", self.0)
     }
 }
 
@@ -110,6 +129,12 @@ pub enum Error {
 
     #[error("no device is named {name:?}; the devices are {known} (GMEM_DEVICE, gmemSetDevice)")]
     UnknownDevice { name: String, known: String },
+
+    #[error("device opencl cannot be used: {why}. {remedy}")]
+    NoOpencl { why: Cow<'static, str>, remedy: &'static str },
+
+    #[error("{call} of {from:#x}..{to:#x} failed: {code}")]
+    Opencl { call: &'static str, from: usize, to: usize, code: ClCode },
 
     #[error("{argument} is NULL; pass {wanted}")]
     Null { argument: &'static str, wanted: &'static str },
@@ -207,6 +232,9 @@ impl Error {
             | Error::NoRoom { .. }
             | Error::HugePagesMissing { .. }
             | Error::HugePagesLost { .. } => libc::ENOMEM,
+            Error::NoOpencl { .. } => libc::ENODEV,
+            Error::Opencl { code, .. } if code.is_lack_of_memory() => libc::ENOMEM,
+            Error::Opencl { .. } => libc::EIO,
             Error::NoHugePages { .. } => libc::EOPNOTSUPP,
             Error::NodeForbidden { .. } => libc::EACCES,
             Error::Cancelled { .. } => libc::ECANCELED,

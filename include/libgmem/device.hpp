@@ -15,15 +15,13 @@ public:
 	device() = delete;
 
 	/// @return its name, "host" unless configured otherwise
-	/// @throws error (EINVAL) when GMEM_DEVICE names a device that does not exist
+	/// @throws error when GMEM_DEVICE names a device that does not exist (EINVAL) or cannot be used (ENODEV)
 	[[nodiscard]] static const char *current() {
-		if (const char *name = gmemGetDevice()) {
-			return name;
-		}
-		throw error(-EINVAL);
+		static_cast<void>(numa_id());
+		return gmemGetDevice();
 	}
 
-	/// @throws error (EINVAL) naming the devices there are
+	/// @throws error (EINVAL) naming the devices there are, or (ENODEV) what the device lacks
 	static void set_current(const char *name) { detail::throw_if_failed(gmemSetDevice(name)); }
 
 	/// @return the heterogeneous NUMA id to prefetch to
@@ -32,6 +30,13 @@ public:
 		const int id = gmemGetNumaId();
 		detail::throw_if_failed(id);
 		return id;
+	}
+
+	/// @return the driver's own object that the device's memory belongs to (see gmemGetDeviceContext()); may be NULL
+	/// @throws error when there is no device
+	[[nodiscard]] static void *context() {
+		static_cast<void>(numa_id());
+		return gmemGetDeviceContext();
 	}
 };
 

@@ -3,9 +3,10 @@
 //! To add a device, write its file and add it to [`ALL`]; nothing else changes.
 
 mod host;
+mod opencl;
 
-use std::ffi::CStr;
-use std::ptr::NonNull;
+use std::ffi::{CStr, c_void};
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::config;
@@ -18,6 +19,11 @@ use crate::report::Report;
 pub trait Device: Sync {
     /// The name by which GMEM_DEVICE and gmemSetDevice know it.
     fn c_name(&self) -> &'static CStr;
+
+    /// Whether it can be used, else why not; asked before it becomes the current one. What it needs is opened here.
+    fn open(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// The node that [`prefetch`](Device::prefetch) is best asked for from the calling thread.
     fn numa_id(&self) -> Result<i32>;
@@ -40,13 +46,19 @@ pub trait Device: Sync {
     /// Give the memory of whole GMEM pages back; afterwards they read as zeros.
     fn free_eager(&self, pages: PageRange) -> Result<()>;
 
+    /// The driver's own object that its memory belongs to; NULL where there is none.
+    fn context(&self) -> Result<*mut c_void> {
+        Ok(ptr::null_mut())
+    }
+
     /// Where the heap's large blocks come from; `None` where ordinary memory is as good.
     fn memory(&self) -> Option<&dyn DeviceMemory> {
         None
     }
 }
 
-/// Memory that a device maps itself, for the processor to use as well.
+/// Memory that a device maps itself, for the processor to use as well. Not called with a lock held that `malloc` or
+/// `free` may want: a driver calls both.
 pub trait DeviceMemory: Sync {
     /// Map `length` bytes, a multiple of the GMEM page, on a GMEM page; they read as zeros. Fails where the device is not
     /// there or has none left; ordinary memory is taken then.
@@ -105,7 +117,7 @@ impl dyn Device {
 }
 
 /// Every device, in the order in which messages list them.
-const ALL: [&dyn Device; 1] = [&host::Host];
+const ALL: [&dyn Device; 2] = [&host::Host, &opencl::OpenCl];
 
 /// The device chosen when the library was configured (`-DLIBGMEM_DEVICE`).
 const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {
@@ -121,6 +133,7 @@ pub fn current() -> Result<&'static dyn Device> {
     let mut current = CURRENT.load(Ordering::Relaxed);
     if current == 0 {
         let first = find(config().device.as_deref().unwrap_or(DEFAULT))? + 1;
+        ALL[first - 1].open()?;
         // A gmemSetDevice that came in between wins.
         current = match CURRENT.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => first,
@@ -132,8 +145,19 @@ pub fn current() -> Result<&'static dyn Device> {
 
 /// Make the named device the current one.
 pub fn set_current(name: &str) -> Result<()> {
-    CURRENT.store(find(name)? + 1, Ordering::Relaxed);
+    let index = find(name)?;
+    ALL[index].open()?;
+    CURRENT.store(index + 1, Ordering::Relaxed);
     Ok(())
+}
+
+/// The current device's memory. Chooses and opens none, because `malloc` asks, and a driver that is being opened calls
+/// `malloc`: until somebody has called [`current`] there is only ordinary memory.
+pub fn memory() -> Option<&'static dyn DeviceMemory> {
+    match CURRENT.load(Ordering::Relaxed) {
+        0 => None,
+        chosen => ALL[chosen - 1].memory(),
+    }
 }
 
 fn find(name: &str) -> Result<usize> {

@@ -17,6 +17,32 @@ pub fn next_symbol(name: &CStr) -> Option<*mut c_void> {
     (object_of(first.as_ptr()) != object_of(next_symbol as *mut c_void)).then_some(first.as_ptr())
 }
 
+/// A library that was opened at run time, and stays open.
+pub struct Library(NonNull<c_void>);
+
+impl Library {
+    /// Look for it where the dynamic linker does, and bind its functions now. A failure is in the linker's words.
+    pub fn open(name: &CStr) -> std::result::Result<Self, String> {
+        // SAFETY: the name is NUL-terminated; the library's constructors run as in any program that is linked with it.
+        let opened = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        NonNull::new(opened).map(Self).ok_or_else(|| {
+            // SAFETY: the calling thread's own text, until its next call of the linker.
+            let text = unsafe { libc::dlerror() };
+            if text.is_null() {
+                return "the dynamic linker does not say why".into();
+            }
+            // SAFETY: not NULL, so it is a text.
+            unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+        })
+    }
+
+    /// A function, or whatever has the name.
+    pub fn symbol(&self, name: &CStr) -> Option<NonNull<c_void>> {
+        // SAFETY: an open library and a NUL-terminated name.
+        NonNull::new(unsafe { libc::dlsym(self.0.as_ptr(), name.as_ptr()) })
+    }
+}
+
 /// Where the object that an address lies in begins.
 fn object_of(address: *mut c_void) -> Option<usize> {
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
@@ -34,5 +60,15 @@ mod tests {
     fn finds_what_the_c_library_has_and_nothing_else() {
         assert!(next_symbol(c"free").is_some());
         assert!(next_symbol(c"no_such_function_anywhere").is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_said() {
+        let failure = Library::open(c"libno-such-thing.so.1").err();
+        assert!(failure.is_some_and(|text| text.contains("libno-such-thing.so.1")));
+        let library = Library::open(c"libc.so.6").ok();
+        assert!(
+            library.is_some_and(|c| c.symbol(c"free").is_some() && c.symbol(c"none").is_none())
+        );
     }
 }

@@ -17,15 +17,24 @@ impl<T> Lazy<T> {
         Self { value: AtomicPtr::new(ptr::null_mut()), make }
     }
 
+    /// The value, if it was made.
+    pub fn known(&self) -> Option<&'static T> {
+        // SAFETY: what is stored is leaked, never freed.
+        unsafe { self.value.load(Ordering::Acquire).as_ref() }
+    }
+
     /// The value.
     pub fn get(&self) -> &'static T {
-        let known = self.value.load(Ordering::Acquire);
-        // SAFETY: what is stored is leaked, never freed.
-        if let Some(value) = unsafe { known.as_ref() } {
+        if let Some(value) = self.known() {
             return value;
         }
         let made = Box::into_raw(Box::new((self.make)()));
-        match self.value.compare_exchange(known, made, Ordering::AcqRel, Ordering::Acquire) {
+        match self.value.compare_exchange(
+            ptr::null_mut(),
+            made,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
             // SAFETY: stored just now, never freed.
             Ok(_) => unsafe { &*made },
             Err(other) => {

@@ -14,6 +14,7 @@ pub mod lazy;
 pub mod mapping;
 pub mod memory;
 pub mod numa;
+pub mod opencl;
 pub mod pagemap;
 pub mod process;
 pub mod replaced;

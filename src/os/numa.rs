@@ -80,6 +80,16 @@ pub fn memory_nodes() -> NodeSet {
         .unwrap_or_else(|| NodeSet::only(0))
 }
 
+/// The number after those that memory nodes of this machine can ever have.
+pub fn first_impossible_node() -> usize {
+    let mut buffer = [0; 4096];
+    file::read_start(c"/sys/devices/system/node/possible", &mut buffer)
+        .ok()
+        .and_then(|text| NodeSet::parse(std::str::from_utf8(text).ok()?))
+        .and_then(|nodes| nodes.iter().last())
+        .map_or(1, |last| last + 1)
+}
+
 /// The node of the CPU that the caller runs on.
 pub fn current_node() -> usize {
     let (mut cpu, mut node) = (0_u32, 0_u32);

@@ -1,0 +1,375 @@
+//! Device `opencl`: an OpenCL device whose kernels read the process's memory by its addresses (shared virtual memory).
+//!
+//! - [`choice`]: finding the library and the device, and saying where one was looked for in vain
+//! - [`regions`]: memory that comes from the device's driver
+//!
+//! One that runs its kernels on the processor works on the process's own pages: everything is done as for `host`, and
+//! only the heap's large blocks come from the driver, because kernels may read no others. Any other has a node of its
+//! own behind those of the machine, and the driver is asked to move memory there and back.
+
+mod choice;
+mod regions;
+
+use std::ffi::{CStr, c_void};
+use std::ptr::NonNull;
+use std::time::Instant;
+
+use super::host::Host;
+use super::{Device, DeviceMemory, Request};
+use crate::error::{ClCode, Error, Result};
+use crate::huge_policy::HugePolicy;
+use crate::os::lazy::Lazy;
+use crate::os::opencl::{Context, Description, Shared};
+use crate::os::{mapping, numa, process};
+use crate::page::PageRange;
+use crate::report::Report;
+use regions::{Regions, Turn};
+
+/// The OpenCL device that `GMEM_OPENCL_DEVICE` names, else the first that can be used.
+pub struct OpenCl;
+
+/// Opened on first use, and for good; a failure is kept, too.
+static OPENED: Lazy<Result<Accelerator>> = Lazy::new(|| {
+    let _turn = Turn::take();
+    choice::open().map(|(context, device)| Accelerator::new(context, &device))
+});
+
+fn opened() -> Result<&'static Accelerator> {
+    OPENED.get().as_ref().map_err(Clone::clone)
+}
+
+/// The same for `malloc`, which must not open a driver.
+fn opened_already() -> Option<&'static Accelerator> {
+    OPENED.known().and_then(|opened| opened.as_ref().ok())
+}
+
+impl Device for OpenCl {
+    fn c_name(&self) -> &'static CStr {
+        c"opencl"
+    }
+
+    fn open(&self) -> Result<()> {
+        opened().map(|_| ())
+    }
+
+    fn numa_id(&self) -> Result<i32> {
+        opened()?.numa_id()
+    }
+
+    fn node(&self, hnid: i32) -> Result<usize> {
+        opened()?.node(hnid)
+    }
+
+    fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()> {
+        opened()?.prefetch(request, report)
+    }
+
+    fn collapse(&self, pages: PageRange) {
+        // The kernel leaves alone what a driver has mapped.
+        Host.collapse(pages);
+    }
+
+    fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
+        Host.advise_huge(range, policy)
+    }
+
+    fn free_eager(&self, pages: PageRange) -> Result<()> {
+        opened()?.free_eager(pages)
+    }
+
+    fn context(&self) -> Result<*mut c_void> {
+        opened().map(|accelerator| accelerator.context.handle())
+    }
+
+    fn memory(&self) -> Option<&dyn DeviceMemory> {
+        opened_already().filter(|accelerator| accelerator.needs_its_own).map(|_| self as _)
+    }
+}
+
+impl DeviceMemory for OpenCl {
+    fn map(&self, length: usize) -> Result<NonNull<u8>> {
+        opened_already().ok_or(Error::OutOfMemory { what: "OpenCL, not opened yet" })?.map(length)
+    }
+
+    unsafe fn unmap(&self, start: NonNull<u8>, length: usize) {
+        if let Some(accelerator) = opened_already() {
+            // SAFETY: the caller's promise.
+            unsafe { accelerator.unmap(start, length) };
+        }
+    }
+}
+
+/// A device that was opened.
+struct Accelerator {
+    context: Context,
+    regions: Regions,
+    /// Its node; `None` where its memory is the machine's.
+    own_node: Option<usize>,
+    /// Whether its kernels read no memory but what its driver gives.
+    needs_its_own: bool,
+    /// The process that opened it: OpenCL does not survive a fork.
+    process: i32,
+}
+
+impl Accelerator {
+    fn new(context: Context, device: &Description) -> Self {
+        Self {
+            context,
+            regions: Regions::default(),
+            own_node: (!device.is_processor).then(numa::first_impossible_node),
+            needs_its_own: device.shared != Shared::Everything,
+            process: process::process_id(),
+        }
+    }
+
+    fn numa_id(&self) -> Result<i32> {
+        match self.own_node {
+            Some(node) => Ok(i32::try_from(node).unwrap_or(i32::MAX)),
+            None => Host.numa_id(),
+        }
+    }
+
+    fn node(&self, hnid: i32) -> Result<usize> {
+        let own = self.own_node.filter(|node| usize::try_from(hnid) == Ok(*node));
+        own.map_or_else(|| Host.node(hnid), Ok).map_err(|failure| match (failure, self.own_node) {
+            (Error::NotAMemoryNode { hnid, nodes }, Some(own)) => {
+                Error::NotAMemoryNode { hnid, nodes: format!("{nodes},{own}") }
+            }
+            (other, _) => other,
+        })
+    }
+
+    fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()> {
+        let Some(own) = self.own_node else { return Host.prefetch(request, report) };
+        let asked = request.asked;
+        let to_device = request.node == own;
+        let parts = self.regions.within(asked);
+        let all_is_its_own = parts.iter().map(|part| part.len()).sum::<usize>() == asked.len();
+        if to_device && !all_is_its_own {
+            return Err(Error::Unsupported {
+                verb: "gmemPrefetch",
+                from: asked.start(),
+                to: asked.end(),
+                what: "not all of it memory that the OpenCL device can have",
+                remedy: "Take a block of 2 MiB or more from libgmem's heap, or prefetch to a memory node.",
+                errno: libc::EINVAL,
+            });
+        }
+        if !parts.is_empty() {
+            self.migrate(request, &parts, !to_device, report)?;
+        }
+        if to_device {
+            return Ok(());
+        }
+        match Host.prefetch(request, report) {
+            // What the driver maps itself it has placed already.
+            Err(Error::Unsupported { .. }) if all_is_its_own => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// The driver says when it is done and not what it did, so each page counts as moved.
+    fn migrate(
+        &self,
+        request: &Request<'_>,
+        parts: &[PageRange],
+        to_host: bool,
+        report: &mut Report,
+    ) -> Result<()> {
+        self.is_in_its_process()?;
+        let begun = Instant::now();
+        let (total, asked) = (request.asked.len(), request.asked);
+        request.watch.go_on(0, total)?;
+        let outcome = {
+            let _turn = Turn::take();
+            self.context.migrate(parts, to_host)
+        };
+        let pages: usize =
+            parts.iter().map(|part| part.outward(mapping::base_page()).len()).sum::<usize>()
+                / mapping::base_page().bytes();
+        (report.huge, report.fallen_back, report.threads) = (None, None, 1);
+        report.nanoseconds = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        match outcome {
+            Ok(()) => report.migrated = pages,
+            Err(code) => {
+                report.failed = pages;
+                return Err(failed("clEnqueueSVMMigrateMem", asked, code));
+            }
+        }
+        // All is done, whatever the caller says.
+        let _ = request.watch.progress(total, total);
+        Ok(())
+    }
+
+    fn free_eager(&self, pages: PageRange) -> Result<()> {
+        if self.own_node.is_some() && !self.regions.within(pages).is_empty() {
+            return Err(Error::Unsupported {
+                verb: "gmemFreeEager",
+                from: pages.start(),
+                to: pages.end(),
+                what: "memory of the OpenCL device",
+                remedy: "OpenCL gives back whole blocks only: free() it.",
+                errno: libc::EOPNOTSUPP,
+            });
+        }
+        Host.free_eager(pages)
+    }
+
+    fn is_in_its_process(&self) -> Result<()> {
+        if process::process_id() == self.process {
+            return Ok(());
+        }
+        Err(Error::NoOpencl {
+            why: "it was opened before fork(), and OpenCL does not work in the child".into(),
+            remedy: "Start the child with posix_spawn() or exec(), or call gmemSetDevice(\"host\") there",
+        })
+    }
+}
+
+fn failed(call: &'static str, range: PageRange, code: ClCode) -> Error {
+    Error::Opencl { call, from: range.start(), to: range.end(), code }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::device::Unwatched;
+    use crate::os::pagemap;
+
+    /// The device, as it is or as if it had memory of its own; `None`, with a line that says so, where there is none.
+    fn accelerator(own_memory: bool) -> Option<Accelerator> {
+        match choice::open() {
+            Ok((context, device)) => {
+                let is_processor = device.is_processor && !own_memory;
+                Some(Accelerator::new(context, &Description { is_processor, ..device }))
+            }
+            Err(failure) => {
+                eprintln!("skipped: {failure}");
+                None
+            }
+        }
+    }
+
+    fn request(asked: PageRange, node: usize) -> Request<'static> {
+        let (huge, wants_report) = (HugePolicy::AsIs, true);
+        Request { asked, node, huge, max_threads: 0, wants_report, watch: &Unwatched }
+    }
+
+    fn range_of(start: NonNull<u8>, length: usize) -> PageRange {
+        PageRange::new(start.addr().get(), start.addr().get() + length)
+    }
+
+    fn present(range: PageRange) -> usize {
+        let mut bytes = 0;
+        pagemap::scan(range, |run| bytes += if run.present { run.range.len() } else { 0 }).unwrap();
+        bytes
+    }
+
+    /// Whether each page begins with this number; writes another one.
+    fn all_begin_with(start: NonNull<u8>, length: usize, value: u8, then: u8) -> bool {
+        (0..length).step_by(4096).all(|at| {
+            // SAFETY: a block of `length` bytes.
+            unsafe { start.add(at).replace(then) == value }
+        })
+    }
+
+    #[test]
+    fn blocks_are_whole_gmem_pages_of_zeros_again_and_again() {
+        let length = 3 * mapping::gmem_page().bytes();
+        for own_memory in [false, true] {
+            let Some(device) = accelerator(own_memory) else { return };
+            for _ in 0..4 {
+                let start = device.map(length).unwrap();
+                assert_eq!(start.addr().get() % mapping::gmem_page().bytes(), 0);
+                assert!(all_begin_with(start, length, 0, 0xA5));
+                let range = range_of(start, length);
+                assert_eq!(device.regions.within(PageRange::new(0, usize::MAX)), [range]);
+                // SAFETY: not used again.
+                unsafe { device.unmap(start, length) };
+                assert!(device.regions.within(PageRange::new(0, usize::MAX)).is_empty());
+            }
+            assert!(device.map(usize::MAX).is_err() && device.map(1 << 50).is_err());
+        }
+    }
+
+    #[test]
+    fn on_the_processor_ranges_are_prefetched_and_freed_as_the_hosts() {
+        let Some(device) = accelerator(false).filter(|device| device.own_node.is_none()) else {
+            return;
+        };
+        let length = 2 * mapping::gmem_page().bytes();
+        let start = device.map(length).unwrap();
+        let range = range_of(start, length);
+        assert_eq!(present(range), 0);
+        let node = device.node(device.numa_id().unwrap()).unwrap();
+        let mut report = Report::EMPTY;
+        device.prefetch(&request(range, node), &mut report).unwrap();
+        assert_eq!((report.populated, report.failed, present(range)), (length / 4096, 0, length));
+        assert!(all_begin_with(start, length, 0, 1));
+        device.free_eager(range).unwrap();
+        assert_eq!(present(range), 0);
+        assert!(all_begin_with(start, length, 0, 0));
+        // SAFETY: not used again.
+        unsafe { device.unmap(start, length) };
+    }
+
+    #[test]
+    fn with_memory_of_its_own_the_driver_moves_what_is_its_own() {
+        let Some(device) = accelerator(true) else { return };
+        let own = device.node(device.numa_id().unwrap()).unwrap();
+        assert!(!numa::memory_nodes().contains(own));
+        let length = 2 * mapping::gmem_page().bytes();
+        let (one, two) = (device.map(length).unwrap(), device.map(length).unwrap());
+        assert!(all_begin_with(one, length, 0, 7));
+        let inside = PageRange::new(one.addr().get() + 5, one.addr().get() + length - 5);
+        for node in [own, device.node(0).unwrap()] {
+            let mut report = Report::EMPTY;
+            device.prefetch(&request(inside, node), &mut report).unwrap();
+            assert_eq!(report.failed, 0);
+            if node == own {
+                assert_eq!((report.migrated, report.huge), (length / 4096, None));
+            }
+        }
+        assert!(all_begin_with(one, length, 7, 7));
+        // What is not the device's does not go there, and is not freed in part.
+        let mine = mapping::map_aligned(length, mapping::gmem_page()).unwrap();
+        let failure =
+            device.prefetch(&request(range_of(mine, length), own), &mut { Report::EMPTY });
+        assert_eq!(failure.unwrap_err().errno().0, libc::EINVAL);
+        assert_eq!(
+            device.free_eager(range_of(two, length)).unwrap_err().errno().0,
+            libc::EOPNOTSUPP
+        );
+        assert_eq!(device.free_eager(range_of(mine, length)), Ok(()));
+        let text = device.node(i32::MAX).unwrap_err().to_string();
+        assert!(text.contains(&format!(",{own} ")), "{text}");
+        // CL_INVALID_VALUE: what the driver refuses comes out as an error.
+        assert_eq!(device.context.migrate(&[], false), Err(ClCode(-30)));
+        mapping::unmap(mine, length).unwrap();
+        // SAFETY: not used again.
+        unsafe {
+            device.unmap(one, length);
+            device.unmap(two, length);
+        }
+    }
+
+    #[test]
+    fn what_the_driver_asks_for_itself_is_ordinary_memory_and_what_it_frees_waits() {
+        let Some(device) = accelerator(false) else { return };
+        let length = mapping::gmem_page().bytes();
+        let start = device.map(length).unwrap();
+        let everything = PageRange::new(0, usize::MAX);
+        {
+            let _turn = Turn::take().unwrap();
+            assert!(device.map(length).is_err());
+            // SAFETY: not used again.
+            unsafe { device.unmap(start, length) };
+            assert_eq!(device.regions.within(everything).len(), 1);
+        }
+        let other = device.map(length).unwrap();
+        assert_eq!(device.regions.within(everything), [range_of(other, length)]);
+        // SAFETY: not used again.
+        unsafe { device.unmap(other, length) };
+    }
+}
