@@ -150,7 +150,8 @@ impl Loader {
             _ => Shared::Nothing,
         };
         let is = Description {
-            name: self.text(handle, NAME),
+            // Enough to know it by, and to fit into a message.
+            name: self.text(handle, NAME).chars().take(100).collect(),
             version: version_of(&self.text(handle, VERSION)),
             is_processor: self.number(handle, TYPE) & IS_PROCESSOR != 0,
             shared,
