@@ -178,8 +178,8 @@ void threads_may_switch_devices(const shared_words &data) {
 			for (int i = 0; i < 500; ++i) {
 				failures += gmemSetDevice(name) != 0;
 				failures += gmemGetDevice() == nullptr;
-				failures += gmemPrefetch(
-								reinterpret_cast<unsigned long>(data.start), data.size, gmemGetNumaId(), nullptr) != 0;
+				failures +=
+					gmemPrefetch(reinterpret_cast<unsigned long>(data.start), data.size, gmemGetNumaId(), nullptr) != 0;
 			}
 		});
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Test code: a libOpenCL.so.1 that is broken. Either it lacks all functions but one, or (WITH_A_DEVICE) it lists a device
- * and then can do nothing with it. */
+/* Test code: a libOpenCL.so.1 that is broken. Either it lacks all functions but one, or (WITH_A_DEVICE) it lists a
+ * device and then can do nothing with it. */
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -53,18 +53,14 @@ int clGetDeviceInfo(handle device, unsigned what, size_t room, void *out, size_t
 		/* With no end. */
 		memset(out, 'n', room);
 		return 0;
-	case VERSION:
-		memcpy(out, "OpenCL 3.0 stand-in", sizeof "OpenCL 3.0 stand-in");
-		return 0;
-	case SVM:
-		memcpy(out, &fine_grain, sizeof fine_grain);
-		return 0;
-	default:
-		return INVALID_VALUE;
+	case VERSION: memcpy(out, "OpenCL 3.0 stand-in", sizeof "OpenCL 3.0 stand-in"); return 0;
+	case SVM: memcpy(out, &fine_grain, sizeof fine_grain); return 0;
+	default: return INVALID_VALUE;
 	}
 }
 
-handle clCreateContext(const intptr_t *list, unsigned count, const handle *devices, void *notify, void *data, int *code);
+handle clCreateContext(
+	const intptr_t *list, unsigned count, const handle *devices, void *notify, void *data, int *code);
 handle clCreateContext(
 	const intptr_t *list, unsigned count, const handle *devices, void *notify, void *data, int *code) {
 	(void)list;
