@@ -71,7 +71,9 @@ extern "C" {
  *   -EINVAL  addr + size exceeds the address space; unknown stream; the whole pages hold a file
  *            mapping or a device mapping (nothing is dropped);
  *   -ENOMEM  part of the whole pages is not mapped (the mapped part is freed, as madvise(2) does);
- *   -EACCES  a shared mapping that may not be written (nothing is dropped).
+ *   -EACCES  a shared mapping that may not be written (nothing is dropped);
+ *   -EOPNOTSUPP  memory of a device that gives back whole blocks only (nothing is dropped);
+ *   -ENODEV  the current device cannot be used (see gmemSetDevice()).
  */
 int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEPT;
 
@@ -90,14 +92,16 @@ int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEP
  * @param stream as for gmemFreeEager()
  * @return 0 (also for size 0);
  *   -EINVAL  addr + size exceeds the address space; hnid is not a memory node; unknown stream; a
- *            device mapping;
+ *            device mapping; memory that the device hnid stands for cannot have (nothing is moved);
  *   -ENOMEM  part of [addr, addr + size) is not mapped, or the node has too little memory free (nothing is moved);
  *            no memory is left;
  *   -EACCES  part of it is mapped without any access (PROT_NONE; nothing is moved);
  *   -EBUSY   pages that could not be moved, because they are pinned or shared between processes;
  *   -EACCES  also: the process's cpuset does not have the node (nothing is moved);
  *   -EFAULT  part of a file mapping lies beyond the end of its file;
- *   -EOPNOTSUPP  the kernel is older than Linux 5.14.
+ *   -EOPNOTSUPP  the kernel is older than Linux 5.14;
+ *   -ENODEV  the current device cannot be used (see gmemSetDevice());
+ *   -EIO     the device's driver failed (gmemLastError() has its code).
  */
 int gmemPrefetch(unsigned long addr, size_t size, int hnid, void *stream) LIBGMEM_NOEXCEPT;
 

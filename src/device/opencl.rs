@@ -78,7 +78,8 @@ impl Device for OpenCl {
     }
 
     fn context(&self) -> Result<*mut c_void> {
-        opened().map(|accelerator| accelerator.context.handle())
+        let accelerator = opened()?;
+        accelerator.is_in_its_process().map(|()| accelerator.context.handle())
     }
 
     fn memory(&self) -> Option<&dyn DeviceMemory> {
@@ -155,16 +156,33 @@ impl Accelerator {
                 errno: libc::EINVAL,
             });
         }
-        if !parts.is_empty() {
-            self.migrate(request, &parts, !to_device, report)?;
+        if to_device && request.huge == HugePolicy::Require {
+            return Err(Error::NoHugePages {
+                from: asked.start(),
+                to: asked.end(),
+                why: "an OpenCL driver does not tell what pages it uses",
+                remedy: "Take GMEM_HUGE_PREFER.",
+            });
         }
+        if parts.is_empty() {
+            return Host.prefetch(request, report);
+        }
+        self.migrate(request, &parts, !to_device, report)?;
         if to_device {
             return Ok(());
         }
-        match Host.prefetch(request, report) {
+        let mut on_host = report.clone();
+        match Host.prefetch(request, &mut on_host) {
             // What the driver maps itself it has placed already.
             Err(Error::Unsupported { .. }) if all_is_its_own => Ok(()),
-            outcome => outcome,
+            outcome => {
+                let moved = report.migrated.min(on_host.there);
+                on_host.there -= moved;
+                on_host.migrated += moved;
+                on_host.nanoseconds += report.nanoseconds;
+                *report = on_host;
+                outcome
+            }
         }
     }
 
@@ -327,11 +345,13 @@ mod tests {
             let mut report = Report::EMPTY;
             device.prefetch(&request(inside, node), &mut report).unwrap();
             assert_eq!(report.failed, 0);
-            if node == own {
-                assert_eq!((report.migrated, report.huge), (length / 4096, None));
-            }
+            assert_eq!((report.migrated, report.there, report.populated), (length / 4096, 0, 0));
+            assert_eq!(report.huge.is_none(), node == own);
         }
         assert!(all_begin_with(one, length, 7, 7));
+        let require = Request { huge: HugePolicy::Require, ..request(inside, own) };
+        let failure = device.prefetch(&require, &mut { Report::EMPTY }).unwrap_err();
+        assert_eq!(failure.errno().0, libc::EOPNOTSUPP);
         // What is not the device's does not go there, and is not freed in part.
         let mine = mapping::map_aligned(length, mapping::gmem_page()).unwrap();
         let failure =

@@ -48,6 +48,7 @@ int main(void) {
 	}
 	CHECK(gmemGetDevice() != NULL && strcmp(gmemGetDevice(), "host") == 0);
 	CHECK(gmemGetNumaId() >= 0);
+	CHECK(gmemGetDeviceContext() == NULL);
 	the_last_error_stays_where_it_is();
 	return checks_result("misc");
 }

@@ -305,6 +305,7 @@ void errors_are_system_errors_with_a_reason() {
 	CHECK(code_of([&] { gmem::prefetch(vector, -1); }) == std::errc::invalid_argument);
 	CHECK(code_of([&] { gmem::prefetch({nullptr, SIZE_MAX / 2}, 0); }) == std::errc::not_enough_memory);
 	CHECK(code_of([&] { gmem::free_eager(vector, gmemStream_t(&vector)); }) == std::errc::invalid_argument);
+	CHECK(gmem::device::context() == nullptr);
 	CHECK(code_of([&] { gmem::device::set_current("toaster"); }) == std::errc::invalid_argument);
 	try {
 		gmem::prefetch(vector, -1);
