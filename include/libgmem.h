@@ -333,6 +333,10 @@ int gmemStreamDestroy(gmemStream_t stream) LIBGMEM_NOEXCEPT;
  * Each function follows its namesake in malloc(3), posix_memalign(3) and C23 to the letter,
  * errno included. Its memory comes from huge-page-advised extents; a block of at least one GMEM
  * page starts on a GMEM page. Do not mix the two heaps: what gmem_malloc gave goes to gmem_free.
+ *
+ * Where the current device has memory of its own, blocks of at least 2 MiB lie there (GMEM_DEVICE_THRESHOLD in the
+ * environment makes that more: bytes, with K, M, G or T), each in whole GMEM pages; ordinary memory takes its place
+ * where the device has none left, and gmemHeapStats() says how often. Such blocks are not there in a forked child.
  */
 
 LIBGMEM_NODISCARD void *gmem_malloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(1);
@@ -375,6 +379,9 @@ typedef struct {
 	size_t refused;    /**< number of times that the hard limit refused memory; several for one allocation */
 	size_t foreign;    /**< number of calls that brought a block of another allocator */
 	size_t arenas;     /**< number of arenas in use */
+	size_t device_live;    /**< live blocks in the memory of a device; not in `live`, and under no limit */
+	size_t device_idle;    /**< freed ones that are kept for the next */
+	size_t device_refused; /**< number of large blocks for which the device had no memory: they are ordinary */
 } gmemHeapStats_t;
 
 /**

@@ -120,7 +120,9 @@ unsafe extern "C" fn gmemSetDevice(name: *const c_char) -> c_int {
         }
         // SAFETY: not NULL, so the caller's promise holds.
         let name = unsafe { CStr::from_ptr(name) };
-        device::set_current(&name.to_string_lossy()).map(|()| 0)
+        device::set_current(&name.to_string_lossy())?;
+        heap::device_blocks::consult();
+        Ok(0)
     })
 }
 
@@ -221,6 +223,9 @@ struct HeapStats {
     refused: usize,
     foreign: usize,
     arenas: usize,
+    device_live: usize,
+    device_idle: usize,
+    device_refused: usize,
 }
 // SAFETY: numbers alone, the size first.
 unsafe impl Grows for HeapStats {}
@@ -249,6 +254,9 @@ unsafe extern "C" fn gmemHeapStats(out: *mut HeapStats) -> c_int {
             refused: stats.refused,
             foreign: stats.foreign,
             arenas: stats.arenas.len(),
+            device_live: stats.device_live,
+            device_idle: stats.device_idle,
+            device_refused: stats.device_refused,
         });
         Ok(0)
     })

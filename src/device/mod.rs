@@ -108,7 +108,7 @@ impl dyn Device {
 const ALL: [&dyn Device; 1] = [&host::Host];
 
 /// The device chosen when the library was configured (`-DLIBGMEM_DEVICE`).
-const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {
+pub const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {
     Some(name) => name,
     None => "host",
 };
@@ -118,6 +118,11 @@ static CURRENT: AtomicUsize = AtomicUsize::new(0);
 
 /// The current device; on first use the one that the environment or the build names.
 pub fn current() -> Result<&'static dyn Device> {
+    current_index().map(by_index)
+}
+
+/// Its place among the devices.
+pub fn current_index() -> Result<usize> {
     let mut current = CURRENT.load(Ordering::Relaxed);
     if current == 0 {
         let first = find(config().device.as_deref().unwrap_or(DEFAULT))? + 1;
@@ -127,7 +132,12 @@ pub fn current() -> Result<&'static dyn Device> {
             Err(set) => set,
         };
     }
-    Ok(ALL[current - 1])
+    Ok(current - 1)
+}
+
+/// The device at a place that [`current_index`] gave.
+pub fn by_index(index: usize) -> &'static dyn Device {
+    ALL.get(index).copied().unwrap_or(&host::Host)
 }
 
 /// Make the named device the current one.

@@ -37,6 +37,12 @@ const IN_USE: u64 = 0xffff;
 const OWNED: u64 = 1 << 16;
 /// The kernel was advised to back it with a huge page.
 const ADVISED: u64 = 1 << 17;
+/// It is the first of a block in a device's own memory, whose number of heap pages is in the upper half.
+const DEVICE_BLOCK: u64 = 1 << 19;
+const PAGES_SHIFT: u32 = 32;
+/// Which device's, in such a page.
+const DEVICE_SHIFT: u32 = 20;
+const DEVICE_MASK: u64 = 0xff;
 /// It is being dropped, by the process whose id is in the upper half.
 const DROPPING: u64 = 1 << 18;
 const DROPPER_SHIFT: u32 = 32;
@@ -104,6 +110,23 @@ pub fn set_class(address: usize, class: u8) {
 pub fn is_owned(address: usize) -> bool {
     region(address)
         .is_some_and(|region| region.page(address).state.load(Ordering::Relaxed) & OWNED != 0)
+}
+
+/// Note that a block of `length` bytes in the memory of the device with that index begins at `address`.
+pub fn mark_device_block(address: usize, device: usize, length: usize) {
+    if let Some(region) = region(address) {
+        let pages = (length / HEAP_PAGE) as u64;
+        let state = OWNED | DEVICE_BLOCK | pages << PAGES_SHIFT | (device as u64) << DEVICE_SHIFT;
+        region.page(address).state.store(state, Ordering::Release);
+    }
+}
+
+/// The device and the bytes of the block that begins at `address`, if it is one of a device's.
+pub fn device_block(address: usize) -> Option<(usize, usize)> {
+    let state = region(address)?.page(address).state.load(Ordering::Acquire);
+    let device = (state >> DEVICE_SHIFT & DEVICE_MASK) as usize;
+    let length = (state >> PAGES_SHIFT) as usize * HEAP_PAGE;
+    (state & (OWNED | DEVICE_BLOCK) == OWNED | DEVICE_BLOCK).then_some((device, length))
 }
 
 /// Take fresh mappings in: whole heap pages, none of it in use.
