@@ -108,6 +108,81 @@ int gmemGetNumaId(void) LIBGMEM_NOEXCEPT;
 /** @brief Size of the GMEM page in bytes: the granularity of the two functions above. */
 size_t gmemGetPageSize(void) LIBGMEM_NOEXCEPT;
 
+/* ---- what the machine has -------------------------------------------------------------------- */
+
+/** One memory node. A later version adds fields at the end. */
+typedef struct {
+	int node;             /**< its heterogeneous NUMA id, to pass to gmemPrefetch() */
+	int tier;             /**< memory tier, the lower the faster; -1: the kernel has no tiers (before Linux 6.1) */
+	int cpus;             /**< processors that are online on it; 0: memory alone, an expander for one */
+	int allowed;          /**< 1: this process may take memory from it, 0: its cpuset forbids that */
+	const char *device;   /**< name of the device whose memory it is, "host" for the machine's own; never freed */
+	size_t total;         /**< bytes */
+	size_t free;          /**< bytes that nobody uses; the kernel can give more, because caches shrink */
+	size_t hugetlb_total; /**< pages in the node's hugetlb pool, of the size of the GMEM page */
+	size_t hugetlb_free;  /**< those of them that nobody has taken */
+} gmemNode_t;
+
+/** What not every kernel has and lets a process do. Tried out, not concluded from a version. */
+enum {                            /* NOLINT(performance-enum-size): C has no smaller ones */
+	GMEM_HAS_POPULATE = 1,        /**< MADV_POPULATE_READ and _WRITE (Linux 5.14), which gmemPrefetch() needs */
+	GMEM_HAS_DONTNEED_LOCKED = 2, /**< MADV_DONTNEED_LOCKED (5.18): eager free of locked memory */
+	GMEM_HAS_COLLAPSE = 4,        /**< MADV_COLLAPSE (6.1) */
+	GMEM_HAS_PAGEMAP_SCAN = 8,    /**< the ioctl PAGEMAP_SCAN (6.7) */
+	GMEM_HAS_PROCMAP_QUERY = 16,  /**< the ioctl PROCMAP_QUERY (6.11) */
+	GMEM_HAS_FAULT_COUNTER = 32   /**< the software counter of page faults, see GMEM_FAULTS_THREAD */
+};
+
+/**
+ * The machine. Set `size` before the call; a later version adds fields at the end, and fills as many as `size` has
+ * room for. A mode is the kernel's own word, "" where it has no such mode; -1 stands for a switch it does not have.
+ */
+typedef struct {
+	size_t size;          /**< in: sizeof(gmemTopology_t); out: bytes filled */
+	size_t base_page;     /**< bytes in the kernel's page */
+	size_t gmem_page;     /**< bytes in the GMEM page */
+	size_t swap_total;    /**< bytes of swap space; 0: none */
+	size_t swap_free;     /**< bytes of it that are free */
+	unsigned features;    /**< GMEM_HAS_* that work here */
+	int numa_balancing;   /**< kernel.numa_balancing: 0 off, 1 on, 2 between tiers, 3 both */
+	int demotion;         /**< 1: idle memory moves to slower nodes instead of being swapped out */
+	int lru_gen;          /**< 1: pages are aged by the multi-generational lists */
+	char thp_enabled[16]; /**< who gets huge pages: "always", "madvise", "never" */
+	char thp_defrag[16];  /**< how hard a fault tries: "always", "defer", "defer+madvise", "madvise", "never" */
+	char thp_shmem[16];   /**< the same in shared memory: "always", "within_size", "advise", "never", "deny", "force" */
+} gmemTopology_t;
+
+/**
+ * @brief The memory of the machine as it is now: /sys/devices/system/node, /sys/kernel/mm, sysinfo(2).
+ *
+ * @param machine   filled unless NULL
+ * @param nodes     the nodes with memory, ascending by `node`: as many as there are, at most `count`
+ * @param count     elements that `nodes` has room for; 0, with `nodes` NULL, to learn how many there are
+ * @param node_size sizeof(gmemNode_t). Fields that the caller knows and the library does not are 0
+ * @return the number of nodes with memory, which may exceed `count`; -EINVAL: machine->size has no room for two fields,
+ *         nodes is NULL and count is not 0, or node_size is less than that of one field
+ */
+int gmemTopology(gmemTopology_t *machine, gmemNode_t *nodes, size_t count, size_t node_size) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief How far the memory of node `to` is from node `from`, by the firmware's table: 10 is a node's own, 20 twice as
+ *        far.
+ * @return a number >= 10; -EINVAL: `to` has no memory, `from` is no node (it may be one of processors alone)
+ */
+int gmemNodeDistance(int from, int to) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief All of it for people: a table of the nodes with their distances, and three lines about the machine.
+ *
+ * NUL-terminated, as much as fits.
+ * @return the length without the NUL that the whole text has, as snprintf(3); -EINVAL: buffer is NULL, and size is not
+ * 0
+ */
+int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
+
+/** @brief The same as one JSON object, with null for what the kernel does not have. @return as gmemTopologyText() */
+int gmemTopologyJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
+
 /* ---- page faults ----------------------------------------------------------------------------- */
 
 /** Counts page faults from gmemFaultScopeBegin() on, to show that none follow a prefetch. The fields are the

@@ -14,3 +14,4 @@
 #include <libgmem/prefetch.hpp>
 #include <libgmem/range.hpp>
 #include <libgmem/stream.hpp>
+#include <libgmem/topology.hpp>

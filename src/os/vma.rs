@@ -45,6 +45,14 @@ pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysR
     }
 }
 
+/// Whether the kernel answers for one address.
+pub fn can_query() -> bool {
+    let whole = PageRange::new(0, usize::MAX);
+    Descriptor::open_for_reading(c"/proc/self/maps")
+        .and_then(|maps| query(&maps, whole, &mut |_| ControlFlow::Break(())))
+        .is_ok()
+}
+
 /// `struct procmap_query` of linux/fs.h.
 #[repr(C)]
 #[derive(Default)]

@@ -222,6 +222,32 @@ void callables_are_destroyed_once() {
 	CHECK_EQUAL(counted::alive.load(), 0);
 }
 
+// ---- seeing --------------------------------------------------------------------------------------
+
+void the_topology_is_a_value() {
+	const gmem::topology machine;
+	CHECK(!machine.nodes().empty() && machine.machine().gmem_page == gmem::page_size());
+	bool found = false;
+	for (const gmem::topology::node &node : machine.nodes()) {
+		found = found || node.id() == gmem::device::numa_id();
+		CHECK(node.device() == "host" && node.free_bytes() < node.total_bytes());
+		CHECK(node.has_cpus() == (node.cpus() > 0) && node.distance_to(node) == 10);
+	}
+	CHECK(found);
+	CHECK(machine.has(gmem::topology::feature::populate));
+	const gmem::topology copy = machine;
+	CHECK_EQUAL(copy.nodes().size(), machine.nodes().size());
+	CHECK(gmem::topology::to_text().find("GMEM 2048 KiB") != std::string::npos || gmem::page_size() != 2U << 20U);
+	const std::string json = gmem::topology::to_json();
+	CHECK(json.front() == '{' && json.back() == '}' && json.size() == std::string(json.c_str()).size());
+	try {
+		(void)gmem::topology::distance(0, -1);
+		CHECK(!"thrown");
+	} catch (const gmem::error &failure) {
+		CHECK(failure.code() == std::errc::invalid_argument);
+	}
+}
+
 // ---- errors --------------------------------------------------------------------------------------
 
 template <class F>
@@ -310,6 +336,7 @@ int main() {
 	verbs_take_any_contiguous_range();
 	streams_run_callables_in_order();
 	callables_are_destroyed_once();
+	the_topology_is_a_value();
 	errors_are_system_errors_with_a_reason();
 	exceptions_on_a_stream_surface_when_synchronizing();
 	memory_that_cannot_be_had_is_bad_alloc();
