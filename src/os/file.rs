@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 
 use super::lazy::Lazy;
 use super::{SysResult, check, errno};
+use crate::error::Errno;
 
 /// A file descriptor that closes itself and is not inherited by exec.
 pub(super) struct Descriptor(pub(super) libc::c_int);
@@ -31,6 +32,22 @@ impl Descriptor {
 }
 
 impl Descriptor {
+    /// Words read into `buffer` from byte `offset` on; 0 at the end of the file.
+    pub(super) fn read_words_at(&self, buffer: &mut [u64], offset: usize) -> SysResult<usize> {
+        let offset = libc::off_t::try_from(offset).map_err(|_| Errno(libc::EOVERFLOW))?;
+        loop {
+            let (start, bytes) = (buffer.as_mut_ptr().cast(), size_of_val(buffer));
+            // SAFETY: the buffer is writable for its length, and any bits are a number.
+            let got = unsafe { libc::pread(self.0, start, bytes, offset) };
+            if let Ok(got) = usize::try_from(got) {
+                return Ok(got / size_of::<u64>());
+            }
+            if errno().0 != libc::EINTR {
+                return Err(errno());
+            }
+        }
+    }
+
     fn device(&self) -> Option<(u32, u32)> {
         let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
         // SAFETY: on success the whole structure is written.

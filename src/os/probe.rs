@@ -1,8 +1,7 @@
 //! What this kernel lets this process do: tried, not read off a version number, because distributions port features
 //! back and sandboxes take them away.
 
-use super::file::Descriptor;
-use super::{advice, faults, vma};
+use super::{advice, faults, pagemap, vma};
 
 /// Something that not every kernel has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,39 +49,11 @@ impl Feature {
             Self::Populate => advice::can_populate(),
             Self::DropLocked => advice::can_drop_locked(),
             Self::Collapse => advice::can_collapse(),
-            Self::PagemapScan => pagemap_scan(),
+            Self::PagemapScan => pagemap::knows_huge(),
             Self::ProcmapQuery => vma::can_query(),
             Self::FaultCounter => faults::can_count(),
         }
     }
-}
-
-/// `struct pm_scan_arg` of linux/fs.h.
-#[repr(C)]
-#[derive(Default)]
-struct PmScanArg {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-/// A scan of no page.
-fn pagemap_scan() -> bool {
-    // _IOWR('f', 16, struct pm_scan_arg)
-    const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
-    let Ok(pagemap) = Descriptor::open_for_reading(c"/proc/self/pagemap") else { return false };
-    let mut request = PmScanArg { size: size_of::<PmScanArg>() as u64, ..Default::default() };
-    // SAFETY: the request is as the kernel's header has it, and asks for no output but itself.
-    unsafe { libc::ioctl(pagemap.0, PAGEMAP_SCAN, &raw mut request) == 0 }
 }
 
 #[cfg(test)]

@@ -1,0 +1,225 @@
+//! Which pages of a range are in memory: `/proc/self/pagemap`.
+//!
+//! Linux 6.7 answers in runs of alike pages (`PAGEMAP_SCAN`); older kernels have a word per page, which does not
+//! tell huge pages nor the zero page.
+
+use super::file::Descriptor;
+use super::{SysResult, errno, mapping};
+use crate::error::Errno;
+use crate::page::PageRange;
+
+/// Neighbouring pages that are alike. What is neither in memory nor swapped out is in no run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Its addresses.
+    pub range: PageRange,
+    /// In memory, and in this process's page table; else swapped out.
+    pub present: bool,
+    /// Mapped as a whole by an entry of the page table's middle level; `None` where the kernel does not tell.
+    pub huge: Option<bool>,
+    /// The kernel's page of zeros, which the first write replaces.
+    pub zero: bool,
+    /// A page of a file or of memory that processes share.
+    pub file: bool,
+}
+
+/// `struct page_region` of linux/fs.h.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct pm_scan_arg` of linux/fs.h.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArgument {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// Call `visit` for each run in `range`, which is widened to whole base pages, in ascending order.
+pub fn scan(range: PageRange, mut visit: impl FnMut(Run)) -> SysResult<()> {
+    let range = range.outward(mapping::base_page());
+    if range.is_empty() {
+        return Ok(());
+    }
+    let pagemap = Descriptor::open_for_reading(c"/proc/self/pagemap")?;
+    match ask(&pagemap, range, &mut visit) {
+        // A kernel without the ioctl has not visited anything.
+        Err(Errno(libc::ENOTTY | libc::EINVAL)) => read_words(&pagemap, range, &mut visit),
+        other => other,
+    }
+}
+
+/// Whether the kernel tells huge pages.
+pub fn knows_huge() -> bool {
+    let page = mapping::base_page().bytes();
+    let mut nothing = |_: Run| ();
+    Descriptor::open_for_reading(c"/proc/self/pagemap")
+        .and_then(|pagemap| ask(&pagemap, PageRange::new(0, page), &mut nothing))
+        .is_ok()
+}
+
+fn ask(pagemap: &Descriptor, range: PageRange, visit: &mut impl FnMut(Run)) -> SysResult<()> {
+    // _IOWR('f', 16, struct pm_scan_arg)
+    const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
+    const FILE: u64 = 1 << 2;
+    const PRESENT: u64 = 1 << 3;
+    const SWAPPED: u64 = 1 << 4;
+    const ZERO: u64 = 1 << 5;
+    const HUGE: u64 = 1 << 6;
+
+    let mut regions = [PageRegion::default(); 256];
+    let mut start = range.start();
+    while start < range.end() {
+        let mut argument = ScanArgument {
+            size: size_of::<ScanArgument>() as u64,
+            start: start as u64,
+            end: range.end() as u64,
+            vec: regions.as_mut_ptr().expose_provenance() as u64,
+            vec_len: regions.len() as u64,
+            category_anyof_mask: PRESENT | SWAPPED,
+            return_mask: FILE | PRESENT | SWAPPED | ZERO | HUGE,
+            ..Default::default()
+        };
+        // SAFETY: the argument is as the kernel's header has it, and the vector has room for `vec_len` regions.
+        let found = unsafe { libc::ioctl(pagemap.0, PAGEMAP_SCAN, &raw mut argument) };
+        let Ok(found) = usize::try_from(found) else {
+            match errno() {
+                Errno(libc::EINTR) => continue,
+                failure => return Err(failure),
+            }
+        };
+        for region in regions.iter().take(found) {
+            let is = |category| region.categories & category != 0;
+            visit(Run {
+                range: PageRange::new(region.start as usize, region.end as usize),
+                present: is(PRESENT),
+                huge: Some(is(HUGE)),
+                zero: is(ZERO),
+                file: is(FILE),
+            });
+        }
+        // It stops where the vector is full. A walk that got nowhere would never end.
+        start = (argument.walk_end as usize).max(start + mapping::base_page().bytes());
+    }
+    Ok(())
+}
+
+fn read_words(
+    pagemap: &Descriptor,
+    range: PageRange,
+    visit: &mut impl FnMut(Run),
+) -> SysResult<()> {
+    const PRESENT: u64 = 1 << 63;
+    const SWAPPED: u64 = 1 << 62;
+    const FILE: u64 = 1 << 61;
+
+    let page = mapping::base_page().bytes();
+    let mut words = [0_u64; 2048];
+    let mut at = range.start();
+    let mut open: Option<Run> = None;
+    while at < range.end() {
+        let wanted = words.len().min((range.end() - at) / page);
+        let got = pagemap.read_words_at(&mut words[..wanted], at / page * size_of::<u64>())?;
+        if got == 0 {
+            break;
+        }
+        for word in &words[..got] {
+            let next = (word & (PRESENT | SWAPPED) != 0).then(|| Run {
+                range: PageRange::new(at, at + page),
+                present: word & PRESENT != 0,
+                huge: None,
+                zero: false,
+                file: word & FILE != 0,
+            });
+            at += page;
+            open = match (open, next) {
+                (Some(run), Some(next)) if (run.present, run.file) == (next.present, next.file) => {
+                    Some(Run { range: PageRange::new(run.range.start(), at), ..run })
+                }
+                (Some(run), next) => {
+                    visit(run);
+                    next
+                }
+                (None, next) => next,
+            };
+        }
+    }
+    open.into_iter().for_each(visit);
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::os::advice;
+
+    type Scan = fn(&Descriptor, PageRange, &mut dyn FnMut(Run)) -> SysResult<()>;
+
+    fn collect(scan: Scan, range: PageRange) -> SysResult<Vec<Run>> {
+        let mut found = Vec::new();
+        let pagemap = Descriptor::open_for_reading(c"/proc/self/pagemap")?;
+        scan(&pagemap, range, &mut |run| found.push(run))?;
+        Ok(found)
+    }
+
+    #[test]
+    fn both_ways_of_asking_tell_what_is_there() {
+        let base = mapping::base_page();
+        let page = base.bytes();
+        let start = mapping::map_aligned(16 * page, base).unwrap();
+        let at = start.addr().get();
+        let part = |from: usize, to: usize| PageRange::new(at + from * page, at + to * page);
+        advice::small_pages(part(0, 16));
+        advice::populate_write(part(2, 5)).unwrap();
+        advice::populate_write(part(6, 7)).unwrap();
+
+        let words = collect(|p, r, mut v| read_words(p, r, &mut v), part(0, 16)).unwrap();
+        let ranges: Vec<_> = words.iter().map(|run| run.range).collect();
+        assert_eq!(ranges, [part(2, 5), part(6, 7)]);
+        assert!(words.iter().all(|run| run.present && !run.file && run.huge.is_none()));
+        if knows_huge() {
+            let asked = collect(|p, r, mut v| ask(p, r, &mut v), part(0, 16)).unwrap();
+            let ranges: Vec<_> = asked.iter().map(|run| run.range).collect();
+            assert_eq!(ranges, [part(2, 5), part(6, 7)]);
+            assert!(asked.iter().all(|run| run.huge == Some(false) && run.present && !run.zero));
+        }
+        mapping::unmap(start, 16 * page).unwrap();
+    }
+
+    #[test]
+    fn more_runs_than_fit_into_one_answer() {
+        let base = mapping::base_page();
+        let page = base.bytes();
+        let start = mapping::map_aligned(2000 * page, base).unwrap();
+        let at = start.addr().get();
+        let range = PageRange::new(at, at + 2000 * page);
+        advice::small_pages(range);
+        for i in (0..2000).step_by(2) {
+            advice::populate_write(PageRange::new(at + i * page, at + (i + 1) * page)).unwrap();
+        }
+        let mut runs = 0;
+        scan(range, |run| {
+            assert_eq!(run.range, PageRange::new(at + 2 * runs * page, at + (2 * runs + 1) * page));
+            runs += 1;
+        })
+        .unwrap();
+        assert_eq!(runs, 1000);
+        mapping::unmap(start, 2000 * page).unwrap();
+    }
+}
