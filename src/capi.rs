@@ -3,13 +3,15 @@
 //! Each takes the arguments apart, calls one verb inside the guard, and gives a number back.
 
 use std::ffi::{CStr, c_char, c_int, c_longlong, c_ulong, c_void};
-use std::ptr;
+use std::{mem, ptr, slice};
 
 use crate::error::{Error, Result};
 use crate::guard::guard;
 use crate::os::probe::Feature;
 use crate::os::{faults, mapping};
-use crate::{device, free_eager, heap, last_error, prefetch, stream, topology};
+use crate::residency::tally::Tally;
+use crate::residency::{PageState, View};
+use crate::{device, free_eager, heap, last_error, prefetch, residency, stream, topology};
 
 // ---- structures that grow, and text ---------------------------------------------------------------
 
@@ -235,6 +237,166 @@ unsafe extern "C" fn gmemTopologyText(buffer: *mut c_char, size: usize) -> c_int
 unsafe extern "C" fn gmemTopologyJson(buffer: *mut c_char, size: usize) -> c_int {
     // SAFETY: the caller's promise.
     guard(|| unsafe { give_text(buffer, size, || Ok(topology::read().to_json())) })
+}
+
+// ---- where pages are ----------------------------------------------------------------------------
+
+/// `struct gmemResidency_t` of `libgmem.h`. New fields go to the end.
+#[repr(C)]
+struct Summary {
+    size: usize,
+    addr: c_ulong,
+    page_size: usize,
+    pages: usize,
+    known: u32,
+    mapped: usize,
+    resident: usize,
+    huge: usize,
+    swapped: usize,
+    shared: usize,
+    zero: usize,
+    hot: usize,
+}
+
+/// # Safety
+/// `pages` may be written for `count` states, or `count` is 0; `summary` is NULL or points to a structure of which as
+/// many bytes may be written as its `size` says.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemResidency(
+    addr: c_ulong,
+    size: usize,
+    ask: u32,
+    pages: *mut PageState,
+    count: usize,
+    summary: *mut Summary,
+) -> c_int {
+    const ASK_HOT: u32 = 1;
+    guard(|| {
+        if ask & !ASK_HOT != 0 {
+            return Err(Error::ResidencyAsk { ask });
+        }
+        if pages.is_null() && count > 0 {
+            return Err(Error::Null { argument: "pages", wanted: "room for `count` states" });
+        }
+        let room = if summary.is_null() {
+            None
+        } else {
+            // SAFETY: not NULL, so the caller's promise holds.
+            Some(unsafe { room_in(summary, "summary->size") }?)
+        };
+        let residency = residency::read(addr as usize, size, ask & ASK_HOT != 0)?;
+        let mut filled = 0;
+        let mut tally = Tally::default();
+        residency.each(|alike, state| {
+            tally.add(alike, state);
+            let end = filled + alike.min(count - filled);
+            for index in filled..end {
+                // SAFETY: less than `count`.
+                unsafe { pages.add(index).write(state) };
+            }
+            filled = end;
+        });
+        if let Some(room) = room {
+            let known = Summary {
+                size: room,
+                addr: residency.range.start() as c_ulong,
+                page_size: mapping::base_page().bytes(),
+                pages: residency.pages(),
+                known: residency.known.into(),
+                mapped: tally.count(residency::MAPPED),
+                resident: tally.count(residency::RESIDENT),
+                huge: tally.count(residency::HUGE),
+                swapped: tally.count(residency::SWAPPED),
+                shared: tally.count(residency::SHARED),
+                zero: tally.count(residency::ZERO),
+                hot: tally.count(residency::HOT),
+            };
+            // SAFETY: the caller's promise.
+            unsafe { fill(summary, known, room) };
+        }
+        Ok(0)
+    })
+}
+
+/// # Safety
+/// `summary` is NULL or points to what gmemResidency() filled, `pages` to as many states as that says; `buffer` may be
+/// written for `size` bytes, or `size` is 0.
+unsafe fn residency_in_words(
+    summary: *const Summary,
+    pages: *const PageState,
+    buffer: *mut c_char,
+    size: usize,
+    write: impl FnOnce(View<'_>) -> String,
+) -> c_int {
+    guard(|| {
+        const WANTED: &str = "what gmemResidency() filled";
+        if summary.is_null() {
+            return Err(Error::Null { argument: "summary", wanted: WANTED });
+        }
+        // SAFETY: not NULL, so the caller's promise holds.
+        let room = unsafe { room_in(summary, "summary->size") }?;
+        if room < mem::offset_of!(Summary, mapped) {
+            let known = size_of::<Summary>();
+            return Err(Error::StructSize { argument: "summary->size", size: room, known });
+        }
+        // SAFETY: what is read was filled.
+        let (start, page, count, known) = unsafe {
+            (
+                (&raw const (*summary).addr).read() as usize,
+                (&raw const (*summary).page_size).read(),
+                (&raw const (*summary).pages).read(),
+                (&raw const (*summary).known).read() as u16,
+            )
+        };
+        let states = match (pages.is_null(), count) {
+            (true, 0) => &[],
+            (true, _) => return Err(Error::Null { argument: "pages", wanted: WANTED }),
+            // SAFETY: the caller's promise.
+            (false, count) => unsafe { slice::from_raw_parts(pages, count) },
+        };
+        let view = View { start, page, known, states };
+        // SAFETY: the caller's promise.
+        unsafe { give_text(buffer, size, || Ok(write(view))) }
+    })
+}
+
+/// # Safety
+/// See [`residency_in_words`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemResidencyText(
+    summary: *const Summary,
+    pages: *const PageState,
+    buffer: *mut c_char,
+    size: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { residency_in_words(summary, pages, buffer, size, |view| view.to_text()) }
+}
+
+/// # Safety
+/// See [`residency_in_words`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemResidencyJson(
+    summary: *const Summary,
+    pages: *const PageState,
+    buffer: *mut c_char,
+    size: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { residency_in_words(summary, pages, buffer, size, |view| view.to_json()) }
+}
+
+/// # Safety
+/// See [`residency_in_words`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemResidencySvg(
+    summary: *const Summary,
+    pages: *const PageState,
+    buffer: *mut c_char,
+    size: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { residency_in_words(summary, pages, buffer, size, |view| view.to_svg()) }
 }
 
 // ---- page faults ------------------------------------------------------------------------------

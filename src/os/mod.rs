@@ -14,6 +14,7 @@ pub mod lazy;
 pub mod machine;
 pub mod mapping;
 pub mod numa;
+pub mod page_flags;
 pub mod pagemap;
 pub mod probe;
 pub mod process;
