@@ -183,6 +183,98 @@ int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 /** @brief The same as one JSON object, with null for what the kernel does not have. @return as gmemTopologyText() */
 int gmemTopologyJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 
+/* ---- where pages are --------------------------------------------------------------------------- */
+
+/** What may hold for a page. */
+enum {                      /* NOLINT(performance-enum-size): C has no smaller ones */
+	GMEM_PAGE_MAPPED = 1,   /**< something is mapped there */
+	GMEM_PAGE_RESIDENT = 2, /**< in memory, and in this process's page table. A page of a file or of shared memory that
+							   is in memory but that this process has not touched is not */
+	GMEM_PAGE_HUGE = 4,     /**< part of a huge page that is mapped as a whole, hugetlb included */
+	GMEM_PAGE_SWAPPED = 8,  /**< a private page that is swapped out, or that the kernel moves at this moment. Shared
+							   memory  that is swapped out is just not resident */
+	GMEM_PAGE_SHARED = 16,  /**< resident, and a page of a file or of shared memory, which others may have, too */
+	GMEM_PAGE_ZERO = 32,    /**< resident, but the kernel's page of zeros: read and never written, takes no memory */
+	GMEM_PAGE_HOT = 64, /**< the kernel has it marked as referenced or as active. It notes that when system calls use
+							 the page and when it looks for memory to reclaim, not at each access */
+	GMEM_KNOWS_NODE = 1 << 15 /**< in gmemResidency_t::known only: resident pages have a node */
+};
+
+/** One base page. Does not grow: arrays of it are large. */
+typedef struct {
+	short node;           /**< its memory node; -1: not resident, or not known, as that of the page of zeros may be */
+	unsigned short flags; /**< GMEM_PAGE_* */
+} gmemPageState_t;
+
+/**
+ * A range, in numbers of base pages. Set `size` before the call; a later version adds fields at the end, and fills as
+ * many as `size` has room for.
+ */
+typedef struct {
+	size_t size;        /**< in: sizeof(gmemResidency_t); out: bytes filled */
+	unsigned long addr; /**< of the first page */
+	size_t page_size;   /**< bytes in a base page */
+	size_t pages;       /**< all pages of the range */
+	/** The GMEM_PAGE_* that are told here, and GMEM_KNOWS_NODE. A flag that is missing here is set in no page, and a
+	 * page may have it all the same: huge before Linux 6.7, where the kernel's counts fit to more than one answer; zero
+	 *  before 6.7; hot unless asked for and allowed (root); the node where system calls are filtered. */
+	unsigned known;
+	size_t mapped;
+	size_t resident;
+	size_t huge;
+	size_t swapped;
+	size_t shared;
+	size_t zero;
+	size_t hot;
+} gmemResidency_t;
+
+/** What gmemResidency() does not look for unless it is asked to. */
+enum {               /* NOLINT(performance-enum-size): C has no smaller ones */
+	GMEM_ASK_HOT = 1 /**< GMEM_PAGE_HOT: looks each page up, which takes some times as long as all the rest */
+};
+
+/**
+ * @brief Where each page of a range of this process is, at the moment at which the kernel looks at it.
+ *
+ * The range is rounded **outward** to base pages. Nothing is touched, moved or populated, and holes are no error: their
+ * pages are not mapped. A million pages take some 40 ms, huge ones less than 1 ms; with several memory nodes the kernel
+ * is asked about each small page (move_pages(2)), which takes some times as long. The sources are /proc/self/maps,
+ * /proc/self/pagemap and, for hot pages, /proc/kpageflags.
+ *
+ * @param addr    start of the range
+ * @param size    its length in bytes
+ * @param ask     0 or GMEM_ASK_HOT
+ * @param pages   a state for each page from the first on, at most `count`
+ * @param count   elements that `pages` has room for; 0, with `pages` NULL, for the numbers alone
+ * @param summary filled unless NULL
+ * @return 0; -EINVAL: addr + size exceeds the address space, ask has other bits, pages is NULL and count is not 0,
+ *         summary->size has no room for two fields
+ */
+int gmemResidency(unsigned long addr, size_t size, unsigned ask, gmemPageState_t *pages, size_t count,
+	gmemResidency_t *summary) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief A residency as text: its numbers, and a line for each GMEM page with a sign for each 64th of it.
+ *
+ * Needs nothing but what it is given, so it may be called much later. NUL-terminated, as much as fits.
+ * @param summary what gmemResidency() filled, at least as far as `known`
+ * @param pages   summary->pages states
+ * @return the length without the NUL that the whole text has, as snprintf(3); -EINVAL: summary, or pages, or buffer
+ * while size is not 0, is NULL; summary->size is less than that of the fields up to `known`
+ */
+int gmemResidencyText(
+	const gmemResidency_t *summary, const gmemPageState_t *pages, char *buffer, size_t size) LIBGMEM_NOEXCEPT;
+
+/** @brief The same as one JSON object, with neighbouring pages that are alike as one run, and null for the number of
+ * what is not known. @return as gmemResidencyText() */
+int gmemResidencyJson(
+	const gmemResidency_t *summary, const gmemPageState_t *pages, char *buffer, size_t size) LIBGMEM_NOEXCEPT;
+
+/** @brief The same as a picture, an SVG document: a square for each page, or for each GMEM page of more than 64 MiB.
+ *  @return as gmemResidencyText() */
+int gmemResidencySvg(
+	const gmemResidency_t *summary, const gmemPageState_t *pages, char *buffer, size_t size) LIBGMEM_NOEXCEPT;
+
 /* ---- page faults ----------------------------------------------------------------------------- */
 
 /** Counts page faults from gmemFaultScopeBegin() on, to show that none follow a prefetch. The fields are the

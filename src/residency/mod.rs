@@ -202,7 +202,8 @@ fn find_hot(stretches: &mut Vec<Stretch>) -> bool {
             frames.extend(pagemap::frames(PageRange::new(first.range.start(), end)).ok()?);
         }
         for (unit, is_hot) in units.iter_mut().zip(flags.hot(&frames).ok()?) {
-            unit.state.flags |= if is_hot { HOT } else { 0 };
+            // The page of zeros is everybody's.
+            unit.state.flags |= if is_hot && !unit.state.is(ZERO) { HOT } else { 0 };
         }
         Some(())
     })

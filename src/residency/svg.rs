@@ -26,6 +26,9 @@ const NODES: [&str; 14] = [
     "#8a5f00", "#005f45", "#7a4864", "#345e8c", "#803800", "#908929",
 ];
 
+/// In the colour of what has no node, or none that is known.
+const NO_NODE: i16 = -1;
+
 /// What a part of the picture is filled with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fill {
@@ -180,13 +183,13 @@ impl View<'_> {
                 // A little of something is still seen.
                 let height = (to - from).max(usize::from(from < SIDE));
                 let place = Place { x, y: y + SIDE - from - height, width: SIDE, height };
-                place.fill(svg, alike[0].0);
+                // What is not resident is what stays empty.
+                if alike[0].0 != Fill::Absent {
+                    place.fill(svg, alike[0].0);
+                }
             }
             if part.iter().any(|state| state.is(MAPPED)) {
-                let _ = write!(
-                    svg,
-                    "<rect x=\"{x}\" y=\"{y}\" width=\"{SIDE}\" height=\"{SIDE}\" fill=\"none\" stroke=\"#666666\"/>"
-                );
+                frame(svg, x, y, SIDE);
             }
             let tally = Tally::of(part);
             let most = |flag| 2 * tally.count(flag) > tally.count(RESIDENT);
@@ -278,6 +281,15 @@ impl Place {
     }
 }
 
+/// The outline of a square.
+fn frame(svg: &mut String, x: usize, y: usize, side: usize) {
+    let side = side - 1;
+    let _ = write!(
+        svg,
+        "<rect x=\"{x}.5\" y=\"{y}.5\" width=\"{side}\" height=\"{side}\" fill=\"none\" stroke=\"#999999\"/>"
+    );
+}
+
 /// An address at the left, and the group that follows with what a pointer is told there.
 fn label(svg: &mut String, address: usize, y: usize, told: &str) {
     let _ = write!(
@@ -311,13 +323,12 @@ fn legend(svg: &mut String, view: &View<'_>, tally: &Tally, by_page: bool) -> us
         let name = if *node < 0 { "node not known".to_owned() } else { format!("node {node}") };
         entries.push((Some(Fill::Huge(*node)), 0, format!("{name}: {}", counted(*pages))));
     }
-    let any = tally.nodes.keys().next().copied().unwrap_or(-1);
     let absent = tally.count(MAPPED)
         - (tally.count(RESIDENT) + tally.count(SWAPPED)).min(tally.count(MAPPED));
     let small = tally.count(RESIDENT) - tally.count(HUGE);
     for (fill, flag, name, pages) in [
-        (Fill::Huge(any), HUGE, "huge (unbroken)", tally.count(HUGE)),
-        (Fill::Small(any), HUGE, "small (grid)", small),
+        (Fill::Huge(NO_NODE), HUGE, "huge (unbroken)", tally.count(HUGE)),
+        (Fill::Small(NO_NODE), HUGE, "small (grid)", small),
         (Fill::Zero, ZERO, "page of zeros", tally.count(ZERO)),
         (Fill::Swapped, SWAPPED, "swapped out", tally.count(SWAPPED)),
         (Fill::Absent, MAPPED, "not resident", absent),
@@ -340,10 +351,11 @@ fn legend(svg: &mut String, view: &View<'_>, tally: &Tally, by_page: bool) -> us
         }
         let place = Place { x, y, width: SIDE - 1, height: SIDE - 1 };
         match fill {
+            Some(Fill::Absent) if !by_page => frame(svg, x, y, SIDE),
             Some(fill) => place.fill(svg, fill),
-            None => place.fill(svg, Fill::Huge(any)),
+            None => place.fill(svg, Fill::Huge(NO_NODE)),
         }
-        place.mark_once(svg, PageState { node: any, flags: flag });
+        place.mark_once(svg, PageState { node: NO_NODE, flags: flag });
         let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\">{text}</text>", x + SIDE + 8, y + 12);
         // The next swatch has to lie where the patterns begin anew.
         x = (x + width).next_multiple_of(8);
@@ -386,12 +398,9 @@ fn patterns(svg: &mut String, tally: &Tally, pitch: usize) {
             "<rect x=\"0.5\" y=\"0.5\" width=\"{side}\" height=\"{side}\" fill=\"#ffffff\" stroke=\"{paint}\"/>"
         )
     };
-    for node in tally.nodes.keys() {
-        let name = if *node < 0 { "unknown".to_owned() } else { format!("node{node}") };
-        pattern(&name, square(colour(*node)));
-    }
-    if tally.nodes.is_empty() {
-        pattern("unknown", square(colour(-1)));
+    pattern("unknown", square(colour(NO_NODE)));
+    for node in tally.nodes.keys().filter(|node| **node >= 0) {
+        pattern(&format!("node{node}"), square(colour(*node)));
     }
     let dot = |paint: &str| {
         let radius = side as f64 / 4.0;
@@ -415,7 +424,15 @@ fn bytes(count: usize) -> String {
 }
 
 fn counted(pages: usize) -> String {
-    format!("{pages} {}", if pages == 1 { "page" } else { "pages" })
+    let digits = pages.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    format!("{grouped} {}", if pages == 1 { "page" } else { "pages" })
 }
 
 #[cfg(test)]
@@ -475,6 +492,15 @@ mod tests {
         ] {
             assert!(per_block != 512 || svg.contains(part), "{part} in {svg}");
         }
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(
+            [1, 999, 1000, 1_234_567].map(counted),
+            ["1 page", "999 pages", "1,000 pages", "1,234,567 pages"]
+        );
+        assert_eq!([0, 4096, 3 << 20, 1 << 40].map(bytes), ["0 bytes", "4 KiB", "3 MiB", "1 TiB"]);
     }
 
     #[test]

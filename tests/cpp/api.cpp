@@ -248,6 +248,34 @@ void the_topology_is_a_value() {
 	}
 }
 
+void a_residency_is_a_value() {
+	gmem::buffer<char> buffer(2 * gmem::page_size());
+	const int node = gmem::device::numa_id();
+	buffer.prefetch(node);
+	const gmem::residency map(buffer);
+	using flag = gmem::residency::flag;
+	CHECK(map.size() == 2 * gmem::page_size() / map.page_size() && !map.empty());
+	CHECK(map.count(flag::resident) == map.size() && map.count(flag::swapped) == 0);
+	CHECK(!map.knows_nodes() || map.on_node(node) == map.size());
+	CHECK(map.knows(flag::mapped) && !map.knows(flag::hot));
+	std::size_t pages = 0;
+	for (const gmem::residency::page &page : map) {
+		CHECK(page.address() == reinterpret_cast<std::uintptr_t>(buffer.data()) + pages * map.page_size());
+		CHECK(page.mapped() && page.resident() && !page.shared() && !page.swapped() && !page.hot());
+		++pages;
+	}
+	CHECK(pages == map.size() && map[0].node() == node);
+	// What was seen stays seen.
+	buffer.free_eager();
+	CHECK(map[0].resident() && gmem::residency(buffer).count(flag::resident) == 0);
+	const gmem::residency copy = map;
+	CHECK(copy.to_text() == map.to_text() && copy.to_json() == map.to_json());
+	CHECK(map.to_text().find(" resident") != std::string::npos && map.to_json().front() == '{');
+	CHECK(map.to_svg().rfind("<svg ", 0) == 0 && map.summary().pages == map.size());
+	const gmem::residency none({nullptr, 0}, gmem::residency::ask::hot);
+	CHECK(none.empty() && none.begin() == none.end() && !none.to_text().empty());
+}
+
 // ---- errors --------------------------------------------------------------------------------------
 
 template <class F>
@@ -337,6 +365,7 @@ int main() {
 	streams_run_callables_in_order();
 	callables_are_destroyed_once();
 	the_topology_is_a_value();
+	a_residency_is_a_value();
 	errors_are_system_errors_with_a_reason();
 	exceptions_on_a_stream_surface_when_synchronizing();
 	memory_that_cannot_be_had_is_bad_alloc();
