@@ -160,7 +160,7 @@ typedef struct {
  * @param count     elements that `nodes` has room for; 0, with `nodes` NULL, to learn how many there are
  * @param node_size sizeof(gmemNode_t). Fields that the caller knows and the library does not are 0
  * @return the number of nodes with memory, which may exceed `count`; -EINVAL: machine->size has no room for two fields,
- *         nodes is NULL and count is not 0, or node_size is less than that of one field
+ *         nodes is NULL and count is not 0, or node_size is less than that of one field; -ENOMEM
  */
 int gmemTopology(gmemTopology_t *machine, gmemNode_t *nodes, size_t count, size_t node_size) LIBGMEM_NOEXCEPT;
 
@@ -237,7 +237,7 @@ enum {               /* NOLINT(performance-enum-size): C has no smaller ones */
  * @brief Where each page of a range of this process is, at the moment at which the kernel looks at it.
  *
  * The range is rounded **outward** to base pages. Nothing is touched, moved or populated, and holes are no error: their
- * pages are not mapped. A million pages take some 40 ms, huge ones less than 1 ms; with several memory nodes the kernel
+ * pages are not mapped. A million pages take some 20 ms, huge ones 1 ms; with several memory nodes the kernel
  * is asked about each small page (move_pages(2)), which takes some times as long. The sources are /proc/self/maps,
  * /proc/self/pagemap and, for hot pages, /proc/kpageflags.
  *
@@ -248,7 +248,7 @@ enum {               /* NOLINT(performance-enum-size): C has no smaller ones */
  * @param count   elements that `pages` has room for; 0, with `pages` NULL, for the numbers alone
  * @param summary filled unless NULL
  * @return 0; -EINVAL: addr + size exceeds the address space, ask has other bits, pages is NULL and count is not 0,
- *         summary->size has no room for two fields
+ *         summary->size has no room for two fields; -ENOMEM
  */
 int gmemResidency(unsigned long addr, size_t size, unsigned ask, gmemPageState_t *pages, size_t count,
 	gmemResidency_t *summary) LIBGMEM_NOEXCEPT;
@@ -260,7 +260,7 @@ int gmemResidency(unsigned long addr, size_t size, unsigned ask, gmemPageState_t
  * @param summary what gmemResidency() filled, at least as far as `known`
  * @param pages   summary->pages states
  * @return the length without the NUL that the whole text has, as snprintf(3); -EINVAL: summary, or pages, or buffer
- * while size is not 0, is NULL; summary->size is less than that of the fields up to `known`
+ * while size is not 0, is NULL; summary->size is less than that of the fields up to `known`; -ENOMEM
  */
 int gmemResidencyText(
 	const gmemResidency_t *summary, const gmemPageState_t *pages, char *buffer, size_t size) LIBGMEM_NOEXCEPT;

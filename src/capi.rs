@@ -143,7 +143,7 @@ unsafe extern "C" fn gmemTopology(
             let known = size_of::<Node>();
             return Err(Error::StructSize { argument: "node_size", size: node_size, known });
         }
-        let topology = topology::read();
+        let topology = topology::read()?;
         for (index, node) in topology.nodes.iter().take(count).enumerate() {
             let known = node_of(node);
             let filled = node_size.min(size_of::<Node>());
@@ -228,7 +228,7 @@ extern "C" fn gmemNodeDistance(from: c_int, to: c_int) -> c_int {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmemTopologyText(buffer: *mut c_char, size: usize) -> c_int {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { give_text(buffer, size, || Ok(topology::read().to_text())) })
+    guard(|| unsafe { give_text(buffer, size, || Ok(topology::read()?.to_text())) })
 }
 
 /// # Safety
@@ -236,7 +236,7 @@ unsafe extern "C" fn gmemTopologyText(buffer: *mut c_char, size: usize) -> c_int
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmemTopologyJson(buffer: *mut c_char, size: usize) -> c_int {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { give_text(buffer, size, || Ok(topology::read().to_json())) })
+    guard(|| unsafe { give_text(buffer, size, || Ok(topology::read()?.to_json())) })
 }
 
 // ---- where pages are ----------------------------------------------------------------------------
@@ -326,7 +326,7 @@ unsafe fn residency_in_words(
     pages: *const PageState,
     buffer: *mut c_char,
     size: usize,
-    write: impl FnOnce(View<'_>) -> String,
+    write: impl FnOnce(View<'_>) -> Result<String>,
 ) -> c_int {
     guard(|| {
         const WANTED: &str = "what gmemResidency() filled";
@@ -356,7 +356,7 @@ unsafe fn residency_in_words(
         };
         let view = View { start, page, known, states };
         // SAFETY: the caller's promise.
-        unsafe { give_text(buffer, size, || Ok(write(view))) }
+        unsafe { give_text(buffer, size, || write(view)) }
     })
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::device;
 use crate::error::{Error, Result};
+use crate::heap::reserve;
 use crate::os::machine::{self, HugePageModes};
 use crate::os::probe::Feature;
 use crate::os::{mapping, numa};
@@ -58,9 +59,11 @@ pub struct Topology {
 }
 
 /// The machine as it is now.
-pub fn read() -> Topology {
+pub fn read() -> Result<Topology> {
+    // More than all of it and its text take.
+    reserve::ask(1 << 18, "the machine's topology")?;
     let (swap_total, swap_free) = machine::swap().unwrap_or_default();
-    Topology {
+    Ok(Topology {
         nodes: nodes(),
         base_page: mapping::base_page().bytes(),
         gmem_page: mapping::gmem_page().bytes(),
@@ -71,7 +74,7 @@ pub fn read() -> Topology {
         swap_total,
         swap_free,
         features: Feature::ALL.into_iter().filter(|feature| feature.works()).collect(),
-    }
+    })
 }
 
 /// The nodes with memory as they are now. Those of further devices go behind the machine's own.
@@ -304,7 +307,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_a_node_for_us() {
-        let here = read();
+        let here = read().unwrap();
         assert!(here.nodes.iter().any(|node| node.is_allowed && node.total > node.free));
         let first = i32::try_from(here.nodes[0].id).unwrap();
         assert_eq!(distance(first, first), Ok(10));

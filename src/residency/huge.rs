@@ -1,14 +1,15 @@
 //! Huge pages on kernels before Linux 6.7, which tell how many bytes of a mapping are on huge pages and not which.
 //! Often only one answer fits.
 
-use super::{HUGE, Stretch, join};
+use super::{HUGE, Stretch, Stretches};
+use crate::error::Result;
 use crate::os::pagemap::{self, Files};
 use crate::os::smaps::{self, Resident};
 use crate::os::{SysResult, mapping};
 use crate::page::PageRange;
 
 /// Mark huge pages. False, with nothing marked, where for some page both answers fit.
-pub fn deduce(range: PageRange, stretches: &mut Vec<Stretch>) -> bool {
+pub fn deduce(range: PageRange, stretches: &mut Vec<Stretch>) -> Result<bool> {
     let mut huge = Vec::new();
     let mut is_certain = true;
     let read = smaps::each_mapping(|mapping| {
@@ -24,9 +25,9 @@ pub fn deduce(range: PageRange, stretches: &mut Vec<Stretch>) -> bool {
     });
     is_certain &= read.is_ok();
     if is_certain {
-        *stretches = mark(stretches, &huge);
+        *stretches = mark(stretches, &huge)?;
     }
-    is_certain
+    Ok(is_certain)
 }
 
 /// The huge pages among the resident parts of a mapping; `None` where that cannot be said.
@@ -60,8 +61,8 @@ fn resident_parts(range: PageRange) -> SysResult<Vec<PageRange>> {
 }
 
 /// Set the flag in what lies in `huge`, which ascends.
-fn mark(stretches: &[Stretch], huge: &[PageRange]) -> Vec<Stretch> {
-    let mut marked = Vec::with_capacity(stretches.len());
+fn mark(stretches: &[Stretch], huge: &[PageRange]) -> Result<Vec<Stretch>> {
+    let mut marked = Stretches::default();
     for stretch in stretches {
         let mut at = stretch.range.start();
         let first = huge.partition_point(|part| part.end() <= at);
@@ -69,21 +70,18 @@ fn mark(stretches: &[Stretch], huge: &[PageRange]) -> Vec<Stretch> {
             let inside = part.intersect(stretch.range);
             let before = PageRange::new(at, inside.start());
             if !before.is_empty() {
-                join(&mut marked, Stretch { range: before, ..*stretch });
+                marked.join(Stretch { range: before, ..*stretch });
             }
             let mut state = stretch.state;
             state.flags |= HUGE;
-            join(&mut marked, Stretch { range: inside, state });
+            marked.join(Stretch { range: inside, state });
             at = inside.end();
         }
         if at < stretch.range.end() {
-            join(
-                &mut marked,
-                Stretch { range: PageRange::new(at, stretch.range.end()), ..*stretch },
-            );
+            marked.join(Stretch { range: PageRange::new(at, stretch.range.end()), ..*stretch });
         }
     }
-    marked
+    marked.finish()
 }
 
 #[cfg(test)]
@@ -129,7 +127,7 @@ mod tests {
         let huge = PageState { node: -1, flags: MAPPED | RESIDENT | HUGE };
         let stretch = |start, end, state| Stretch { range: PageRange::new(start, end), state };
         let stretches = [stretch(0, 10, state), stretch(20, 30, state)];
-        let marked = mark(&stretches, &[PageRange::new(4, 6), PageRange::new(20, 30)]);
+        let marked = mark(&stretches, &[PageRange::new(4, 6), PageRange::new(20, 30)]).unwrap();
         let expected = [
             stretch(0, 4, state),
             stretch(4, 6, huge),

@@ -2,21 +2,25 @@
 
 use std::fmt::Write as _;
 
+use super::out::Out;
 use super::tally::Tally;
 use super::{FLAGS, NODE, PageState, View};
+use crate::error::Result;
 
 impl View<'_> {
     /// One object.
-    pub fn to_json(&self) -> String {
+    pub fn to_json(&self) -> Result<String> {
         let tally = Tally::of(self.states);
-        let mut json = format!(
+        let mut json = Out::default();
+        let _ = write!(
+            json,
             "{{\"addr\":{},\"page_size\":{},\"pages\":{},\"known\":[{}",
             self.start,
             self.page,
             self.states.len(),
             names(self.known)
         );
-        json.push_str(if self.known & NODE != 0 { ",\"node\"]" } else { "]" });
+        json.push(if self.known & NODE != 0 { ",\"node\"]" } else { "]" });
         for (flag, name) in FLAGS {
             // What is not known is no number.
             if self.known & flag != 0 {
@@ -41,8 +45,8 @@ impl View<'_> {
             );
             first += alike.len();
         }
-        json.push_str("]}");
-        json
+        json.push("]}");
+        json.finish()
     }
 }
 
@@ -53,6 +57,7 @@ fn names(flags: u16) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::{HUGE, MAPPED, RESIDENT};
     use super::*;
@@ -64,14 +69,14 @@ mod tests {
         let view =
             View { start: 8192, page: 4096, known: MAPPED | RESIDENT | HUGE, states: &states };
         assert_eq!(
-            view.to_json(),
+            view.to_json().unwrap(),
             "{\"addr\":8192,\"page_size\":4096,\"pages\":3,\"known\":[\"mapped\",\"resident\",\"huge\"],\
              \"mapped\":2,\"resident\":2,\"huge\":2,\"swapped\":null,\"shared\":null,\"zero\":null,\
              \"hot\":null,\"nodes\":{\"1\":2},\"runs\":[\
              {\"first\":0,\"pages\":2,\"node\":1,\"flags\":[\"mapped\",\"resident\",\"huge\"]},\
              {\"first\":2,\"pages\":1,\"node\":null,\"flags\":[]}]}"
         );
-        let nothing = View { states: &[], ..view }.to_json();
+        let nothing = View { states: &[], ..view }.to_json().unwrap();
         assert!(nothing.ends_with(",\"nodes\":{},\"runs\":[]}"), "{nothing}");
     }
 }

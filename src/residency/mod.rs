@@ -4,6 +4,7 @@
 
 mod huge;
 mod json;
+mod out;
 mod strip;
 mod svg;
 pub mod tally;
@@ -11,10 +12,11 @@ pub mod tally;
 use std::ops::ControlFlow;
 
 use crate::error::{Errno, Error, Result};
+use crate::heap::reserve;
 use crate::os::page_flags::PageFlags;
 use crate::os::pagemap::{self, Files};
 use crate::os::vma::{self, Backing, Vma};
-use crate::os::{SysResult, machine, mapping, numa};
+use crate::os::{machine, mapping, numa};
 use crate::page::PageRange;
 
 /// One page, as `gmemPageState_t` of `libgmem.h` has it.
@@ -72,6 +74,36 @@ struct Stretch {
     state: PageState,
 }
 
+/// Stretches in ascending order. There may be as many as pages: where memory ends, so do they, and that stays known.
+#[derive(Debug, Default)]
+struct Stretches {
+    list: Vec<Stretch>,
+    is_cut: bool,
+}
+
+impl Stretches {
+    /// Add one behind the others.
+    fn join(&mut self, next: Stretch) {
+        if let Some(last) = self.list.last_mut()
+            && last.state == next.state
+            && last.range.end() == next.range.start()
+        {
+            last.range = PageRange::new(last.range.start(), next.range.end());
+        } else if self.is_cut || self.list.try_reserve(1).is_err() {
+            self.is_cut = true;
+        } else {
+            self.list.push(next);
+        }
+    }
+
+    fn finish(self) -> Result<Vec<Stretch>> {
+        if self.is_cut {
+            return Err(Error::OutOfMemory { what: "the states of so many pages" });
+        }
+        Ok(self.list)
+    }
+}
+
 /// The pages of a range at one moment, or rather at the moments at which the kernel looked at each.
 #[derive(Debug)]
 pub struct Residency {
@@ -87,23 +119,23 @@ pub struct Residency {
 /// the rest, so it is asked for.
 pub fn read(addr: usize, size: usize, wants_hot: bool) -> Result<Residency> {
     let range = PageRange::from_arguments(addr, size)?.outward(mapping::base_page());
+    // What a batch of questions takes; see `refine`.
+    reserve::ask(2 << 20, "looking at pages")?;
     let vmas = mapped(range)?;
-    let mut stretches = Vec::new();
-    scan(&vmas, &mut stretches)
-        .map_err(|errno| failed("reading /proc/self/pagemap", range, errno))?;
+    let mut stretches = scan(range, &vmas)?;
     let mut known = MAPPED | RESIDENT | SWAPPED | SHARED;
     if pagemap::knows_huge() {
         known |= HUGE | ZERO;
-    } else if huge::deduce(range, &mut stretches) {
+    } else if huge::deduce(range, &mut stretches)? {
         known |= HUGE;
     }
-    if locate(&mut stretches) {
+    if locate(&mut stretches)? {
         known |= NODE;
     }
-    if wants_hot && find_hot(&mut stretches) {
+    if wants_hot && find_hot(&mut stretches)? {
         known |= HOT;
     }
-    Ok(Residency { range, known, stretches: with_the_rest(&vmas, &stretches) })
+    Ok(Residency { range, known, stretches: with_the_rest(&vmas, &stretches)? })
 }
 
 /// What is mapped in the range. Neighbours of one kind are one.
@@ -129,8 +161,9 @@ fn mapped(range: PageRange) -> Result<Vec<Vma>> {
 }
 
 /// What is resident or swapped out.
-fn scan(vmas: &[Vma], stretches: &mut Vec<Stretch>) -> SysResult<()> {
+fn scan(range: PageRange, vmas: &[Vma]) -> Result<Vec<Stretch>> {
     let has_swap = machine::swap().is_none_or(|(total, _)| total > 0);
+    let mut stretches = Stretches::default();
     for vma in vmas {
         // Only a private mapping of a file has pages of both kinds.
         let files = if vma.backing == Backing::File { Files::Told } else { Files::NotTold };
@@ -145,31 +178,22 @@ fn scan(vmas: &[Vma], stretches: &mut Vec<Stretch>) -> SysResult<()> {
             set(ZERO, run.present && run.zero);
             let is_file = is_shared || files == Files::Told && run.file;
             set(SHARED, run.present && is_file);
-            join(stretches, Stretch { range: run.range, state: PageState { node: -1, flags } });
-        })?;
+            stretches.join(Stretch { range: run.range, state: PageState { node: -1, flags } });
+        })
+        .map_err(|errno| failed("reading /proc/self/pagemap", range, errno))?;
     }
-    Ok(())
-}
-
-/// Add a stretch behind the others.
-fn join(stretches: &mut Vec<Stretch>, next: Stretch) {
-    match stretches.last_mut() {
-        Some(last) if last.state == next.state && last.range.end() == next.range.start() => {
-            last.range = PageRange::new(last.range.start(), next.range.end());
-        }
-        _ => stretches.push(next),
-    }
+    stretches.finish()
 }
 
 /// On which node each page is. False where the kernel does not tell.
-fn locate(stretches: &mut Vec<Stretch>) -> bool {
+fn locate(stretches: &mut Vec<Stretch>) -> Result<bool> {
     let nodes = numa::memory_nodes();
     let id = |node: usize| i16::try_from(node).unwrap_or(-1);
     if let (Some(only), 1) = (nodes.iter().next(), nodes.len()) {
         for stretch in stretches.iter_mut().filter(|stretch| stretch.state.is(RESIDENT)) {
             stretch.state.node = id(only);
         }
-        return true;
+        return Ok(true);
     }
     refine(stretches, |units| {
         let addresses: Vec<_> = units.iter().map(|unit| unit.range.start()).collect();
@@ -185,8 +209,8 @@ fn locate(stretches: &mut Vec<Stretch>) -> bool {
 }
 
 /// Which pages are hot. False where this process may not know.
-fn find_hot(stretches: &mut Vec<Stretch>) -> bool {
-    let Some(flags) = PageFlags::open() else { return false };
+fn find_hot(stretches: &mut Vec<Stretch>) -> Result<bool> {
+    let Some(flags) = PageFlags::open() else { return Ok(false) };
     refine(stretches, |units| {
         let mut frames = Vec::with_capacity(units.len());
         // Neighbours are asked about in one call, unless they are huge.
@@ -214,15 +238,15 @@ fn find_hot(stretches: &mut Vec<Stretch>) -> bool {
 fn refine(
     stretches: &mut Vec<Stretch>,
     mut ask: impl FnMut(&mut [&mut Stretch]) -> Option<()>,
-) -> bool {
-    const BATCH: usize = 1 << 15;
-    let mut refined = Vec::with_capacity(stretches.len());
+) -> Result<bool> {
+    const BATCH: usize = 1 << 14;
+    let mut refined = Stretches::default();
     let mut units = Vec::with_capacity(BATCH);
     let mut flush = |units: &mut Vec<Stretch>| {
         let mut resident: Vec<_> =
             units.iter_mut().filter(|unit| unit.state.is(RESIDENT)).collect();
         let answered = ask(&mut resident);
-        units.drain(..).for_each(|unit| join(&mut refined, unit));
+        units.drain(..).for_each(|unit| refined.join(unit));
         answered.is_some()
     };
     for stretch in stretches.iter() {
@@ -238,24 +262,24 @@ fn refine(
             units.push(Stretch { range: PageRange::new(start, end), state: stretch.state });
             start = end;
             if units.len() == BATCH && !flush(&mut units) {
-                return false;
+                return Ok(false);
             }
         }
     }
     let is_done = flush(&mut units);
     if is_done {
-        *stretches = refined;
+        *stretches = refined.finish()?;
     }
-    is_done
+    Ok(is_done)
 }
 
 /// What is mapped and neither resident nor swapped out has its place between what is.
-fn with_the_rest(vmas: &[Vma], stretches: &[Stretch]) -> Vec<Stretch> {
+fn with_the_rest(vmas: &[Vma], stretches: &[Stretch]) -> Result<Vec<Stretch>> {
     let rest = |from, to| Stretch {
         range: PageRange::new(from, to),
         state: PageState { node: -1, flags: MAPPED },
     };
-    let mut all = Vec::with_capacity(stretches.len() + vmas.len());
+    let mut all = Stretches::default();
     let mut stretches = stretches.iter().copied().peekable();
     for vma in vmas {
         let mut at = vma.range.start();
@@ -265,9 +289,9 @@ fn with_the_rest(vmas: &[Vma], stretches: &[Stretch]) -> Vec<Stretch> {
                 break;
             }
             if at < inside.start() {
-                join(&mut all, rest(at, inside.start()));
+                all.join(rest(at, inside.start()));
             }
-            join(&mut all, Stretch { range: inside, state: stretch.state });
+            all.join(Stretch { range: inside, state: stretch.state });
             at = inside.end();
             if stretch.range.end() > vma.range.end() {
                 // It goes on in the next mapping.
@@ -276,10 +300,10 @@ fn with_the_rest(vmas: &[Vma], stretches: &[Stretch]) -> Vec<Stretch> {
             stretches.next();
         }
         if at < vma.range.end() {
-            join(&mut all, rest(at, vma.range.end()));
+            all.join(rest(at, vma.range.end()));
         }
     }
-    all
+    all.finish()
 }
 
 fn failed(call: &'static str, range: PageRange, errno: Errno) -> Error {

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::out::Out;
 use super::tally::Tally;
 use super::{FLAGS, HOT, HUGE, MAPPED, PageState, RESIDENT, SHARED, SWAPPED, View, ZERO};
+use crate::error::Result;
 
 /// Signs in a line.
 const SIGNS: usize = 64;
@@ -11,8 +13,9 @@ const SIGNS: usize = 64;
 impl View<'_> {
     /// A line of totals, a line that explains the signs, and the strip. Lines that repeat the one above are counted
     /// instead.
-    pub fn to_text(&self) -> String {
-        let mut text = self.heading();
+    pub fn to_text(&self) -> Result<String> {
+        let mut text = Out::default();
+        text.push(&self.heading());
         let mut above: Option<String> = None;
         let mut repeated = 0;
         for (first, part) in self.blocks() {
@@ -29,7 +32,7 @@ impl View<'_> {
             above = Some(line);
         }
         push_repeated(&mut text, repeated);
-        text
+        text.finish()
     }
 
     fn heading(&self) -> String {
@@ -88,7 +91,7 @@ impl View<'_> {
     }
 }
 
-fn push_repeated(text: &mut String, lines: usize) {
+fn push_repeated(text: &mut Out, lines: usize) {
     if lines > 0 {
         let _ = writeln!(text, "{:>12} {lines} more like it", "*");
     }
@@ -125,6 +128,7 @@ fn sign_of(state: PageState) -> char {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::os::mapping;
@@ -142,7 +146,7 @@ mod tests {
         states.extend(vec![PageState::UNMAPPED; per_block / 4]);
         let known = MAPPED | RESIDENT | HUGE | SWAPPED;
         let view = View { start: block, page, known, states: &states };
-        let text = view.to_text();
+        let text = view.to_text().unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 5, "{text}");
         assert!(lines[0].ends_with("; not known: shared, zero, hot"), "{text}");
@@ -159,10 +163,10 @@ mod tests {
 
         // Begins in the last sixteenth of a GMEM page: the signs stand where the pages do.
         let cut = View { start: 2 * block - block / 16, states: &states[..per_block / 16], ..view };
-        let text = cut.to_text();
+        let text = cut.to_text().unwrap();
         let strip = format!("{block:>12x} |{}{}|", " ".repeat(60), "1".repeat(4));
         assert!(text.lines().any(|line| line.starts_with(&strip)), "{text}");
-        assert_eq!(View { states: &[], ..view }.to_text().lines().count(), 2);
+        assert_eq!(View { states: &[], ..view }.to_text().unwrap().lines().count(), 2);
     }
 
     #[test]

@@ -3,10 +3,13 @@
 //! Colours are those of Okabe and Ito, which people with any kind of colour vision tell apart, and no state but the
 //! node is told by its colour alone: huge pages are unbroken, small ones a grid, the rest has a sign each.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::out::Out;
 use super::tally::Tally;
 use super::{FLAGS, HOT, HUGE, MAPPED, NODE, PageState, RESIDENT, SHARED, SWAPPED, View, ZERO};
+use crate::error::Result;
 
 /// Up to here each page has its square.
 const MOST_PAGES: usize = 1 << 14;
@@ -75,10 +78,10 @@ fn colour(node: i16) -> &'static str {
 
 impl View<'_> {
     /// The whole document.
-    pub fn to_svg(&self) -> String {
+    pub fn to_svg(&self) -> Result<String> {
         let by_page = self.states.len() <= MOST_PAGES;
         let tally = Tally::of(self.states);
-        let mut body = String::new();
+        let mut body = Out::default();
         let top = legend(&mut body, self, &tally, by_page);
         let bottom = if by_page {
             self.draw_pages(&mut body, top)
@@ -87,7 +90,9 @@ impl View<'_> {
         };
         let height = bottom + 16;
         let title = self.title();
-        let mut svg = format!(
+        let mut svg = Out::default();
+        let _ = write!(
+            svg,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
              viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" font-family=\"sans-serif\" font-size=\"12\" \
              fill=\"#222222\">\n<title>{title}</title>\n"
@@ -96,9 +101,11 @@ impl View<'_> {
         let _ = write!(
             svg,
             "<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n\
-             <text x=\"16\" y=\"32\" font-size=\"18\" font-weight=\"bold\">{title}</text>\n{body}</svg>\n"
+             <text x=\"16\" y=\"32\" font-size=\"18\" font-weight=\"bold\">{title}</text>\n"
         );
-        svg
+        svg.push(&body.finish()?);
+        svg.push("</svg>\n");
+        svg.finish()
     }
 
     fn title(&self) -> String {
@@ -110,7 +117,7 @@ impl View<'_> {
     }
 
     /// A GMEM page is four rows of squares. Returns where the picture ends.
-    fn draw_pages(&self, svg: &mut String, top: usize) -> usize {
+    fn draw_pages(&self, svg: &mut Out, top: usize) -> usize {
         const PITCH: usize = 8;
         const PER_ROW: usize = INNER / PITCH;
         let mut top = top;
@@ -145,14 +152,14 @@ impl View<'_> {
                     at += alike.len();
                 }
             }
-            svg.push_str("</g>\n");
+            svg.push("</g>\n");
             top += ((skipped + part.len()).div_ceil(PER_ROW) - first_row) * PITCH + PITCH;
         }
         top
     }
 
     /// A square is one or more GMEM pages, filled as much as they are. Returns where the picture ends.
-    fn draw_blocks(&self, svg: &mut String, top: usize) -> usize {
+    fn draw_blocks(&self, svg: &mut Out, top: usize) -> usize {
         const PITCH: usize = 16;
         const SIDE: usize = 14;
         const PER_ROW: usize = INNER / PITCH;
@@ -163,20 +170,18 @@ impl View<'_> {
             let first = index * per_square;
             if column == 0 {
                 if row > 0 {
-                    svg.push_str("</g>\n");
+                    svg.push("</g>\n");
                 }
                 label(svg, self.address(first), y + 12, "");
             }
             let _ = write!(svg, "<g><title>{}</title>", self.describe(first, part));
-            let mut fills: Vec<_> = part
-                .chunk_by(|a, b| a == b)
-                .map(|alike| (Fill::of(alike[0]), alike.len()))
-                .collect();
-            fills.sort_unstable();
+            let mut fills = BTreeMap::new();
+            for alike in part.chunk_by(|a, b| a == b) {
+                *fills.entry(Fill::of(alike[0])).or_insert(0) += alike.len();
+            }
             // From the bottom up, as a glass is filled.
             let mut filled = 0;
-            for alike in fills.chunk_by(|a, b| a.0 == b.0) {
-                let pages: usize = alike.iter().map(|(_, pages)| pages).sum();
+            for (fill, pages) in fills {
                 let from = filled * SIDE / per_square;
                 filled += pages;
                 let to = filled * SIDE / per_square;
@@ -184,8 +189,8 @@ impl View<'_> {
                 let height = (to - from).max(usize::from(from < SIDE));
                 let place = Place { x, y: y + SIDE - from - height, width: SIDE, height };
                 // What is not resident is what stays empty.
-                if alike[0].0 != Fill::Absent {
-                    place.fill(svg, alike[0].0);
+                if fill != Fill::Absent {
+                    place.fill(svg, fill);
                 }
             }
             if part.iter().any(|state| state.is(MAPPED)) {
@@ -196,10 +201,10 @@ impl View<'_> {
             let place = Place { x, y, width: SIDE, height: SIDE };
             let flags = [SHARED, HOT].into_iter().filter(|flag| most(*flag)).sum();
             place.mark_once(svg, PageState { node: -1, flags });
-            svg.push_str("</g>\n");
+            svg.push("</g>\n");
         }
         if !self.states.is_empty() {
-            svg.push_str("</g>\n");
+            svg.push("</g>\n");
         }
         top + self.states.len().div_ceil(per_square).div_ceil(PER_ROW) * PITCH
     }
@@ -235,7 +240,7 @@ struct Place {
 }
 
 impl Place {
-    fn rectangle(self, svg: &mut String, paint: &str) {
+    fn rectangle(self, svg: &mut Out, paint: &str) {
         let Self { x, y, width, height } = self;
         let _ = write!(
             svg,
@@ -243,14 +248,14 @@ impl Place {
         );
     }
 
-    fn fill(self, svg: &mut String, fill: Fill) {
+    fn fill(self, svg: &mut Out, fill: Fill) {
         if fill != Fill::Unmapped {
             self.rectangle(svg, &fill.paint());
         }
     }
 
     /// The signs of shared and hot, one in each page.
-    fn mark(self, svg: &mut String, state: PageState) {
+    fn mark(self, svg: &mut Out, state: PageState) {
         for (flag, pattern) in [(SHARED, "url(#shared)"), (HOT, "url(#hot)")] {
             if state.is(flag) {
                 self.rectangle(svg, pattern);
@@ -259,7 +264,7 @@ impl Place {
     }
 
     /// The same signs once, in the size of the place.
-    fn mark_once(self, svg: &mut String, state: PageState) {
+    fn mark_once(self, svg: &mut Out, state: PageState) {
         let Self { x, y, width, height } = self;
         if state.is(SHARED) {
             let _ = write!(
@@ -282,7 +287,7 @@ impl Place {
 }
 
 /// The outline of a square.
-fn frame(svg: &mut String, x: usize, y: usize, side: usize) {
+fn frame(svg: &mut Out, x: usize, y: usize, side: usize) {
     let side = side - 1;
     let _ = write!(
         svg,
@@ -291,7 +296,7 @@ fn frame(svg: &mut String, x: usize, y: usize, side: usize) {
 }
 
 /// An address at the left, and the group that follows with what a pointer is told there.
-fn label(svg: &mut String, address: usize, y: usize, told: &str) {
+fn label(svg: &mut Out, address: usize, y: usize, told: &str) {
     let _ = write!(
         svg,
         "<text x=\"{}\" y=\"{y}\" text-anchor=\"end\" font-family=\"monospace\" fill=\"#555555\">{address:x}</text>\n<g>",
@@ -316,7 +321,7 @@ fn in_short(part: &[PageState]) -> String {
 }
 
 /// What the signs mean, and how many pages have each. Returns where it ends.
-fn legend(svg: &mut String, view: &View<'_>, tally: &Tally, by_page: bool) -> usize {
+fn legend(svg: &mut Out, view: &View<'_>, tally: &Tally, by_page: bool) -> usize {
     const SIDE: usize = 16;
     let mut entries: Vec<(Option<Fill>, u16, String)> = Vec::new();
     for (node, pages) in &tally.nodes {
@@ -378,7 +383,7 @@ fn legend(svg: &mut String, view: &View<'_>, tally: &Tally, by_page: bool) -> us
 }
 
 /// The patterns that are used: small pages of each node, and what is told by a sign.
-fn patterns(svg: &mut String, tally: &Tally, pitch: usize) {
+fn patterns(svg: &mut Out, tally: &Tally, pitch: usize) {
     let side = pitch - 1;
     let middle = side as f64 / 2.0;
     let mut pattern = |name: &str, content: String| {
@@ -427,7 +432,7 @@ fn counted(pages: usize) -> String {
     let digits = pages.to_string();
     let mut grouped = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);
@@ -436,6 +441,7 @@ fn counted(pages: usize) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::os::mapping;
@@ -476,7 +482,7 @@ mod tests {
         states.extend([PageState { node: -1, flags: MAPPED }; 5]);
         let known = MAPPED | RESIDENT | HUGE | SWAPPED | SHARED | ZERO | NODE;
         let view = View { start: per_block * page, page, known, states: &states };
-        let svg = view.to_svg();
+        let svg = view.to_svg().unwrap();
         assert!(is_well_formed(&svg), "{svg}");
         for part in [
             "<title>Where ",
@@ -506,19 +512,19 @@ mod tests {
     #[test]
     fn many_pages_share_squares_and_any_size_is_well_formed() {
         let page = mapping::base_page().bytes();
-        for pages in [0, 1, MOST_PAGES, MOST_PAGES + 1, 40 * MOST_PAGES] {
-            let states: Vec<_> =
-                (0..pages)
-                    .map(|index| {
-                        if index % 3 == 0 {
-                            on((index % 20) as i16, 0)
-                        } else {
-                            PageState::UNMAPPED
-                        }
-                    })
-                    .collect();
+        let blocks = MOST_SQUARES + 1;
+        for pages in [0, 1, MOST_PAGES, MOST_PAGES + 1, 512 * blocks] {
+            let states: Vec<_> = (0..pages)
+                .map(|index| {
+                    if index / 99 % 3 == 0 {
+                        on((index % 20) as i16, 0)
+                    } else {
+                        PageState::UNMAPPED
+                    }
+                })
+                .collect();
             let view = View { start: 5 * page, page, known: u16::MAX, states: &states };
-            let svg = view.to_svg();
+            let svg = view.to_svg().unwrap();
             assert!(is_well_formed(&svg), "{pages} pages");
             assert!(svg.len() < 8 << 20, "{pages} pages make {} bytes", svg.len());
         }
