@@ -28,7 +28,7 @@ namespace gmem {
 class residency {
 public:
 	/// What may hold for a page, see GMEM_PAGE_*.
-	enum class flag : std::uint16_t {
+	enum class flag : std::uint16_t { // NOLINT(performance-enum-size): there will be more
 		mapped = GMEM_PAGE_MAPPED,
 		resident = GMEM_PAGE_RESIDENT,
 		huge = GMEM_PAGE_HUGE,
