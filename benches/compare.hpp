@@ -52,7 +52,7 @@ inline void print_row(const std::string &figure, const std::vector<double> &rati
 	const std::string &unit = "x") {
 	const spread ratio = spread_of(ratios);
 	const bool met = direction == goal::at_least ? ratio.median >= wanted : ratio.median <= wanted;
-	std::printf("%-58s %8.2f%-2s [%7.2f .. %7.2f]  %s %-7g %s\n", figure.c_str(), ratio.median, unit.c_str(), ratio.low,
+	std::printf("%-66s %8.2f%-2s [%7.2f .. %7.2f]  %s %-7g %s\n", figure.c_str(), ratio.median, unit.c_str(), ratio.low,
 		ratio.high, direction == goal::at_least ? ">=" : "<=", wanted, met ? "met" : "MISSED");
 	std::fflush(stdout);
 }

@@ -3,52 +3,17 @@
 /// What a user gains first: a vector that fills fast, verbs that cost no more than the bare system
 /// call, and asynchronous calls that are cheap to make.
 #include <algorithm>
-#include <cstdint>
 #include <vector>
 
-#include <sys/mman.h>
-
-#include <libgmem.hpp>
-
 #include "compare.hpp"
+#include "mapping.hpp"
 
 namespace {
 
-constexpr std::size_t gib = std::size_t{1} << 30;
-
-class mapping {
-public:
-	explicit mapping(std::size_t size) : size_(size), room_(size + gmem::page_size()) {
-		base_ = mmap(nullptr, room_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (base_ == MAP_FAILED) {
-			std::perror("mmap");
-			std::exit(1);
-		}
-		const auto at = reinterpret_cast<std::uintptr_t>(base_);
-		data_ = static_cast<char *>(base_) + (-at & (gmem::page_size() - 1));
-		madvise(data_, size, MADV_HUGEPAGE);
-	}
-	mapping(const mapping &) = delete;
-	mapping &operator=(const mapping &) = delete;
-	~mapping() { munmap(base_, room_); }
-	char *data() const { return data_; }
-	unsigned long address() const { return reinterpret_cast<std::uintptr_t>(data_); }
-	std::size_t size() const { return size_; }
-	void drop() const { madvise(data_, size_, MADV_DONTNEED); }
-
-private:
-	std::size_t size_, room_;
-	void *base_ = nullptr;
-	char *data_ = nullptr;
-};
-
-/// A hypervisor takes free pages away within seconds and gives them back at a cost that has nothing
-/// to do with this library and varies by a factor of ten. So before each timed run the kernel's free
-/// list is filled with pages that were in use a moment ago, as on a machine of one's own.
-void warm_free_memory() {
-	const mapping pages(gib + gib / 4);
-	madvise(pages.data(), pages.size(), MADV_POPULATE_WRITE);
-}
+using bench::gib;
+using bench::mapping;
+using bench::need;
+using bench::warm_free_memory;
 
 /// Fill a fresh vector of 1 GiB, then write once to each page of it; how long, and how many faults.
 template <class Allocator>
@@ -70,13 +35,6 @@ bench::seconds first_fill(long *faults) {
 	(void)gmem_malloc_trim(0);
 	warm_free_memory();
 	return fill_and_touch<Allocator>(faults);
-}
-
-void need(int result) {
-	if (result != 0) {
-		std::fprintf(stderr, "%s\n", gmemLastError());
-		std::exit(1);
-	}
 }
 
 bench::seconds prefetch(const mapping &memory) {
@@ -122,7 +80,7 @@ std::vector<double> enqueue_nanoseconds(Call &&call) {
 } // namespace
 
 int main() {
-	std::printf("%-58s %10s  %-20s  %-10s\n", "figure (median of pairs [spread])", "ratio", "", "goal");
+	std::printf("%-66s %10s  %-20s  %-10s\n", "figure (median of pairs [spread])", "ratio", "", "goal");
 
 	const auto row = [](const char *name, auto &&fill) {
 		long standard_faults = 0, gmem_faults = 0;

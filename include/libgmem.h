@@ -89,13 +89,120 @@ int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEP
  * @return 0 (also for size 0);
  *   -EINVAL  addr + size exceeds the address space; hnid is not a memory node; unknown stream; a
  *            device mapping;
- *   -ENOMEM  part of [addr, addr + size) is not mapped (nothing is moved), or no memory is left;
+ *   -ENOMEM  part of [addr, addr + size) is not mapped, or the node has too little memory free (nothing is moved);
+ *            no memory is left;
  *   -EACCES  part of it is mapped without any access (PROT_NONE; nothing is moved);
  *   -EBUSY   pages that could not be moved, because they are pinned or shared between processes;
+ *   -EACCES  also: the process's cpuset does not have the node (nothing is moved);
  *   -EFAULT  part of a file mapping lies beyond the end of its file;
  *   -EOPNOTSUPP  the kernel is older than Linux 5.14.
  */
 int gmemPrefetch(unsigned long addr, size_t size, int hnid, void *stream) LIBGMEM_NOEXCEPT;
+
+/* ---- prefetch with options and a receipt -------------------------------------------------------- */
+
+/** Huge pages or not. */
+enum { /* NOLINT(performance-enum-size): C has no smaller ones */
+	/** What the mapping (madvise(2)) and the system say. */
+	GMEM_HUGE_AS_IS = 0,
+	/** Base pages. */
+	GMEM_HUGE_OFF = 1,
+	/** Huge pages where the kernel has some at hand; base pages elsewhere, which are made huge in the background. */
+	GMEM_HUGE_PREFER = 2,
+	/** Huge pages for each whole GMEM page of the range, or an error before anything is touched. Needs Linux 6.1. */
+	GMEM_HUGE_REQUIRE = 3
+};
+
+/** A number that the kernel does not tell. */
+#define GMEM_UNKNOWN ((size_t)-1)
+
+/**
+ * The receipt of a prefetch. It is about [addr, addr + size) widened to whole base pages (sysconf(_SC_PAGESIZE)), not
+ * about the margin up to whole GMEM pages. Set `size` before the call; a later version adds fields at the end, and
+ * fills as many as `size` has room for.
+ */
+typedef struct {
+	size_t size;                /**< in: sizeof(gmemPrefetchReport_t); out: bytes filled */
+	int result;                 /**< 0, a negative errno, or -EINPROGRESS as long as it waits on a stream */
+	unsigned threads;           /**< threads that worked on it, the caller's included */
+	size_t bytes;               /**< asked for */
+	size_t there;               /**< base pages that were on the node before */
+	size_t populated;           /**< base pages that were not in memory, or swapped out, and are on the node now */
+	size_t migrated;            /**< base pages that were on another node and are on this one now */
+	size_t failed;              /**< base pages that are not on the node now */
+	size_t huge;                /**< GMEM pages that lie on a huge page now; GMEM_UNKNOWN before Linux 6.7 */
+	size_t fallen_back;         /**< whole GMEM pages that were to be huge (prefer, require, or the system's
+									 setting) and are not; GMEM_UNKNOWN before Linux 6.7 */
+	unsigned long first_failed; /**< address of the first page that failed; 0 for none */
+	int first_errno;            /**< why, as a positive errno; 0 for none */
+	int stalled;                /**< 1: the kernel had to move pages for each huge page, and the rest got base pages */
+	unsigned long long nanoseconds; /**< from the beginning of the work to its end */
+} gmemPrefetchReport_t;
+
+/**
+ * How to prefetch. Fill it with zeros, set `size`, and then what you want. It need not outlive the call; what it points
+ * to has to, until the work is done.
+ */
+typedef struct {
+	size_t size;                   /**< sizeof(gmemPrefetchOptions_t) */
+	int huge;                      /**< GMEM_HUGE_...; AS_IS: the policy of the range, else that of the process */
+	unsigned threads;              /**< at most as many, the caller's included; 0: as many as help */
+	unsigned long long timeout_ns; /**< -ETIMEDOUT when it takes longer than that from the call on; 0: no limit */
+	/** Not NULL: -ECANCELED as soon as it is not 0; any thread may set it (atomically). */
+	const int *cancel;
+	/** Not NULL: called on the thread that does the work after each piece of it with the bytes done, and those in all;
+	 * a result other than 0 cancels. */
+	int (*progress)(size_t done, size_t total, void *arg);
+	void *progress_arg;
+	/** Not NULL: called once, when it is over and the report filled, on the calling thread or on the stream's; also
+	 *  where the call fails at once, unless for a wrong size or policy. */
+	void (*finished)(void *arg);
+	void *finished_arg;
+} gmemPrefetchOptions_t;
+
+/**
+ * @brief gmemPrefetch() with options, and a receipt of what it did.
+ *
+ * A range of more than 48 MiB is populated by several threads, if the first 16 MiB show that there is something to do;
+ * as many as the caller may use processors, at most 16 for one call, and for the process at most
+ * GMEM_PREFETCH_THREADS (from the environment; 16). It is done in pieces of 16 MiB: that is how often the time,
+ * `cancel` and `progress` are looked at. What was done before stays in memory. When the kernel has to move pages around
+ * for each huge page (it counts that: compact_stall in /proc/vmstat), the rest is given base pages and made huge in the
+ * background.
+ *
+ * @param options NULL for none
+ * @param report  NULL for none. With a stream it is written when the stream has passed the call, and has to stay until
+ *                then; `result` is -EINPROGRESS meanwhile.
+ * @return as gmemPrefetch(), and
+ *   -EINVAL     options->huge is none of the four; a size is less than that of two fields (nothing is done);
+ *   -ENOMEM     the node, or the machine, has less memory free than the range needs (nothing is moved); huge pages are
+ *               required and missing (nothing is touched; gmemLastError() says how many, and what helps);
+ *   -EACCES     the process's cpuset does not have the node (nothing is moved);
+ *   -EOPNOTSUPP huge pages are required and the system or the mapping cannot have any (nothing is touched);
+ *   -ECANCELED, -ETIMEDOUT  it ended early.
+ */
+int gmemPrefetchEx(unsigned long addr, size_t size, int hnid, void *stream, const gmemPrefetchOptions_t *options,
+	gmemPrefetchReport_t *report) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief The policy of the process, for prefetches that ask for none and ranges that have none. Before the first call
+ *        it is GMEM_HUGE_PAGES of the environment (off, prefer, require), else GMEM_HUGE_AS_IS.
+ * @return 0; -EINVAL: policy is none of the four
+ */
+int gmemSetHugePolicy(int policy) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief The policy of a range, for prefetches that ask for none and begin in it; and the kernel is told at once
+ *        (madvise(2), MADV_HUGEPAGE or MADV_NOHUGEPAGE) for what is mapped there.
+ *
+ * It is kept for the addresses until it is changed, also when something else is mapped there: set GMEM_HUGE_AS_IS
+ * before you unmap the range. Policies are for few large ranges: each change leaves a few bytes behind.
+ * @return 0; -EINVAL: addr + size exceeds the address space, or policy is none of the four
+ */
+int gmemSetRangeHugePolicy(unsigned long addr, size_t size, int policy) LIBGMEM_NOEXCEPT;
+
+/** @brief The policy that a prefetch beginning at `addr` has: the range's, else the process's. Never fails. */
+int gmemGetHugePolicy(unsigned long addr) LIBGMEM_NOEXCEPT;
 
 /**
  * @brief The heterogeneous NUMA id of the current device.

@@ -13,6 +13,7 @@
 #include <libgmem/memory_resource.hpp>
 #include <libgmem/prefetch.hpp>
 #include <libgmem/range.hpp>
+#include <libgmem/receipt.hpp>
 #include <libgmem/residency.hpp>
 #include <libgmem/stream.hpp>
 #include <libgmem/topology.hpp>

@@ -8,14 +8,12 @@ use cxx::UniquePtr;
 use crate::error::{Error, Result};
 use crate::guard::guard;
 use crate::heap::reserve;
-use crate::{free_eager as free_eager_verb, prefetch as prefetch_verb, stream};
+use crate::{free_eager as free_eager_verb, stream};
 
 #[cxx::bridge(namespace = "gmem::detail")]
 mod ffi {
     extern "Rust" {
-        /// Rules and results of gmemPrefetch; `stream` 0 is no stream.
-        fn prefetch(addr: usize, size: usize, hnid: i32, stream: usize) -> i32;
-        /// Rules and results of gmemFreeEager.
+        /// Rules and results of gmemFreeEager; `stream` 0 is no stream.
         fn free_eager(addr: usize, size: usize, stream: usize) -> i32;
         /// Hand a callable to a stream, which destroys it after its turn.
         fn stream_launch(stream: usize, work: UniquePtr<task>) -> i32;
@@ -28,10 +26,6 @@ mod ffi {
         /// Call it; an exception comes back as an error.
         fn run(self: Pin<&mut task>) -> Result<()>;
     }
-}
-
-fn prefetch(addr: usize, size: usize, hnid: i32, stream: usize) -> i32 {
-    guard(|| prefetch_verb::prefetch(addr, size, hnid, stream).map(|()| 0))
 }
 
 fn free_eager(addr: usize, size: usize, stream: usize) -> i32 {

@@ -2,6 +2,7 @@
 //!
 //! The heap reads its own settings elsewhere, because it starts before anything may allocate.
 
+use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
 use crate::os::{env, file};
 
@@ -23,6 +24,10 @@ pub struct Config {
     pub device: Option<String>,
     /// `GMEM_LOG`: `error` or `trace`.
     pub log: LogLevel,
+    /// `GMEM_HUGE_PAGES`: `off`, `prefer` or `require`.
+    pub huge_pages: HugePolicy,
+    /// `GMEM_PREFETCH_THREADS`: threads that prefetches may use at once, the callers' not counted.
+    pub prefetch_threads: Option<usize>,
 }
 
 /// The process's settings.
@@ -30,6 +35,11 @@ pub fn config() -> &'static Config {
     static CONFIG: Lazy<Config> = Lazy::new(|| Config {
         device: env::secure("GMEM_DEVICE").filter(|name| !name.is_empty()),
         log: log_level(env::secure("GMEM_LOG").as_deref()),
+        huge_pages: env::secure("GMEM_HUGE_PAGES")
+            .and_then(|word| HugePolicy::from_word(&word))
+            .unwrap_or(HugePolicy::AsIs),
+        prefetch_threads: env::secure("GMEM_PREFETCH_THREADS")
+            .and_then(|number| number.parse().ok()),
     });
     CONFIG.get()
 }

@@ -62,6 +62,52 @@ pub enum Error {
     )]
     NotMoved { left: usize, pages: usize, from: usize, to: usize, hnid: i32 },
 
+    #[error(
+        "hnid = {hnid} is a node that this process may have no memory on: its cpuset has {allowed} \
+         (cpuset.mems of its control group); nothing was moved"
+    )]
+    NodeForbidden { hnid: i32, allowed: String },
+
+    #[error(
+        "{from:#x}..{to:#x} needs {needed} bytes more on {whose}, which has {free}; nothing was moved. \
+         Free some there (numastat -m, free -h), or prefetch less"
+    )]
+    NoRoom { from: usize, to: usize, needed: usize, free: usize, whose: String },
+
+    #[error(
+        "huge pages are required for {from:#x}..{to:#x}, but {why}; nothing was touched. {remedy}"
+    )]
+    NoHugePages { from: usize, to: usize, why: &'static str, remedy: &'static str },
+
+    #[error(
+        "huge pages are required for {from:#x}..{to:#x}: {missing} of {needed} are missing on node {node}; \
+         nothing was touched. As root, `echo 1 > /proc/sys/vm/compact_memory` makes more of free memory and \
+         `echo 3 > /proc/sys/vm/drop_caches` frees some; or take GMEM_HUGE_PREFER"
+    )]
+    HugePagesMissing { from: usize, to: usize, missing: usize, needed: usize, node: usize },
+
+    #[error(
+        "huge pages are required for {from:#x}..{to:#x}, and were there a moment ago, but the page at {at:#x} got \
+         none: {errno}. All of it is in memory; call again, or take GMEM_HUGE_PREFER"
+    )]
+    HugePagesLost { from: usize, to: usize, at: usize, errno: Errno },
+
+    #[error(
+        "policy = {policy} is none of GMEM_HUGE_AS_IS (0), _OFF (1), _PREFER (2) and _REQUIRE (3)"
+    )]
+    UnknownHugePolicy { policy: i32 },
+
+    #[error(
+        "the prefetch of {from:#x}..{to:#x} was cancelled with {done} of {total} bytes done; they stay in memory"
+    )]
+    Cancelled { from: usize, to: usize, done: usize, total: usize },
+
+    #[error(
+        "the prefetch of {from:#x}..{to:#x} was not done in time: {done} of {total} bytes are, and stay in memory; \
+         give it longer than timeout_ns = {timeout}, or call again for the rest"
+    )]
+    TimedOut { from: usize, to: usize, done: usize, total: usize, timeout: u64 },
+
     #[error("no device is named {name:?}; the devices are {known} (GMEM_DEVICE, gmemSetDevice)")]
     UnknownDevice { name: String, known: String },
 
@@ -138,8 +184,17 @@ impl Error {
             | Error::FaultScope { .. }
             | Error::ResidencyAsk { .. }
             | Error::Limits { .. }
+            | Error::UnknownHugePolicy { .. }
             | Error::UnknownStream { .. } => libc::EINVAL,
-            Error::Hole { .. } | Error::OutOfMemory { .. } => libc::ENOMEM,
+            Error::Hole { .. }
+            | Error::OutOfMemory { .. }
+            | Error::NoRoom { .. }
+            | Error::HugePagesMissing { .. }
+            | Error::HugePagesLost { .. } => libc::ENOMEM,
+            Error::NoHugePages { .. } => libc::EOPNOTSUPP,
+            Error::NodeForbidden { .. } => libc::EACCES,
+            Error::Cancelled { .. } => libc::ECANCELED,
+            Error::TimedOut { .. } => libc::ETIMEDOUT,
             Error::Unsupported { errno, .. } => *errno,
             Error::System { errno, .. } | Error::FaultsNotCounted { errno } => errno.0,
             Error::NotMoved { .. } => libc::EBUSY,

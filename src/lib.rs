@@ -10,9 +10,9 @@
 //! | [`stream`] | *when* it happens: queues served in order, coalescing, errors kept for later |
 //! | [`device`] | *where* memory can live: `host`, a stock Linux kernel |
 //! | [`heap`] | `malloc`: blocks that threads keep, jemalloc behind them, pages of 2 MiB behind that |
-//! | [`guard`], [`last_error`], [`config`] | panics become errors; the thread's last one; `GMEM_*` settings |
+//! | [`guard`], [`last_error`], [`config`], [`huge_policy`] | panics become errors; the thread's last one; `GMEM_*` settings; huge pages or not |
 //! | [`os`] | the only room with raw system calls |
-//! | [`page`], [`error`] | page arithmetic, all of it checked; what can go wrong |
+//! | [`report`], [`page`], [`error`] | what a prefetch did; page arithmetic, all of it checked; what can go wrong |
 //!
 //! The Rust side is no public API: users have `libgmem.h` and `libgmem.hpp`.
 
@@ -23,10 +23,12 @@ pub mod error;
 pub mod free_eager;
 pub mod guard;
 pub mod heap;
+pub mod huge_policy;
 pub mod last_error;
 pub mod os;
 pub mod page;
 pub mod prefetch;
+pub mod report;
 pub mod residency;
 pub mod stream;
 pub mod topology;

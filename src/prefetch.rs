@@ -1,9 +1,16 @@
 //! The verb *prefetch*: arguments are checked now, the range moves now or in a stream's order.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use crate::config::{LogLevel, log};
-use crate::device;
-use crate::error::Result;
+use crate::device::{self, Request, Unwatched, Watch};
+use crate::error::{Error, Result};
+use crate::huge_policy::{self, HugePolicy};
+use crate::os::mapping;
+use crate::os::process::PerProcess;
 use crate::page::PageRange;
+use crate::report::Report;
 use crate::stream::{self, RangeVerb, RangeWork};
 
 static PREFETCH: RangeVerb = RangeVerb { apply: run };
@@ -16,13 +23,154 @@ pub fn prefetch(addr: usize, size: usize, hnid: i32, stream: usize) -> Result<()
 }
 
 fn run(asked: PageRange, hnid: i32) -> Result<()> {
-    if asked.is_empty() {
-        return Ok(());
-    }
-    let device = device::current()?;
-    let node = device.node(hnid)?;
-    log(LogLevel::Trace, || {
-        format!("prefetch {:#x}..{:#x} to node {node}", asked.start(), asked.end())
+    Options::default().run(asked, hnid, &Unwatched, &mut { Report::EMPTY })
+}
+
+/// What a caller may ask for beside the range.
+#[derive(Default)]
+pub struct Options {
+    /// Huge pages or not; `AsIs` for what the range or the process has.
+    pub huge: HugePolicy,
+    /// At most as many threads; 0 for as many as help.
+    pub max_threads: usize,
+    /// It ends when it takes longer than this, from the call on.
+    pub timeout: Option<Duration>,
+    /// Whether the report is of interest.
+    pub wants_report: bool,
+}
+
+/// Whoever asked for a prefetch, while it goes on and when it is over.
+pub trait Caller: Send + Sync {
+    /// Asked by each thread that works.
+    fn is_cancelled(&self) -> bool;
+
+    /// Told, by one thread, the bytes done and those in all; false cancels.
+    fn progress(&self, done: usize, total: usize) -> bool;
+
+    /// Told once, with what was done, and how it ended.
+    fn finished(&self, report: &Report, outcome: &Result<()>);
+}
+
+/// See `gmemPrefetchEx`. `caller` hears of the end in any case, here if it fails at once.
+pub fn prefetch_with(
+    addr: usize,
+    size: usize,
+    hnid: i32,
+    stream: usize,
+    options: Options,
+    caller: Arc<dyn Caller>,
+) -> Result<()> {
+    let checked = PageRange::from_arguments(addr, size)
+        .and_then(|asked| device::current()?.node(hnid).map(|_| asked));
+    let begun = checked.map(|asked| Watched {
+        asked,
+        deadline: options.timeout.map(|timeout| (Instant::now() + timeout, timeout)),
+        caller: Arc::clone(&caller),
     });
-    device.prefetch(asked, node)
+    let outcome = match begun {
+        Ok(watched) if stream == 0 => return watched.run(&options, hnid),
+        Ok(watched) => stream::launch(stream, Box::new(move || watched.run(&options, hnid))),
+        Err(failure) => Err(failure),
+    };
+    if outcome.is_err() {
+        caller.finished(&Report::EMPTY, &outcome);
+    }
+    outcome
+}
+
+impl Options {
+    fn run(
+        &self,
+        asked: PageRange,
+        hnid: i32,
+        watch: &dyn Watch,
+        report: &mut Report,
+    ) -> Result<()> {
+        report.bytes = asked.len();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let device = device::current()?;
+        let node = device.node(hnid)?;
+        log(LogLevel::Trace, || {
+            format!("prefetch {:#x}..{:#x} to node {node}", asked.start(), asked.end())
+        });
+        let huge = match self.huge {
+            HugePolicy::AsIs => huge_policy::at(asked.start()),
+            own => own,
+        };
+        let request = Request {
+            asked,
+            node,
+            huge,
+            max_threads: self.max_threads,
+            wants_report: self.wants_report || huge == HugePolicy::Prefer,
+            watch,
+        };
+        let outcome = device.prefetch(&request, report);
+        let fell_back = report.fallen_back.is_none_or(|pages| pages > 0);
+        if report.stalled || (fell_back && huge == HugePolicy::Prefer) {
+            collapse_later(asked);
+        }
+        outcome
+    }
+}
+
+/// Huge pages that could not be had without waiting are made in the background, on a stream of the library's own.
+fn collapse_later(asked: PageRange) {
+    static STREAM: PerProcess<Option<usize>> = PerProcess::new(|_| stream::create().ok());
+    // Nothing is lost if that fails: the kernel does the same, only later (khugepaged).
+    if let (Some(stream), Ok(device)) = (STREAM.get(), device::current()) {
+        let work = move || {
+            device.collapse(asked.outward(mapping::gmem_page()));
+            Ok(())
+        };
+        let _ = stream::launch(*stream, Box::new(work));
+    }
+}
+
+/// A prefetch whose caller looks on.
+struct Watched {
+    asked: PageRange,
+    /// When it has to be done, and how long it was given.
+    deadline: Option<(Instant, Duration)>,
+    caller: Arc<dyn Caller>,
+}
+
+impl Watched {
+    fn run(&self, options: &Options, hnid: i32) -> Result<()> {
+        let mut report = Report::EMPTY;
+        let outcome = options.run(self.asked, hnid, self, &mut report);
+        if let Err(failure) = &outcome {
+            report.first_failure.get_or_insert((failure.errno(), self.asked.start()));
+        }
+        self.caller.finished(&report, &outcome);
+        outcome
+    }
+
+    fn cancelled(&self, done: usize, total: usize) -> Error {
+        Error::Cancelled { from: self.asked.start(), to: self.asked.end(), done, total }
+    }
+}
+
+impl Watch for Watched {
+    fn go_on(&self, done: usize, total: usize) -> Result<()> {
+        if self.caller.is_cancelled() {
+            return Err(self.cancelled(done, total));
+        }
+        match self.deadline {
+            Some((at, timeout)) if Instant::now() >= at => Err(Error::TimedOut {
+                from: self.asked.start(),
+                to: self.asked.end(),
+                done,
+                total,
+                timeout: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn progress(&self, done: usize, total: usize) -> Result<()> {
+        if self.caller.progress(done, total) { Ok(()) } else { Err(self.cancelled(done, total)) }
+    }
 }

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a program in a virtual machine with three memory nodes, one of them without a processor.
 
-usage: guest.py [--kernel 6.12|6.1] [--hugepages N] [--timeout SECONDS] PROGRAM [ARGUMENT...]
+usage: guest.py [--kernel 6.12|6.1] [--hugepages N] [--tiers] [--swap MIB] [--timeout SECONDS] PROGRAM [ARGUMENT...]
 
 The machine has 3 GiB: nodes 0 and 1 with a processor each, node 2 with memory alone, and N pages of hugetlb on
-each. It runs a kernel of the distribution, which is downloaded and unpacked into build/guest, not installed, and
-a file system in memory with the program, the libraries that it is linked with, and busybox. QEMU translates (it
-needs no KVM), so a boot takes about three seconds, and time means nothing in there.
+each. With --tiers, node 2 is a slower tier, to which the kernel demotes what is cold; with --swap there is swap
+space. The kernel is the distribution's, downloaded and unpacked into build/guest, not installed; the file system
+is in memory, with the program, the libraries that it is linked with, busybox, and cgroup2 in /sys/fs/cgroup. QEMU
+translates (it needs no KVM), so a boot takes about three seconds, and time means nothing in there.
 
 What the program prints is printed; its exit status is this program's. 77, with the reason in the last line, where
 there can be no such machine.
@@ -30,6 +31,8 @@ import setup
 
 CACHE = setup.ROOT / "build" / "guest"
 KERNELS = {"6.12": "linux-image-6.12-cloud-amd64", "6.1": "linux-image-cloud-amd64"}
+# In the order of loading.
+MODULES = {"6.12": [], "6.1": ["dax_hmem", "kmem"]}
 # Each of 1 GiB; the distances are those of two sockets and an expander behind both.
 NODES = ["-object", "memory-backend-ram,id=m0,size=1G", "-object", "memory-backend-ram,id=m1,size=1G",
          "-object", "memory-backend-ram,id=m2,size=1G",
@@ -37,14 +40,23 @@ NODES = ["-object", "memory-backend-ram,id=m0,size=1G", "-object", "memory-backe
          "-numa", "node,nodeid=2,memdev=m2",
          "-numa", "dist,src=0,dst=1,val=20", "-numa", "dist,src=0,dst=2,val=40", "-numa", "dist,src=1,dst=2,val=40"]
 # Automatic balancing would move pages behind a test's back.
+# What the firmware says of a slower node 2: (initiator, target) -> (latency in ns, bandwidth).
+SPEEDS = {(cpu, node): (300, "10G") if node == 2 else (100, "100G") if node == cpu else (150, "60G")
+          for cpu in (0, 1) for node in (0, 1, 2)}
+# Linux 6.1 asks for no speeds of a node that is there at boot. There node 2 is memory for special purposes, as that
+# of CXL is, which a driver makes a node of.
+SPECIAL_PURPOSE = "memhp_default_state=online_movable memmap=1024M%4096M-1+0xefffffff"
 KERNEL_ARGUMENTS = ("console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on tsc=reliable no_timer_check "
                     "numa_balancing=disable")
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/root
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm
+mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm; mount -t cgroup2 cgroup /sys/fs/cgroup
 stty -F /dev/ttyS1 raw -echo
+for module in /modules/*; do [ -e $module ] && insmod $module; done
+[ -e /modules ] && echo dax0.0 > /sys/bus/dax/drivers/kmem/new_id
+[ -e /dev/nvme0n1 ] && mkswap /dev/nvme0n1 > /dev/null && swapon /dev/nvme0n1
 for pool in /sys/devices/system/node/node*/hugepages/hugepages-2048kB/nr_hugepages; do echo @HUGEPAGES@ > $pool; done
 cd /tmp
 /command < /dev/null > /dev/ttyS1 2>&1
@@ -65,9 +77,10 @@ def tool(name, package):
 
 
 def kernel(version):
-    """The kernel's image, downloaded once."""
+    """The kernel's image and modules, downloaded once."""
     folder = CACHE / version
-    if not (folder / "vmlinuz").exists():
+    image, modules = folder / "vmlinuz", [folder / f"{name}.ko" for name in MODULES[version]]
+    if not all(file.exists() for file in [image, *modules]):
         if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
             skip("it runs a kernel of Debian's, and this is another distribution")
         run.step(f"fetching Linux {version} (once)")
@@ -85,10 +98,12 @@ def kernel(version):
         if done.returncode != 0 or archive is None:
             skip(f"{package[1]} cannot be downloaded: {done.stderr.strip()}")
         run.command("dpkg", "-x", archive, folder / "package", quiet=True)
-        next((folder / "package" / "boot").glob("vmlinuz-*")).rename(folder / "vmlinuz")
+        for module in modules:
+            next((folder / "package").rglob(module.name)).rename(module)
+        next((folder / "package" / "boot").glob("vmlinuz-*")).rename(image)
         shutil.rmtree(folder / "package")
         archive.unlink()
-    return folder / "vmlinuz"
+    return image, modules
 
 
 def cpio_entry(name, mode, content=b""):
@@ -101,9 +116,10 @@ def cpio_entry(name, mode, content=b""):
     return padded + content + bytes(-len(content) % 4)
 
 
-def file_system(program, arguments, hugepages):
-    """The archive: busybox, the program, the libraries of both."""
+def file_system(program, arguments, hugepages, modules):
+    """The archive: busybox, the program, the libraries of both, the modules to load."""
     files = {"bin/busybox": pathlib.Path(tool("busybox", "busybox-static")), "program": program}
+    files |= {f"modules/{number}.ko": module for number, module in enumerate(modules)}
     linked = subprocess.run(["ldd", program], text=True, capture_output=True, check=False).stdout
     for library in re.findall(r"(/\S+) \(0x", linked):
         files[library.lstrip("/")] = pathlib.Path(library)
@@ -118,17 +134,36 @@ def file_system(program, arguments, hugepages):
     return b"".join(archive) + cpio_entry("TRAILER!!!", 0)
 
 
-def boot(qemu, image, archive, timeout):
+def machine(kernel_version, tiers):
+    """QEMU's options for the memory, and the kernel's."""
+    if not tiers:
+        return ["-M", "q35", *NODES], ""
+    if kernel_version == "6.1":
+        return ["-M", "q35", *NODES], SPECIAL_PURPOSE
+    options = ["-M", "q35,hmat=on", *(f"{option},initiator=0" if "nodeid=2" in option else option for option in NODES)]
+    for (cpu, node), (latency, bandwidth) in SPEEDS.items():
+        speed = f"hmat-lb,initiator={cpu},target={node},hierarchy=memory"
+        options += ["-numa", f"{speed},data-type=access-latency,latency={latency}",
+                    "-numa", f"{speed},data-type=access-bandwidth,bandwidth={bandwidth}"]
+    return options, ""
+
+
+def boot(qemu, options, image, archive, arguments, swap, timeout):
     """Returns (what the console said, what the program printed)."""
     with tempfile.TemporaryDirectory(prefix="guest-") as folder:
         folder = pathlib.Path(folder)
         (folder / "initrd").write_bytes(archive)
         # One thread translates for both processors: with one each, kernels panic at boot now and then. And without
         # ERMS, or the guest's memset would be ten times slower.
-        command = [qemu, "-M", "q35", "-accel", "tcg,thread=single", "-cpu", "max,-monitor,-erms", "-smp", "2",
-                   "-m", "3G", *NODES, "-kernel", image, "-initrd", folder / "initrd", "-append", KERNEL_ARGUMENTS, "-nodefaults",
-                   "-display", "none", "-monitor", "none", "-no-reboot",
+        command = [qemu, *options, "-accel", "tcg,thread=single", "-cpu", "max,-monitor,-erms", "-smp", "2", "-m", "3G",
+                   "-kernel", image, "-initrd", folder / "initrd", "-append", f"{KERNEL_ARGUMENTS} {arguments}",
+                   "-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot",
                    "-serial", f"file:{folder / 'console'}", "-serial", f"file:{folder / 'output'}"]
+        if swap:
+            with (folder / "swap").open("wb") as disk:
+                disk.truncate(swap << 20)
+            command += ["-drive", f"if=none,id=swap,format=raw,file={folder / 'swap'}",
+                        "-device", "nvme,drive=swap,serial=swap"]
         try:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=timeout,
                                   check=False)
@@ -144,6 +179,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernel", choices=KERNELS, default="6.12")
     parser.add_argument("--hugepages", type=int, default=0)
+    parser.add_argument("--tiers", action="store_true")
+    parser.add_argument("--swap", type=int, metavar="MIB", default=0)
     parser.add_argument("--timeout", type=int, default=240)
     parser.add_argument("program", type=pathlib.Path)
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -151,8 +188,10 @@ def main():
     if platform.machine() != "x86_64":
         skip(f"its kernel is for x86_64, and this is {platform.machine()}")
     qemu = tool("qemu-system-x86_64", "qemu-system-x86")
-    image = kernel(args.kernel)
-    console, output = boot(qemu, image, file_system(args.program, args.arguments, args.hugepages), args.timeout)
+    image, modules = kernel(args.kernel)
+    options, kernel_arguments = machine(args.kernel, args.tiers)
+    archive = file_system(args.program, args.arguments, args.hugepages, modules if args.tiers else [])
+    console, output = boot(qemu, options, image, archive, kernel_arguments, args.swap, args.timeout)
     print(output.replace("\r\n", "\n"), end="")
     status = re.search(r"guest: status (\d+)", console)
     if status is None:

@@ -59,8 +59,10 @@ public:
 	[[nodiscard]] const T *begin() const noexcept { return data_; }
 	[[nodiscard]] const T *end() const noexcept { return data_ + size_; }
 
-	/// @copydoc gmem::prefetch(range, int, stream_ref)
-	void prefetch(int hnid, stream_ref order = {}) const { gmem::prefetch(*this, hnid, order); }
+	/// @copydoc gmem::prefetch(range, int, stream_ref, prefetch_options)
+	receipt prefetch(int hnid, stream_ref order = {}, prefetch_options options = {}) const {
+		return gmem::prefetch(*this, hnid, order, std::move(options));
+	}
 	/// Drop the contents; the buffer stays allocated and reads as zeros where whole pages went.
 	/// @copydoc gmem::free_eager(mutable_range, stream_ref)
 	void free_eager(stream_ref order = {}) { gmem::free_eager(*this, order); }

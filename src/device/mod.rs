@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::config;
 use crate::error::{Error, Result};
+use crate::huge_policy::HugePolicy;
 use crate::page::PageRange;
+use crate::report::Report;
 
 /// A place for memory: a set of memory nodes, and how a range gets there and away.
 pub trait Device: Sync {
@@ -22,12 +24,58 @@ pub trait Device: Sync {
     /// The node that `hnid` stands for, if the device can keep memory there.
     fn node(&self, hnid: i32) -> Result<usize>;
 
-    /// Bring `asked` to `node`, with the margin that rounding outward adds where that is ordinary
-    /// memory. On success an access to `asked` takes no fault.
-    fn prefetch(&self, asked: PageRange, node: usize) -> Result<()>;
+    /// Bring a range to a node, with the margin that rounding outward adds where that is ordinary
+    /// memory. On success an access to what was asked for takes no fault. `report` gets what was done, also when not
+    /// all of it was.
+    fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()>;
+
+    /// Make huge pages of the base pages in a range that a prefetch reported as fallen back, as far as that can be done
+    /// now.
+    fn collapse(&self, pages: PageRange);
+
+    /// Have the memory that is mapped in a range be huge, or not, from now on.
+    fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()>;
 
     /// Give the memory of whole GMEM pages back; afterwards they read as zeros.
     fn free_eager(&self, pages: PageRange) -> Result<()>;
+}
+
+/// What to prefetch, and how.
+pub struct Request<'a> {
+    /// The range as it was asked for.
+    pub asked: PageRange,
+    /// Where to.
+    pub node: usize,
+    /// Huge pages or not.
+    pub huge: HugePolicy,
+    /// At most as many threads, the caller's included; 0 for as many as help.
+    pub max_threads: usize,
+    /// Whether somebody reads the report: counting costs a little.
+    pub wants_report: bool,
+    /// Who may end it before its end.
+    pub watch: &'a dyn Watch,
+}
+
+/// Looks on while a prefetch works.
+pub trait Watch: Sync {
+    /// Whether to go on, `done` bytes of `total` being done; asked by each thread before each piece of work.
+    fn go_on(&self, done: usize, total: usize) -> Result<()>;
+
+    /// The same, asked after each piece by the calling thread alone, which may call functions of the user's.
+    fn progress(&self, done: usize, total: usize) -> Result<()>;
+}
+
+/// Nobody does.
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn go_on(&self, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn progress(&self, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl dyn Device {

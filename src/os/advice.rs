@@ -24,11 +24,6 @@ pub fn can_populate() -> bool {
     is_known(libc::MADV_POPULATE_READ)
 }
 
-/// Whether the kernel can make huge pages of small ones on demand (`MADV_COLLAPSE`, Linux 6.1).
-pub fn can_collapse() -> bool {
-    is_known(libc::MADV_COLLAPSE)
-}
-
 /// Whether the kernel knows [`drop_private_locked`].
 pub fn can_drop_locked() -> bool {
     is_known(MADV_DONTNEED_LOCKED)
@@ -65,6 +60,23 @@ pub fn huge_pages(range: PageRange) {
 /// Take small pages, even where the kernel gives huge ones to everyone.
 pub fn small_pages(range: PageRange) {
     let _ = advise(range, libc::MADV_NOHUGEPAGE);
+}
+
+/// Have each whole huge page in `range` made of the base pages there, and wait for it (Linux 6.1). Contents stay.
+/// `EINVAL` where the mapping may not have any or nothing is there, `ENOMEM` and `EAGAIN` where none can be made now;
+/// what comes before the first that fails is huge.
+pub fn collapse(range: PageRange) -> SysResult<()> {
+    advise(range, libc::MADV_COLLAPSE)
+}
+
+/// Whether the kernel knows the one above.
+pub fn can_collapse() -> bool {
+    collapse(PageRange::new(0, 0)).is_ok()
+}
+
+/// Begin to read pages of a file that will be wanted.
+pub fn will_need(range: PageRange) {
+    let _ = advise(range, libc::MADV_WILLNEED);
 }
 
 /// Populating is cut short by signals that do not end the process; what is there stays.

@@ -16,6 +16,14 @@ impl Descriptor {
         if fd < 0 { Err(errno()) } else { Ok(Self(fd)) }
     }
 
+    /// The same with a number that programs, which count on small ones to be given next, do not come to use.
+    pub(super) fn out_of_the_way(self) -> Self {
+        const BEYOND: libc::c_int = 512;
+        // SAFETY: it only makes another descriptor.
+        let fd = unsafe { libc::fcntl(self.0, libc::F_DUPFD_CLOEXEC, BEYOND) };
+        if fd < 0 { self } else { Self(fd) }
+    }
+
     /// Bytes read into `buffer`; 0 at the end of the file.
     pub(super) fn read(&self, buffer: &mut [u8]) -> SysResult<usize> {
         loop {

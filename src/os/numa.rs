@@ -156,7 +156,7 @@ pub fn tiers() -> Vec<(usize, NodeSet)> {
         .collect()
 }
 
-/// The nodes that this process may take memory from (its cpuset); `None` on a kernel without NUMA.
+/// The nodes that this process may have memory on: its cpuset's (cpuset(7)). `None` on a kernel without NUMA.
 pub fn allowed_nodes() -> Option<NodeSet> {
     const MPOL_F_MEMS_ALLOWED: usize = 1 << 2;
     let mut nodes = NodeSet::EMPTY;

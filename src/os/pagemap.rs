@@ -3,7 +3,10 @@
 //! Linux 6.7 answers in runs of alike pages (`PAGEMAP_SCAN`); older kernels have a word per page, which does not
 //! tell huge pages nor the zero page.
 
+use std::ffi::CStr;
+
 use super::file::Descriptor;
+use super::process::PerProcess;
 use super::{SysResult, errno, mapping};
 use crate::error::Errno;
 use crate::page::PageRange;
@@ -70,7 +73,19 @@ pub fn scan_telling(range: PageRange, files: Files, mut visit: impl FnMut(Run)) 
     if range.is_empty() {
         return Ok(());
     }
-    let pagemap = Descriptor::open_for_reading(c"/proc/self/pagemap")?;
+    if let Some(pagemap) = kept() {
+        let mut visited = false;
+        let mut noting = |run| {
+            visited = true;
+            visit(run);
+        };
+        match ask(pagemap, range, files, &mut noting) {
+            Ok(()) => return Ok(()),
+            Err(failure) if visited => return Err(failure),
+            Err(_) => {}
+        }
+    }
+    let pagemap = Descriptor::open_for_reading(FILE)?;
     match ask(&pagemap, range, files, &mut visit) {
         // A kernel without the ioctl has not visited anything.
         Err(Errno(libc::ENOTTY | libc::EINVAL)) => read_words(&pagemap, range, &mut visit),
@@ -78,13 +93,22 @@ pub fn scan_telling(range: PageRange, files: Files, mut visit: impl FnMut(Run)) 
     }
 }
 
+const FILE: &CStr = c"/proc/self/pagemap";
+
+/// Kept open where the kernel has the ioctl, because opening takes longer than asking. As in [`super::vma`].
+fn kept() -> Option<&'static Descriptor> {
+    static PAGEMAP: PerProcess<Option<Descriptor>> = PerProcess::new(|_| {
+        let pagemap = Descriptor::open_for_reading(FILE).ok()?;
+        let nothing = PageRange::new(0, mapping::base_page().bytes());
+        ask(&pagemap, nothing, Files::NotTold, &mut |_| ()).ok()?;
+        Some(pagemap.out_of_the_way())
+    });
+    PAGEMAP.get().as_ref()
+}
+
 /// Whether the kernel tells huge pages.
 pub fn knows_huge() -> bool {
-    let page = mapping::base_page().bytes();
-    let mut nothing = |_: Run| ();
-    Descriptor::open_for_reading(c"/proc/self/pagemap")
-        .and_then(|pagemap| ask(&pagemap, PageRange::new(0, page), Files::NotTold, &mut nothing))
-        .is_ok()
+    kept().is_some()
 }
 
 fn ask(
@@ -95,7 +119,7 @@ fn ask(
 ) -> SysResult<()> {
     // _IOWR('f', 16, struct pm_scan_arg)
     const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
-    const FILE: u64 = 1 << 2;
+    const OF_A_FILE: u64 = 1 << 2;
     const PRESENT: u64 = 1 << 3;
     const SWAPPED: u64 = 1 << 4;
     const ZERO: u64 = 1 << 5;
@@ -103,9 +127,9 @@ fn ask(
     // Told since Linux 6.15: a guard page looks as if it were swapped out.
     const GUARD: u64 = 1 << 8;
 
-    let file = if files == Files::Told { FILE } else { 0 };
+    let file = if files == Files::Told { OF_A_FILE } else { 0 };
     let mut guard = GUARD;
-    let mut regions = [PageRegion::default(); 256];
+    let mut regions = [PageRegion::default(); 64];
     let mut start = range.start();
     while start < range.end() {
         let mut argument = ScanArgument {
@@ -140,7 +164,7 @@ fn ask(
                 present: is(PRESENT),
                 huge: Some(is(HUGE)),
                 zero: is(ZERO),
-                file: is(FILE),
+                file: is(OF_A_FILE),
             });
         }
         // It stops where the vector is full. A walk that got nowhere would never end.
@@ -156,7 +180,7 @@ fn read_words(
 ) -> SysResult<()> {
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
-    const FILE: u64 = 1 << 61;
+    const OF_A_FILE: u64 = 1 << 61;
     const GUARD: u64 = 1 << 58;
 
     let page = mapping::base_page().bytes();
@@ -176,7 +200,7 @@ fn read_words(
                 present: word & PRESENT != 0,
                 huge: None,
                 zero: false,
-                file: word & FILE != 0,
+                file: word & OF_A_FILE != 0,
             });
             at += page;
             open = match (open, next) {
@@ -201,7 +225,7 @@ pub fn frames(range: PageRange) -> SysResult<Vec<u64>> {
     const PRESENT: u64 = 1 << 63;
     const FRAME: u64 = (1 << 55) - 1;
     let page = mapping::base_page().bytes();
-    let pagemap = Descriptor::open_for_reading(c"/proc/self/pagemap")?;
+    let pagemap = Descriptor::open_for_reading(FILE)?;
     let mut words = vec![0; range.len().div_ceil(page)];
     let mut filled = 0;
     while filled < words.len() {
@@ -227,7 +251,7 @@ mod tests {
 
     fn collect(scan: Scan, range: PageRange) -> SysResult<Vec<Run>> {
         let mut found = Vec::new();
-        let pagemap = Descriptor::open_for_reading(c"/proc/self/pagemap")?;
+        let pagemap = Descriptor::open_for_reading(FILE)?;
         scan(&pagemap, range, &mut |run| found.push(run))?;
         Ok(found)
     }
@@ -270,7 +294,7 @@ mod tests {
         // SAFETY: the test's own mapping.
         let guarded =
             unsafe { libc::madvise(start.as_ptr().cast(), page, MADV_GUARD_INSTALL) == 0 };
-        let told = Descriptor::open_for_reading(c"/proc/self/pagemap").is_ok_and(|pagemap| {
+        let told = Descriptor::open_for_reading(FILE).is_ok_and(|pagemap| {
             let mut word = [0];
             pagemap.read_words_at(&mut word, at / page * 8).is_ok() && word[0] >> 58 & 1 != 0
         });

@@ -62,6 +62,12 @@ extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Release);
 }
 
+/// Processors that the calling thread may run on, as its affinity and its control group's share of time have it.
+pub fn processors() -> usize {
+    // Both are in std, which rounds a share of time up.
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// The calling thread's id, as the kernel counts.
 pub fn thread_id() -> i32 {
     // SAFETY: no arguments, and it cannot fail. A thread id is a pid_t.

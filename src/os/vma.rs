@@ -3,10 +3,12 @@
 //! Linux 6.11 answers for one address with the ioctl `PROCMAP_QUERY` on `/proc/self/maps`; older
 //! kernels have the text of that file only.
 
+use std::ffi::CStr;
 use std::ops::ControlFlow;
 
 use super::file::Descriptor;
-use super::{SysResult, errno, file};
+use super::process::PerProcess;
+use super::{SysResult, errno, file, mapping};
 use crate::error::Errno;
 use crate::page::PageRange;
 
@@ -32,12 +34,26 @@ pub struct Vma {
     pub write: bool,
     /// What is behind it.
     pub backing: Backing,
+    /// Pages of the hugetlb pool.
+    pub huge_tlb: bool,
 }
 
 /// Call `visit` for each mapping that touches `range`, in ascending order, until it breaks.
 pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysResult<()> {
-    let maps = Descriptor::open_for_reading(c"/proc/self/maps")?;
     let mut visit = visit;
+    let mut visited = false;
+    if let Some(maps) = kept() {
+        let mut noting = |vma| {
+            visited = true;
+            visit(vma)
+        };
+        match query(maps, range, &mut noting) {
+            Ok(()) => return Ok(()),
+            Err(failure) if visited => return Err(failure),
+            Err(_) => {}
+        }
+    }
+    let maps = Descriptor::open_for_reading(MAPS_FILE)?;
     match query(&maps, range, &mut visit) {
         // A kernel without the ioctl.
         Err(Errno(libc::ENOTTY | libc::EINVAL)) => parse(&maps, range, &mut visit),
@@ -45,12 +61,24 @@ pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysR
     }
 }
 
+const MAPS_FILE: &CStr = c"/proc/self/maps";
+
 /// Whether the kernel answers for one address.
 pub fn can_query() -> bool {
-    let whole = PageRange::new(0, usize::MAX);
-    Descriptor::open_for_reading(c"/proc/self/maps")
-        .and_then(|maps| query(&maps, whole, &mut |_| ControlFlow::Break(())))
-        .is_ok()
+    kept().is_some()
+}
+
+/// Kept open, because opening takes longer than asking: this process's own, which a child would ask about its
+/// parent. Nobody closes it; if the program does, as daemons do, asking fails, and [`walk`] opens another.
+fn kept() -> Option<&'static Descriptor> {
+    static MAPS: PerProcess<Option<Descriptor>> = PerProcess::new(|_| {
+        let maps = Descriptor::open_for_reading(MAPS_FILE).ok()?;
+        // A kernel without the ioctl needs the file at its beginning each time.
+        let start = PageRange::new(0, 1);
+        query(&maps, start, &mut |_| ControlFlow::Break(())).ok()?;
+        Some(maps.out_of_the_way())
+    });
+    MAPS.get().as_ref()
 }
 
 /// `struct procmap_query` of linux/fs.h.
@@ -129,6 +157,7 @@ fn query(
             read: request.vma_flags & READABLE != 0,
             write: request.vma_flags & WRITABLE != 0,
             backing,
+            huge_tlb: request.vma_page_size > mapping::base_page().bytes() as u64,
         };
         if vma.range.start() >= range.end() || visit(vma).is_break() {
             return Ok(());
@@ -197,16 +226,15 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
     let name = text.find('/').map_or("", |start| text[start..].trim_end());
     let address = |hex| usize::from_str_radix(hex, 16).ok();
     let number = |hex| u32::from_str_radix(hex, 16).ok();
+    let shared = permissions.get(3) == Some(&b's');
+    let backing = backing(inode, (number(major)?, number(minor)?), shared, name.as_bytes());
     Some(Vma {
         range: PageRange::new(address(start)?, address(end)?),
         read: permissions.first() == Some(&b'r'),
         write: permissions.get(1) == Some(&b'w'),
-        backing: backing(
-            inode,
-            (number(major)?, number(minor)?),
-            permissions.get(3) == Some(&b's'),
-            name.as_bytes(),
-        ),
+        backing,
+        // A memfd of the pool has the name that its maker gave it, and is not told apart.
+        huge_tlb: backing != Backing::File && name.starts_with("/anon_hugepage"),
     })
 }
 
@@ -214,7 +242,6 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::os::mapping;
 
     type Walk = fn(&Descriptor, PageRange, &mut dyn FnMut(Vma) -> ControlFlow<()>) -> SysResult<()>;
 

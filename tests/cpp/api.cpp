@@ -131,6 +131,71 @@ void buffers_are_prefetched_and_freed() {
 	CHECK(none.begin() == none.end());
 }
 
+void a_prefetch_gives_a_receipt() {
+	gmem::buffer<char> buffer(4 * gmem::page_size());
+	const std::size_t pages = buffer.size() / static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+	const int node = gmem::device::numa_id();
+	const gmem::receipt first = buffer.prefetch(node);
+	CHECK(first.ready() && !first.result() && !first.first_error() && first.first_failed() == nullptr);
+	CHECK_EQUAL(first.bytes(), buffer.size());
+	CHECK_EQUAL(first.there() + first.populated(), pages);
+	CHECK(first.migrated() == 0 && first.failed() == 0 && first.threads() == 1 && first.time().count() > 0);
+	CHECK_EQUAL(gmem::prefetch(buffer).there(), pages);
+
+	// In a stream's order, and outliving stream and buffer.
+	gmem::receipt later;
+	CHECK(later.ready() && later.bytes() == 0);
+	std::atomic<bool> open = false;
+	{
+		const gmem::stream stream;
+		stream.launch([&open] {
+			while (!open) {
+			}
+		});
+		later = gmem::prefetch(buffer, node, stream);
+		(void)gmem::prefetch(buffer, node, stream); // dropped
+		CHECK(!later.ready());
+		open = true;
+		CHECK_EQUAL(later.there(), pages); // waits
+	}
+	CHECK(later.ready() && gmem::receipt(later).there() == pages);
+}
+
+void a_prefetch_takes_options() {
+	gmem::buffer<char> buffer(64U << 20U);
+	const int node = gmem::device::numa_id();
+	std::atomic<int> cancel = 1;
+	gmem::prefetch_options options;
+	options.cancel = &cancel;
+	std::error_code code;
+	CHECK(gmem::prefetch(buffer, node, {}, code, options).result() == code && code == std::errc::operation_canceled);
+	cancel = 0;
+	std::size_t told = 0;
+	options.progress = [&told, &buffer](std::size_t done, std::size_t total) {
+		CHECK(total >= buffer.size());
+		told = done;
+		return true;
+	};
+	options.threads = 1;
+	const gmem::receipt done = gmem::prefetch(buffer, node, {}, options);
+	CHECK(told >= buffer.size() && done.threads() == 1 && !done.stalled());
+	options.progress = [](std::size_t, std::size_t) { return false; };
+	options.timeout = std::chrono::hours(1);
+	(void)gmem::prefetch(buffer, node, {}, code, options);
+	CHECK(code == std::errc::operation_canceled);
+	options.progress = nullptr;
+	options.timeout = std::chrono::nanoseconds(1);
+	(void)gmem::prefetch(buffer, node, {}, code, options);
+	CHECK(code == std::errc::timed_out);
+
+	gmem::set_huge_policy(buffer, gmem::huge_pages::prefer);
+	CHECK(gmem::huge_policy(buffer.data()) == gmem::huge_pages::prefer);
+	const gmem::receipt huge = buffer.prefetch(node);
+	CHECK(huge.huge().has_value() == huge.fallen_back().has_value());
+	gmem::set_huge_policy(buffer, gmem::huge_pages::as_is);
+	CHECK(gmem::huge_policy(buffer.data()) == gmem::huge_pages::as_is);
+}
+
 void verbs_take_any_contiguous_range() {
 	std::vector<int, gmem_allocator<int>> vector(gmem::page_size());
 	std::array<int, 16> array{};
@@ -361,6 +426,8 @@ int main() {
 	default_init_touches_nothing();
 	pmr_containers_work();
 	buffers_are_prefetched_and_freed();
+	a_prefetch_gives_a_receipt();
+	a_prefetch_takes_options();
 	verbs_take_any_contiguous_range();
 	streams_run_callables_in_order();
 	callables_are_destroyed_once();

@@ -1,0 +1,172 @@
+//! Huge pages or not: what the kernel is told, and whether there are enough.
+
+use std::ops::ControlFlow;
+
+use super::plan::Segment;
+use super::{has_one_node, walk};
+use crate::device::Request;
+use crate::error::{Errno, Error, Result};
+use crate::huge_policy::HugePolicy;
+use crate::os::vma::Backing;
+use crate::os::{advice, mapping, memory, numa, pagemap};
+use crate::page::PageRange;
+
+/// Before anything is populated: see to it that what is required can be had, and tell the kernel what is wanted.
+pub fn prepare(segments: &[Segment], request: &Request<'_>) -> Result<()> {
+    match request.huge {
+        HugePolicy::AsIs => return Ok(()),
+        HugePolicy::Require => are_there(segments, request)?,
+        HugePolicy::Off | HugePolicy::Prefer => {}
+    }
+    for segment in segments {
+        tell(*segment, request.huge);
+    }
+    Ok(())
+}
+
+/// Tell the kernel what is wanted of the memory mapped in a range. It is kept with the mapping.
+pub fn advise(range: PageRange, policy: HugePolicy) -> Result<()> {
+    let range = range.outward(mapping::base_page());
+    walk(range, |vma| {
+        let inside = vma.range.intersect(range);
+        match policy {
+            HugePolicy::AsIs => {}
+            HugePolicy::Off => advice::small_pages(inside),
+            HugePolicy::Prefer | HugePolicy::Require => advice::huge_pages(inside),
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+fn tell(segment: Segment, policy: HugePolicy) {
+    match (segment.backing, policy) {
+        (Backing::File, _) | (_, HugePolicy::AsIs) => {}
+        (_, HugePolicy::Off) => advice::small_pages(segment.range),
+        (_, HugePolicy::Prefer | HugePolicy::Require) => advice::huge_pages(segment.range),
+    }
+}
+
+/// Whether a page of such memory may turn out huge.
+pub fn is_wanted(segment: Segment, policy: HugePolicy) -> bool {
+    match policy {
+        HugePolicy::Off => false,
+        HugePolicy::Prefer | HugePolicy::Require => true,
+        HugePolicy::AsIs => {
+            segment.backing == Backing::Anonymous
+                && memory::huge_pages() == memory::HugePages::Always
+        }
+    }
+}
+
+/// Make one page after the other huge; what the kernel cannot do now it does by itself later (khugepaged).
+pub fn collapse_each(pages: PageRange) {
+    let page = mapping::gmem_page();
+    let pages = pages.inward(page);
+    for at in (pages.start()..pages.end()).step_by(page.bytes()) {
+        let _ = advice::collapse(PageRange::new(at, at + page.bytes()));
+    }
+}
+
+/// Make the pages of a segment huge, now. For what was populated under [`HugePolicy::Require`].
+pub fn insist(segment: Segment) -> Result<()> {
+    let page = mapping::gmem_page();
+    let pages = segment.huge_candidates();
+    for at in (pages.start()..pages.end()).step_by(page.bytes()) {
+        match advice::collapse(PageRange::new(at, at + page.bytes())) {
+            // Pages of the pool are huge and cannot be made so.
+            Err(_) if segment.huge_tlb => {}
+            Err(errno) => {
+                let (from, to) = (segment.asked.start(), segment.asked.end());
+                return Err(Error::HugePagesLost { from, to, at, errno });
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Refuse what cannot be had: huge pages for all of the segments, where they are not there already.
+fn are_there(segments: &[Segment], request: &Request<'_>) -> Result<()> {
+    let (from, to) = (request.asked.start(), request.asked.end());
+    let refuse = |why, remedy| Err(Error::NoHugePages { from, to, why, remedy });
+    let page = mapping::gmem_page();
+    let mut needed = 0;
+    for segment in segments.iter().filter(|segment| !segment.asked.is_empty()) {
+        if segment.backing == Backing::File {
+            return refuse("part of it maps a file", "Pass private or shared memory only.");
+        }
+        if !segment.huge_tlb {
+            let pages = segment.huge_candidates();
+            needed += pages.len() / page.bytes() - huge_already(pages);
+        }
+    }
+    if needed == 0 {
+        return Ok(());
+    }
+    if memory::huge_pages() == memory::HugePages::Never {
+        return refuse(
+            "the system gives none",
+            "As root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+        );
+    }
+    if memory::huge_pages_are_disabled_here() {
+        return refuse(
+            "this process has forbidden itself to have any",
+            "Call prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), or start it from a process that has not set that.",
+        );
+    }
+    if !advice::can_collapse() {
+        return refuse(
+            "the kernel cannot be made to give them (MADV_COLLAPSE, Linux 6.1)",
+            "Take GMEM_HUGE_PREFER, or memory of the hugetlb pool.",
+        );
+    }
+    let found = obtainable(needed, request.node);
+    if found < needed {
+        let missing = needed - found;
+        return Err(Error::HugePagesMissing { from, to, missing, needed, node: request.node });
+    }
+    Ok(())
+}
+
+fn huge_already(pages: PageRange) -> usize {
+    let mut bytes = 0;
+    let _ = pagemap::scan(pages, |run| {
+        if run.present && run.huge == Some(true) {
+            bytes += run.range.len();
+        }
+    });
+    bytes / mapping::gmem_page().bytes()
+}
+
+/// How many of `needed` huge pages the node can give: what is free in one piece; and if that is not enough, what the
+/// kernel can make free, found out by taking them elsewhere and giving them back.
+fn obtainable(needed: usize, node: usize) -> usize {
+    let page = mapping::gmem_page();
+    let free = memory::free_huge_pages(node).unwrap_or(0);
+    let room = memory::available_on(node).or_else(memory::available).unwrap_or(0);
+    let Some(bytes) = needed.checked_mul(page.bytes()) else { return free };
+    if free >= needed || bytes > room {
+        return free;
+    }
+    let Ok(start) = mapping::map_aligned(bytes, page) else { return free };
+    let range = PageRange::new(start.addr().get(), start.addr().get() + bytes);
+    advice::huge_pages(range);
+    let preferred = (!has_one_node(node)).then(|| numa::PreferNode::new(node));
+    let mut found = 0;
+    for at in (range.start()..range.end()).step_by(page.bytes()) {
+        let one = PageRange::new(at, at + page.bytes());
+        let there = advice::populate_write(one)
+            .and_then(|()| advice::collapse(one))
+            .and_then(|()| numa::placement(&[at]))
+            .is_ok_and(|at| at == [numa::Placement::Node(node)] || has_one_node(node));
+        if !there {
+            break;
+        }
+        found += 1;
+    }
+    drop(preferred);
+    // It was mapped above; there is nothing to do about a failure.
+    let _: std::result::Result<(), Errno> = mapping::unmap(start, bytes);
+    found
+}

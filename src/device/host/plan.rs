@@ -1,0 +1,187 @@
+//! What is mapped in a range that is to be prefetched: all of it in pieces that are populated alike, or an error
+//! before anything is touched.
+
+use std::ops::ControlFlow;
+
+use super::walk;
+use crate::error::{Error, Result};
+use crate::os::mapping;
+use crate::os::vma::{Backing, Vma};
+use crate::page::PageRange;
+
+/// Memory to populate alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// With the margin that was added by rounding outward.
+    pub range: PageRange,
+    /// The part that was asked for; the rest is margin, which may change or be refused at any time.
+    pub asked: PageRange,
+    /// As if written: where the mapping permits it, so that the first store takes no fault either.
+    pub write: bool,
+    /// What it is.
+    pub backing: Backing,
+    /// On pages of the hugetlb pool.
+    pub huge_tlb: bool,
+}
+
+impl Segment {
+    /// Do it with the margin; if that fails, what counts is the part that was asked for.
+    pub fn with_margin(self, act: impl Fn(Self) -> Result<()>) -> Result<()> {
+        match act(self) {
+            Err(_) if self.asked.is_empty() => Ok(()),
+            Err(_) if self.asked != self.range => act(Self { range: self.asked, ..self }),
+            outcome => outcome,
+        }
+    }
+
+    /// The whole GMEM pages of which some was asked for, where they may be huge.
+    pub fn huge_candidates(self) -> PageRange {
+        let page = mapping::gmem_page();
+        if self.backing == Backing::File || self.asked.is_empty() {
+            return PageRange::new(self.range.start(), self.range.start());
+        }
+        self.range.inward(page).intersect(self.asked.outward(page))
+    }
+
+    /// In pieces of at most `bytes`, a multiple of the GMEM page, cut where such pages end.
+    pub fn cut(self, bytes: usize) -> impl Iterator<Item = Self> {
+        let page = mapping::gmem_page();
+        let first = page.floor(self.range.start());
+        (first..self.range.end()).step_by(bytes).map(move |at| {
+            let piece = PageRange::new(at, at.saturating_add(bytes));
+            let (range, asked) = (self.range.intersect(piece), self.asked.intersect(piece));
+            Self { range, asked, ..self }
+        })
+    }
+
+    fn is_alike(self, other: Self) -> bool {
+        let kind = |segment: Self| (segment.write, segment.backing, segment.huge_tlb);
+        kind(self) == kind(other)
+    }
+}
+
+/// What to populate for `asked`, and of the margin up to whole GMEM pages what is ordinary memory.
+pub fn prefetch(asked: PageRange) -> Result<Vec<Segment>> {
+    let outer = asked.outward(mapping::gmem_page());
+    let asked = asked.outward(mapping::base_page());
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut refusal = None;
+    let mut covered = asked.start();
+
+    walk(outer, |vma| {
+        let inside = vma.range.intersect(asked);
+        if !inside.is_empty() {
+            if inside.start() > covered {
+                return ControlFlow::Break(());
+            }
+            covered = inside.end();
+            if !vma.read && !vma.write {
+                refusal = Some(inside);
+                return ControlFlow::Break(());
+            }
+        }
+        let wanted = if is_ordinary(vma) { vma.range.intersect(outer) } else { inside };
+        if !wanted.is_empty() {
+            let Vma { write, backing, huge_tlb, .. } = vma;
+            push(&mut segments, Segment { range: wanted, asked: inside, write, backing, huge_tlb });
+        }
+        ControlFlow::Continue(())
+    })?;
+
+    if let Some(range) = refusal {
+        return Err(Error::Unsupported {
+            verb: "gmemPrefetch",
+            from: range.start(),
+            to: range.end(),
+            what: "mapped without any access (PROT_NONE)",
+            remedy: "Make it accessible with mprotect(2) first.",
+            errno: libc::EACCES,
+        });
+    }
+    if covered < asked.end() {
+        return Err(Error::Hole {
+            at: covered,
+            from: asked.start(),
+            to: asked.end(),
+            done: "nothing was moved. Pass a range that is mapped throughout",
+        });
+    }
+    Ok(segments)
+}
+
+fn is_ordinary(vma: Vma) -> bool {
+    vma.backing == Backing::Anonymous && vma.write
+}
+
+/// Neighbours that are populated alike become one.
+fn push(segments: &mut Vec<Segment>, next: Segment) {
+    if let Some(last) = segments.last_mut()
+        && last.is_alike(next)
+        && last.range.end() == next.range.start()
+        && let Some(range) = last.range.union(next.range)
+    {
+        // Of neighbours the asked parts touch too, unless one of them has none.
+        last.asked = match (last.asked.is_empty(), next.asked.is_empty()) {
+            (true, _) => next.asked,
+            (_, true) => last.asked,
+            _ => last.asked.union(next.asked).unwrap_or(range),
+        };
+        last.range = range;
+    } else {
+        segments.push(next);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::os::mapping::{gmem_page, map_aligned, unmap};
+
+    fn segment(range: PageRange, asked: PageRange, write: bool) -> Segment {
+        Segment { range, asked, write, backing: Backing::Anonymous, huge_tlb: false }
+    }
+
+    #[test]
+    fn neighbours_populated_alike_are_one_segment() {
+        let mut segments = Vec::new();
+        let none = PageRange::new(0, 0);
+        for (start, end, asked, write) in [
+            (0, 10, none, true),
+            (10, 20, PageRange::new(15, 20), true),
+            (20, 30, PageRange::new(20, 30), true),
+            (30, 40, none, false),
+            (50, 60, none, false),
+        ] {
+            push(&mut segments, segment(PageRange::new(start, end), asked, write));
+        }
+        let ranges: Vec<_> = segments.iter().map(|s| (s.range.start(), s.range.end())).collect();
+        assert_eq!(ranges, [(0, 30), (30, 40), (50, 60)]);
+        assert_eq!(segments[0].asked, PageRange::new(15, 30));
+    }
+
+    #[test]
+    fn a_plan_covers_the_margin_of_ordinary_memory() {
+        let page = gmem_page();
+        let start = map_aligned(2 * page.bytes(), page).unwrap();
+        let at = start.addr().get();
+        let plan = prefetch(PageRange::new(at + 5, at + 6)).unwrap();
+        let asked = PageRange::new(at, at + mapping::base_page().bytes());
+        let range = PageRange::new(at, at + page.bytes());
+        assert_eq!(plan, [segment(range, asked, true)]);
+        assert_eq!(plan[0].huge_candidates(), range);
+        unmap(start, 2 * page.bytes()).unwrap();
+        assert!(matches!(prefetch(PageRange::new(at + 5, at + 6)), Err(Error::Hole { .. })));
+    }
+
+    #[test]
+    fn pieces_end_where_gmem_pages_end() {
+        let page = gmem_page().bytes();
+        let whole = PageRange::new(page + 4096, 6 * page);
+        let pieces: Vec<_> = segment(whole, whole, true).cut(2 * page).map(|s| s.range).collect();
+        let range = PageRange::new;
+        let expected =
+            [range(page + 4096, 3 * page), range(3 * page, 5 * page), range(5 * page, 6 * page)];
+        assert_eq!(pieces, expected);
+    }
+}

@@ -1,0 +1,374 @@
+//! Brings segments into memory, piece by piece: on the calling thread, and where that shows that there is much to do on
+//! others beside it.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::plan::Segment;
+use super::tally::Tally;
+use super::{has_one_node, hot, huge, migrate, system};
+use crate::config::config;
+use crate::device::Request;
+use crate::error::{Errno, Error, Result};
+use crate::huge_policy::HugePolicy;
+use crate::os::vma::Backing;
+use crate::os::{advice, mapping, memory, numa, process};
+use crate::page::PageRange;
+use crate::report::Report;
+
+/// Bytes in a piece of work: between two pieces it can be ended, shared with another thread, done in another way.
+pub const PIECE_BYTES: usize = 16 << 20;
+
+/// A piece that takes longer than this had to be populated; then the next ones are worth a thread of their own.
+const WORTH_A_THREAD: Duration = Duration::from_micros(300);
+
+/// Threads that work on one range at most: a few of them use up what the memory can take.
+const MAX_THREADS: usize = 16;
+
+/// Populate, move to the node and count.
+pub fn run(segments: &[Segment], request: &Request<'_>, report: &mut Report) -> Result<()> {
+    let begun = Instant::now();
+    for segment in segments {
+        // The reading goes on while the pieces before are mapped.
+        if segment.backing == Backing::File && segment.asked.len() > PIECE_BYTES {
+            advice::will_need(segment.asked);
+        }
+    }
+    let pieces: Vec<Segment> = segments.iter().flat_map(|s| s.cut(PIECE_BYTES)).collect();
+    let run = Run {
+        request,
+        pieces: &pieces,
+        one_node: has_one_node(request.node),
+        total: request.asked.outward(mapping::base_page()).len(),
+        next: AtomicUsize::new(0),
+        done: AtomicUsize::new(0),
+        threads: AtomicUsize::new(0),
+        stalls: Stalls::default(),
+        ended: AtomicBool::new(false),
+        outcome: Mutex::new(Outcome { report: Report::EMPTY, failure: None }),
+    };
+    run.with_others();
+    let outcome = run.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    *report = outcome.report;
+    report.stalled = run.stalls.have_won();
+    report.bytes = request.asked.len();
+    report.threads = run.threads.load(Ordering::Relaxed);
+    report.nanoseconds = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    match outcome.failure {
+        None => Ok(()),
+        Some((_, failure)) => Err(failure),
+    }
+}
+
+/// One prefetch, as the threads share it.
+struct Run<'a> {
+    request: &'a Request<'a>,
+    pieces: &'a [Segment],
+    one_node: bool,
+    /// Bytes asked for, and those done.
+    total: usize,
+    done: AtomicUsize,
+    /// Index of the next piece that nobody has taken.
+    next: AtomicUsize,
+    threads: AtomicUsize,
+    stalls: Stalls,
+    /// Something failed, or somebody said to end.
+    ended: AtomicBool,
+    outcome: Mutex<Outcome>,
+}
+
+struct Outcome {
+    report: Report,
+    /// Of the failures the one of the first piece, with its index.
+    failure: Option<(usize, Error)>,
+}
+
+impl Run<'_> {
+    /// The calling thread begins; if that takes its time, others join.
+    fn with_others(&self) {
+        if self.pieces.len() < 3 {
+            return self.work(true);
+        }
+        let begun = Instant::now();
+        if !self.prefer_node(|| self.take_piece(true)) || begun.elapsed() < WORTH_A_THREAD {
+            return self.work(true);
+        }
+        let helpers = Helpers::claim(self.wanted_threads() - 1);
+        thread::scope(|scope| {
+            for _ in 0..helpers.count {
+                let spawned = process::with_signals_blocked(|| {
+                    thread::Builder::new()
+                        .name("gmem-prefetch".into())
+                        .spawn_scoped(scope, || self.work(false))
+                });
+                if spawned.is_err() {
+                    // Those there are do it.
+                    break;
+                }
+            }
+            self.work(true);
+        });
+    }
+
+    fn wanted_threads(&self) -> usize {
+        let asked = match self.request.max_threads {
+            0 => MAX_THREADS,
+            most => most,
+        };
+        let pieces_left = self.pieces.len() - 1;
+        // Asking for the processors reads files, which a caller that wants one thread need not wait for.
+        if asked == 1 { 1 } else { asked.min(process::processors()).min(pieces_left).max(1) }
+    }
+
+    /// A thread's part.
+    fn work(&self, is_caller: bool) {
+        self.threads.fetch_add(1, Ordering::Relaxed);
+        self.prefer_node(|| while self.take_piece(is_caller) {});
+    }
+
+    /// What the thread populates while `act` runs comes from the node, where there is more than one.
+    fn prefer_node<R>(&self, act: impl FnOnce() -> R) -> R {
+        // A kernel built without memory policies has no second node to prefer.
+        let preferred = (!self.one_node).then(|| numa::PreferNode::new(self.request.node));
+        let result = act();
+        drop(preferred);
+        result
+    }
+
+    /// Do the next piece; false if there is none, or no more is to be done.
+    fn take_piece(&self, is_caller: bool) -> bool {
+        if self.ended.load(Ordering::Relaxed) {
+            return false;
+        }
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        let Some(piece) = self.pieces.get(index) else { return false };
+        let watch = self.request.watch;
+        if let Err(end) = watch.go_on(self.done.load(Ordering::Relaxed), self.total) {
+            self.fail(&mut self.lock(), index, end);
+            return false;
+        }
+        let (part, outcome) = self.do_piece(*piece);
+        {
+            let mut all = self.lock();
+            all.report.add(&part);
+            if let Err(failure) = outcome {
+                self.fail(&mut all, index, failure);
+                return false;
+            }
+        }
+        let done = self.done.fetch_add(piece.asked.len(), Ordering::Relaxed) + piece.asked.len();
+        if is_caller && let Err(end) = watch.progress(done, self.total) {
+            // It may have been the last piece; then all is done, whatever the caller says.
+            if done < self.total {
+                self.fail(&mut self.lock(), index, end);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn fail(&self, outcome: &mut Outcome, index: usize, failure: Error) {
+        self.ended.store(true, Ordering::Relaxed);
+        if outcome.failure.as_ref().is_none_or(|(first, _)| index < *first) {
+            outcome.failure = Some((index, failure));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn do_piece(&self, piece: Segment) -> (Report, Result<()>) {
+        let counts = self.request.wants_report && !piece.asked.is_empty();
+        let node = (!self.one_node).then_some(self.request.node);
+        let before = counts.then(|| Tally::of(piece, node));
+        let outcome = self.bring(piece);
+        let mut report = Report::EMPTY;
+        if let Some(before) = before {
+            let errno = outcome.as_ref().err().map(Error::errno);
+            count(&mut report, piece, before, Tally::of(piece, node), errno);
+            if !huge::is_wanted(piece, self.request.huge) && !self.stalls.have_won() {
+                report.fallen_back = Some(0);
+            }
+        }
+        (report, outcome)
+    }
+
+    fn bring(&self, piece: Segment) -> Result<()> {
+        let there = hot::There::in_range(piece.range);
+        piece.with_margin(|part| self.populate(part))?;
+        // A mark that cannot be set is no failure: the page is there.
+        let _ = there.mark(piece);
+        if !self.one_node {
+            piece.with_margin(|part| migrate::settle(part.range, self.request.node))?;
+        }
+        match self.request.huge {
+            HugePolicy::Require => huge::insist(piece),
+            _ => Ok(()),
+        }
+    }
+
+    fn populate(&self, part: Segment) -> Result<()> {
+        let may_be_huge = part.backing == Backing::Anonymous && !part.huge_tlb;
+        if may_be_huge && self.stalls.have_won() && self.request.huge != HugePolicy::Require {
+            // The kernel finds no huge pages without moving others; small ones it has.
+            advice::small_pages(part.range);
+            let outcome = populate(part);
+            advice::huge_pages(part.range);
+            return outcome;
+        }
+        let begun = Instant::now();
+        let outcome = populate(part);
+        if may_be_huge && part.range.len() == PIECE_BYTES {
+            self.stalls.note(begun.elapsed(), part.range);
+        }
+        outcome
+    }
+}
+
+/// What the difference between two tallies says.
+fn count(report: &mut Report, piece: Segment, before: Tally, after: Tally, errno: Option<Errno>) {
+    let pages = piece.asked.len() / mapping::base_page().bytes();
+    report.there = before.present - before.elsewhere.min(before.present);
+    report.populated = after.present.saturating_sub(before.present);
+    report.migrated = before.elsewhere.saturating_sub(after.elsewhere);
+    report.failed = pages.saturating_sub(after.present) + after.elsewhere;
+    report.huge = after.huge;
+    let candidates = piece.huge_candidates().len() / mapping::gmem_page().bytes();
+    report.fallen_back = after.huge.map(|huge| candidates.saturating_sub(huge));
+    let first = [after.first_absent, after.first_elsewhere].into_iter().flatten().min();
+    if let Some(at) = first {
+        report.first_failure = Some((errno.unwrap_or(Errno(libc::EAGAIN)), at));
+    }
+}
+
+/// In one call, on the calling thread.
+pub fn populate(part: Segment) -> Result<()> {
+    let (result, call) = if part.write {
+        (advice::populate_write(part.range), "MADV_POPULATE_WRITE")
+    } else {
+        (advice::populate_read(part.range), "MADV_POPULATE_READ")
+    };
+    result.map_err(|errno| match errno.0 {
+        libc::EINVAL if !advice::can_populate() => system(
+            call,
+            part.range,
+            Errno(libc::EOPNOTSUPP),
+            "; the kernel is older than Linux 5.14",
+        ),
+        libc::EINVAL => Error::Unsupported {
+            verb: "gmemPrefetch",
+            from: part.range.start(),
+            to: part.range.end(),
+            what: "a device mapping",
+            remedy: "Its driver places it.",
+            errno: libc::EINVAL,
+        },
+        libc::EFAULT => system(
+            call,
+            part.range,
+            errno,
+            "; part of it lies beyond the end of its file, is a guard page \
+             (MADV_GUARD_INSTALL), or no hugetlb page is free (vm.nr_hugepages)",
+        ),
+        libc::ENOMEM => system(
+            call,
+            part.range,
+            errno,
+            "; no memory is left for it (see free -h and the memory cgroup), or it was \
+             unmapped meanwhile",
+        ),
+        _ => system(call, part.range, errno, ""),
+    })
+}
+
+// ---- threads ----------------------------------------------------------------------------------
+
+/// Threads of the process that help with prefetches now.
+static HELPING: process::PerProcess<AtomicUsize> =
+    process::PerProcess::new(|_| AtomicUsize::new(0));
+
+/// Leave to start so many threads.
+struct Helpers {
+    count: usize,
+}
+
+impl Helpers {
+    /// As many of `wanted` as the process's budget has left.
+    fn claim(wanted: usize) -> Self {
+        let budget = config().prefetch_threads.unwrap_or(MAX_THREADS);
+        let mut count = 0;
+        let _ = HELPING.get().fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| {
+            count = wanted.min(budget.saturating_sub(busy));
+            Some(busy + count)
+        });
+        Self { count }
+    }
+}
+
+impl Drop for Helpers {
+    fn drop(&mut self) {
+        HELPING.get().fetch_sub(self.count, Ordering::Relaxed);
+    }
+}
+
+// ---- stalls -----------------------------------------------------------------------------------
+
+/// Notices when huge pages cost more than they give: the kernel then moves other pages out of the way for each
+/// ("direct compaction"), which it counts.
+#[derive(Default)]
+struct Stalls {
+    /// The kernel's count when a piece was slow for the first time, plus 1.
+    counted: AtomicUsize,
+    won: AtomicBool,
+}
+
+impl Stalls {
+    /// Slower than this for each GMEM page, half a GB/s, may be compaction; zeroing takes a tenth.
+    const SLOW: Duration = Duration::from_millis(4);
+
+    fn note(&self, took: Duration, range: PageRange) {
+        let pages = range.len() / mapping::gmem_page().bytes();
+        if took < Self::SLOW * u32::try_from(pages).unwrap_or(u32::MAX) {
+            return;
+        }
+        let Some(now) = memory::compaction_stalls() else { return };
+        match self.counted.compare_exchange(0, now + 1, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => {}
+            // For at least every second page since somebody had to wait. It may have been somebody else; what is lost
+            // by that is little.
+            Err(before) if now + 1 >= before + pages / 2 => self.won.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
+    }
+
+    /// Whether to take small pages from now on.
+    fn have_won(&self) -> bool {
+        self.won.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_of_threads_is_kept() {
+        let most = config().prefetch_threads.unwrap_or(MAX_THREADS);
+        let some = Helpers::claim(1);
+        let rest = Helpers::claim(usize::MAX);
+        assert!(some.count + rest.count <= most);
+        drop((some, rest));
+    }
+
+    #[test]
+    fn quick_pieces_are_no_stall() {
+        let stalls = Stalls::default();
+        let range = PageRange::new(0, PIECE_BYTES);
+        stalls.note(Duration::from_micros(1), range);
+        assert_eq!(stalls.counted.load(Ordering::Relaxed), 0);
+        assert!(!stalls.have_won());
+    }
+}

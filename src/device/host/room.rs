@@ -1,0 +1,52 @@
+//! Whether there is room for what is not there yet: what the kernel has no room for it places elsewhere, or ends
+//! processes for.
+
+use super::plan::Segment;
+use super::{migrate, populate, tally};
+use crate::device::Request;
+use crate::error::{Error, Result};
+use crate::os::vma::Backing;
+use crate::os::{mapping, memory};
+
+/// Refuse what there is no room for on the node, or on a machine with `one_node` in memory and swap.
+pub fn check(segments: &[Segment], request: &Request<'_>, one_node: bool) -> Result<()> {
+    let asked: usize =
+        segments.iter().filter(|segment| takes_memory(segment)).map(|s| s.asked.len()).sum();
+    // Asking takes longer than populating so little.
+    if one_node && asked <= populate::PIECE_BYTES {
+        return Ok(());
+    }
+    let free = if one_node { memory::available() } else { memory::available_on(request.node) };
+    let Some(free) = free.filter(|free| asked > *free) else { return Ok(()) };
+    // No more than the process has in memory can be there; and looking through a range that is larger than all
+    // memory would take its time.
+    let at_least = asked.saturating_sub(memory::resident().unwrap_or(asked));
+    let needed = if at_least > free { at_least } else { absent(segments, request.node, one_node) };
+    if needed <= free {
+        return Ok(());
+    }
+    let (from, to) = (request.asked.start(), request.asked.end());
+    let whose = if one_node { "this machine".into() } else { format!("node {}", request.node) };
+    Err(Error::NoRoom { from, to, needed, free, whose })
+}
+
+/// Whether populating it takes memory that was free: pages of the pool are set aside, those of files can be dropped.
+fn takes_memory(segment: &Segment) -> bool {
+    !segment.huge_tlb && (segment.backing != Backing::File || segment.write)
+}
+
+/// Bytes that are not there, or not on the node.
+fn absent(segments: &[Segment], node: usize, one_node: bool) -> usize {
+    let base = mapping::base_page().bytes();
+    let of_segment = |segment: &Segment| {
+        let elsewhere: usize = if one_node {
+            0
+        } else {
+            let pages = migrate::misplaced(segment.asked, node).unwrap_or_default();
+            pages.iter().map(|page| page.base_pages * base).sum()
+        };
+        let present = tally::present_bytes(segment.asked);
+        segment.asked.len().saturating_sub(present.saturating_sub(elsewhere))
+    };
+    segments.iter().filter(|segment| takes_memory(segment)).map(of_segment).sum()
+}

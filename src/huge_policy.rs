@@ -1,0 +1,137 @@
+//! Huge pages or not: what a call, a range of addresses, or the process asks for.
+//!
+//! The most particular one holds: the call's own, else that of the range that its first address lies in, else the
+//! process's.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::config::config;
+use crate::error::{Error, Result};
+use crate::os::replaced::Replaced;
+use crate::page::PageRange;
+
+/// What is wanted of pages that may be huge.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HugePolicy {
+    /// What the mapping and the system say.
+    #[default]
+    AsIs = 0,
+    /// Base pages.
+    Off = 1,
+    /// Huge pages where the kernel has some at hand, base pages elsewhere.
+    Prefer = 2,
+    /// Huge pages throughout, or an error before anything is touched.
+    Require = 3,
+}
+
+impl HugePolicy {
+    /// As `libgmem.h` numbers them.
+    pub fn from_number(policy: i32) -> Result<Self> {
+        match policy {
+            0 => Ok(Self::AsIs),
+            1 => Ok(Self::Off),
+            2 => Ok(Self::Prefer),
+            3 => Ok(Self::Require),
+            _ => Err(Error::UnknownHugePolicy { policy }),
+        }
+    }
+
+    /// As `GMEM_HUGE_PAGES` has them.
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "off" => Some(Self::Off),
+            "prefer" => Some(Self::Prefer),
+            "require" => Some(Self::Require),
+            _ => None,
+        }
+    }
+}
+
+/// The process's, plus 1; 0 before it was set, when `GMEM_HUGE_PAGES` holds.
+static PROCESS: AtomicU8 = AtomicU8::new(0);
+
+/// Set the process's policy.
+pub fn set(policy: HugePolicy) {
+    PROCESS.store(policy as u8 + 1, Ordering::Relaxed);
+}
+
+fn of_process() -> HugePolicy {
+    match PROCESS.load(Ordering::Relaxed) {
+        0 => config().huge_pages,
+        set => HugePolicy::from_number(i32::from(set - 1)).unwrap_or(HugePolicy::AsIs),
+    }
+}
+
+/// Ranges with a policy of their own, ascending and apart.
+static RANGES: Replaced<Vec<(PageRange, HugePolicy)>> = Replaced::new();
+
+/// Set the policy of a range; `AsIs` leaves it to the process again.
+pub fn set_range(range: PageRange, policy: HugePolicy) {
+    RANGES.replace(|ranges| with_range(ranges.map_or(&[], Vec::as_slice), range, policy));
+}
+
+fn with_range(
+    before: &[(PageRange, HugePolicy)],
+    range: PageRange,
+    policy: HugePolicy,
+) -> Vec<(PageRange, HugePolicy)> {
+    let left = |other: PageRange| PageRange::new(other.start(), other.end().min(range.start()));
+    let right = |other: PageRange| PageRange::new(other.start().max(range.end()), other.end());
+    let mut after: Vec<_> = before
+        .iter()
+        .flat_map(|(other, theirs)| [(left(*other), *theirs), (right(*other), *theirs)])
+        .filter(|(part, _)| !part.is_empty())
+        .collect();
+    if policy != HugePolicy::AsIs && !range.is_empty() {
+        after.push((range, policy));
+    }
+    after.sort_by_key(|(part, _)| part.start());
+    after
+}
+
+/// What holds at `address` for a call that asks for nothing of its own.
+pub fn at(address: usize) -> HugePolicy {
+    let ranges = RANGES.get().map_or(&[][..], Vec::as_slice);
+    let behind = ranges.partition_point(|(range, _)| range.start() <= address);
+    match behind.checked_sub(1).and_then(|at| ranges.get(at)) {
+        Some((range, policy)) if address < range.end() => *policy,
+        _ => of_process(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_policy_of_an_address_holds() {
+        let range = PageRange::new;
+        let list = with_range(&[], range(0, 100), HugePolicy::Prefer);
+        let list = with_range(&list, range(40, 60), HugePolicy::Off);
+        let expected = [
+            (range(0, 40), HugePolicy::Prefer),
+            (range(40, 60), HugePolicy::Off),
+            (range(60, 100), HugePolicy::Prefer),
+        ];
+        assert_eq!(list, expected);
+        let list = with_range(&list, range(30, 70), HugePolicy::AsIs);
+        assert_eq!(
+            list,
+            [(range(0, 30), HugePolicy::Prefer), (range(70, 100), HugePolicy::Prefer)]
+        );
+        assert!(with_range(&list, range(0, 100), HugePolicy::AsIs).is_empty());
+    }
+
+    #[test]
+    fn a_range_goes_before_the_process() {
+        // Addresses that no test maps.
+        let range = PageRange::new(1 << 60, (1 << 60) + 4096);
+        set_range(range, HugePolicy::Require);
+        assert_eq!(at(range.start()), HugePolicy::Require);
+        assert_eq!(at(range.end() - 1), HugePolicy::Require);
+        assert_eq!(at(range.end()), config().huge_pages);
+        set_range(range, HugePolicy::AsIs);
+        assert_eq!(at(range.start()), config().huge_pages);
+    }
+}

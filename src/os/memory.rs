@@ -1,0 +1,139 @@
+//! How much memory there is for the asking, and what the kernel does to find huge pages.
+
+use std::ffi::CString;
+
+use super::{file, mapping};
+
+/// Bytes that can be had without ending a process: free, or easily freed, and free room for swapping.
+pub fn available() -> Option<usize> {
+    let mut buffer = [0; 4096];
+    let text = file::read_start(c"/proc/meminfo", &mut buffer).ok()?;
+    Some(kilobytes(text, "MemAvailable:")? + kilobytes(text, "SwapFree:").unwrap_or(0))
+}
+
+/// Bytes that this process has in memory, pages of files included and those of the hugetlb pool not.
+pub fn resident() -> Option<usize> {
+    let mut buffer = [0; 128];
+    let text = file::read_start(c"/proc/self/statm", &mut buffer).ok()?;
+    let pages = std::str::from_utf8(text).ok()?.split_ascii_whitespace().nth(1)?;
+    pages.parse::<usize>().ok()?.checked_mul(mapping::base_page().bytes())
+}
+
+/// The same as [`available`] for one node: free, or pages of files, which can be read again.
+pub fn available_on(node: usize) -> Option<usize> {
+    let path = CString::new(format!("/sys/devices/system/node/node{node}/meminfo")).ok()?;
+    let mut buffer = [0; 4096];
+    let text = file::read_start(&path, &mut buffer).ok()?;
+    let files = kilobytes(text, "FilePages:")?.saturating_sub(kilobytes(text, "Shmem:")?);
+    Some(kilobytes(text, "MemFree:")? + files)
+}
+
+/// A line is `Name:   number kB`, in a node's file with `Node n` before it. In bytes.
+fn kilobytes(text: &[u8], name: &str) -> Option<usize> {
+    let text = std::str::from_utf8(text).ok()?;
+    let mut words = text.lines().find_map(|line| line.split_once(name))?.1.split_ascii_whitespace();
+    words.next()?.parse::<usize>().ok().map(|number| number << 10)
+}
+
+/// GMEM pages that a node has free in one piece.
+pub fn free_huge_pages(node: usize) -> Option<usize> {
+    let mut buffer = [0; 1 << 14];
+    let text = file::read_start(c"/proc/buddyinfo", &mut buffer).ok()?;
+    let order = (mapping::gmem_page().bytes() / mapping::base_page().bytes()).ilog2();
+    Some(free_blocks(std::str::from_utf8(text).ok()?, node, order))
+}
+
+/// A line is `Node 0, zone Normal` and the number of free blocks of 1, 2, 4, ... base pages.
+fn free_blocks(text: &str, node: usize, order: u32) -> usize {
+    let counted = |line: &str| -> Option<usize> {
+        let (of, zone) = line.strip_prefix("Node ")?.split_once(',')?;
+        if of.trim().parse() != Ok(node) {
+            return None;
+        }
+        let counts = zone.split_ascii_whitespace().skip(2).zip(0_u32..);
+        let large = counts.filter(|(_, blocks)| *blocks >= order);
+        Some(large.filter_map(|(n, at)| Some(n.parse::<usize>().ok()? << (at - order))).sum())
+    };
+    text.lines().filter_map(counted).sum()
+}
+
+/// How often, so far, someone who wanted a huge page had to wait while the kernel moved others out of the way.
+pub fn compaction_stalls() -> Option<usize> {
+    let mut buffer = [0; 1 << 14];
+    let text = file::read_start(c"/proc/vmstat", &mut buffer).ok()?;
+    let line =
+        std::str::from_utf8(text).ok()?.lines().find_map(|l| l.strip_prefix("compact_stall "));
+    line?.parse().ok()
+}
+
+/// Where the kernel gives huge pages without being asked for them by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HugePages {
+    /// Everywhere.
+    Always,
+    /// Where `MADV_HUGEPAGE` asks for them.
+    Advised,
+    /// Nowhere.
+    Never,
+}
+
+/// For private memory.
+pub fn huge_pages() -> HugePages {
+    let mut buffer = [0; 64];
+    let chosen = file::read_start(c"/sys/kernel/mm/transparent_hugepage/enabled", &mut buffer);
+    match chosen.ok().and_then(chosen_word) {
+        Some(b"always") => HugePages::Always,
+        Some(b"madvise") => HugePages::Advised,
+        _ => HugePages::Never,
+    }
+}
+
+/// For memory that processes share, where `MADV_HUGEPAGE` asks for them.
+pub fn huge_shared_pages() -> bool {
+    let mut buffer = [0; 64];
+    let chosen =
+        file::read_start(c"/sys/kernel/mm/transparent_hugepage/shmem_enabled", &mut buffer);
+    let words: [&[u8]; 4] = [b"always", b"within_size", b"advise", b"force"];
+    chosen.ok().and_then(chosen_word).is_some_and(|word| words.contains(&word))
+}
+
+/// Whether this process has forbidden itself huge pages (`PR_SET_THP_DISABLE`).
+pub fn huge_pages_are_disabled_here() -> bool {
+    // SAFETY: it only asks.
+    unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) > 0 }
+}
+
+/// `always [madvise] never`
+fn chosen_word(text: &[u8]) -> Option<&[u8]> {
+    let start = text.iter().position(|byte| *byte == b'[')? + 1;
+    let length = text[start..].iter().position(|byte| *byte == b']')?;
+    Some(&text[start..start + length])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_kernel() {
+        let text =
+            "Node 0, zone  DMA  1  1  2\nNode 1, zone Normal 5 4 3\nNode 1, zone Movable 0 0 1\n";
+        assert_eq!(free_blocks(text, 0, 1), 1 + 2 * 2);
+        assert_eq!(free_blocks(text, 1, 2), 4);
+        assert_eq!(free_blocks(text, 7, 0), 0);
+        assert_eq!(
+            kilobytes(b"Node 1 MemFree:    12 kB\nNode 1 Shmem: 3 kB\n", "Shmem:"),
+            Some(3072)
+        );
+        assert_eq!(kilobytes(b"MemFree: x\n", "MemFree:"), None);
+        assert_eq!(chosen_word(b"always [madvise] never\n"), Some(&b"madvise"[..]));
+        assert_eq!(chosen_word(b"none"), None);
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(available().is_some_and(|bytes| bytes > 1 << 20));
+        // A kernel without NUMA has no such file.
+        assert!(available_on(0).is_none_or(|bytes| bytes > 1 << 20));
+    }
+}
