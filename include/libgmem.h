@@ -296,7 +296,8 @@ int gmemTopologyJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 enum {                      /* NOLINT(performance-enum-size): C has no smaller ones */
 	GMEM_PAGE_MAPPED = 1,   /**< something is mapped there */
 	GMEM_PAGE_RESIDENT = 2, /**< in memory, and in this process's page table. A page of a file or of shared memory that
-							   is in memory but that this process has not touched is not */
+							   is in memory but that this process has not touched is not, and the memory
+								 of a device is mapped only */
 	GMEM_PAGE_HUGE = 4,     /**< part of a huge page that is mapped as a whole, hugetlb included */
 	GMEM_PAGE_SWAPPED = 8,  /**< a private page that is swapped out, or that the kernel moves at this moment. Shared
 							   memory  that is swapped out is just not resident */
