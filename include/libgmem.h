@@ -338,14 +338,14 @@ typedef struct {
 
 /** What gmemResidency() does not look for unless it is asked to. */
 enum {               /* NOLINT(performance-enum-size): C has no smaller ones */
-	GMEM_ASK_HOT = 1 /**< GMEM_PAGE_HOT: looks each page up, which takes some times as long as all the rest */
+	GMEM_ASK_HOT = 1 /**< GMEM_PAGE_HOT: looks each small page up, which takes twenty times as long as all the rest */
 };
 
 /**
  * @brief Where each page of a range of this process is, at the moment at which the kernel looks at it.
  *
  * The range is rounded **outward** to base pages. Nothing is touched, moved or populated, and holes are no error: their
- * pages are not mapped. A million pages take some 20 ms, huge ones 1 ms; with several memory nodes the kernel
+ * pages are not mapped. A million pages take some 20 ms, huge ones 1 or 2 ms; with several memory nodes the kernel
  * is asked about each small page (move_pages(2)), which takes some times as long. The sources are /proc/self/maps,
  * /proc/self/pagemap and, for hot pages, /proc/kpageflags.
  *
