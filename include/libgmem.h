@@ -60,7 +60,8 @@ extern "C" {
  * range without a whole page is 0. On return the pages are the kernel's again (the process's
  * resident size falls) and the next read of them gives zeros. The addresses stay mapped.
  * Private and shared anonymous memory, memfd, /dev/shm and System V shared memory, locked and
- * hugetlb memory are all freed; for shared memory that means for everyone who maps it.
+ * hugetlb memory are all freed; for shared memory that means for everyone who maps it. Memory that a userfaultfd(2)
+ * serves is freed, too: its monitor is told (UFFD_EVENT_REMOVE) and is asked again at the next touch.
  *
  * @param addr   start of the range
  * @param size   its length in bytes; 0 is a range without a page
@@ -82,7 +83,8 @@ int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEP
  * access that the mapping's protection permits takes no page fault, until memory pressure, a
  * fork or automatic NUMA balancing undoes it. A writable private file mapping therefore gets its
  * own copies; map files read-only to keep sharing the page cache. The margin that rounding adds is
- * populated where it is this process's private anonymous memory and skipped where it is not.
+ * populated where it is this process's private anonymous memory and skipped where it is not. What is missing of memory
+ * that a userfaultfd(2) serves is asked of its monitor, so the monitor itself must not prefetch it.
  *
  * @param hnid   heterogeneous NUMA id: a node with memory (see gmemGetNumaId())
  * @param stream as for gmemFreeEager()

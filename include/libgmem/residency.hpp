@@ -38,7 +38,7 @@ public:
 		hot = GMEM_PAGE_HOT
 	};
 
-	/// Whether hot pages are looked for, which takes some times as long as all the rest.
+	/// Whether hot pages are looked for, which takes twenty times as long as all the rest.
 	enum class ask : unsigned { // NOLINT(performance-enum-size): as C has it
 		nothing_more = 0,
 		hot = GMEM_ASK_HOT

@@ -233,17 +233,17 @@ pub enum Placement {
     Unknown(Errno),
 }
 
-/// Where the pages at `addresses` are (`move_pages(2)` without a destination).
-pub fn placement(addresses: &[usize]) -> SysResult<Vec<Placement>> {
-    let mut status = vec![0; addresses.len()];
-    move_pages(addresses, None, &mut status)?;
-    Ok(status
-        .into_iter()
-        .map(|status| match usize::try_from(status) {
-            Ok(node) => Placement::Node(node),
-            Err(_) => Placement::Unknown(Errno(-status)),
-        })
-        .collect())
+/// Tell where each of the pages at `addresses` is (`move_pages(2)` without a destination).
+pub fn placement(addresses: &[usize], mut visit: impl FnMut(usize, Placement)) -> SysResult<()> {
+    in_batches(addresses, |pages, status| {
+        move_pages(pages, None, status)?;
+        for (page, status) in pages.iter().zip(status) {
+            let at = usize::try_from(*status)
+                .map_or(Placement::Unknown(Errno(-*status)), Placement::Node);
+            visit(page.addr(), at);
+        }
+        Ok(())
+    })
 }
 
 /// Move the pages at `addresses` to `node`. One address is enough for a huge page.
@@ -252,14 +252,37 @@ pub fn placement(addresses: &[usize]) -> SysResult<Vec<Placement>> {
 /// when part of the pages stays behind.
 pub fn migrate(addresses: &[usize], node: usize) -> SysResult<()> {
     let node = c_int::try_from(node).map_err(|_| Errno(libc::ENODEV))?;
-    let nodes = vec![node; addresses.len()];
-    move_pages(addresses, Some(&nodes), &mut vec![0; addresses.len()])
+    let nodes = [node; BATCH];
+    in_batches(addresses, |pages, status| {
+        let _ = move_pages(pages, nodes.get(..pages.len()), status);
+        Ok(())
+    })
 }
 
-fn move_pages(addresses: &[usize], nodes: Option<&[c_int]>, status: &mut [c_int]) -> SysResult<()> {
+/// Pages in one call: 4 MiB of base pages, or 2 GiB of huge ones. On the stack, because there may be no memory.
+const BATCH: usize = 1024;
+
+fn in_batches(
+    addresses: &[usize],
+    mut call: impl FnMut(&[*mut c_void], &mut [c_int]) -> SysResult<()>,
+) -> SysResult<()> {
+    let mut pages = [std::ptr::null_mut(); BATCH];
+    let mut status = [0; BATCH];
+    for batch in addresses.chunks(BATCH) {
+        for (page, address) in pages.iter_mut().zip(batch) {
+            *page = std::ptr::with_exposed_provenance_mut(*address);
+        }
+        call(&pages[..batch.len()], &mut status[..batch.len()])?;
+    }
+    Ok(())
+}
+
+fn move_pages(
+    pages: &[*mut c_void],
+    nodes: Option<&[c_int]>,
+    status: &mut [c_int],
+) -> SysResult<()> {
     const MPOL_MF_MOVE: c_int = 2;
-    let pages: Vec<*mut c_void> =
-        addresses.iter().map(|at| std::ptr::with_exposed_provenance_mut(*at)).collect();
     // SAFETY: the three arrays have one element per page; moving a page does not change its bytes.
     let result = unsafe {
         libc::syscall(
@@ -299,10 +322,9 @@ mod tests {
         let start = mapping::map_aligned(page.bytes(), page).unwrap();
         // SAFETY: the mapping is one page long.
         unsafe { start.write(1) };
-        let Placement::Node(node) = placement(&[start.addr().get()]).unwrap()[0] else {
-            unreachable!("a touched page is somewhere")
-        };
-        assert!(memory_nodes().contains(node));
+        let mut places = Vec::new();
+        placement(&[start.addr().get()], |_, at| places.push(at)).unwrap();
+        assert!(matches!(places[..], [Placement::Node(node)] if memory_nodes().contains(node)));
         mapping::unmap(start, page.bytes()).unwrap();
     }
 

@@ -194,29 +194,39 @@ fn parse(
     range: PageRange,
     visit: &mut impl FnMut(Vma) -> ControlFlow<()>,
 ) -> SysResult<()> {
-    // The whole text first: a file read in pieces can repeat or miss a mapping that changes.
-    let mut text = Vec::with_capacity(1 << 16);
-    let mut piece = [0; 1 << 14];
+    // Longer than any line: a path has at most 4096 bytes, but for its escapes.
+    let mut buffer = [0; 1 << 14];
+    let mut filled = 0;
     loop {
-        match maps.read(&mut piece)? {
-            0 => break,
-            got => text.extend_from_slice(&piece[..got]),
+        let got = maps.read(&mut buffer[filled..])?;
+        filled += got;
+        let whole = match buffer[..filled].iter().rposition(|byte| *byte == b'\n') {
+            Some(last) => last + 1,
+            None => filled,
+        };
+        for vma in buffer[..whole].split(|byte| *byte == b'\n').filter_map(parse_line) {
+            if vma.range.start() >= range.end() {
+                return Ok(());
+            }
+            if vma.range.end() > range.start() && visit(vma).is_break() {
+                return Ok(());
+            }
         }
+        if got == 0 {
+            return Ok(());
+        }
+        buffer.copy_within(whole..filled, 0);
+        filled -= whole;
     }
-    for vma in text.split(|byte| *byte == b'\n').filter_map(parse_line) {
-        if vma.range.start() >= range.end() {
-            break;
-        }
-        if vma.range.end() > range.start() && visit(vma).is_break() {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// `7f00-7f10 rw-p 00000000 00:01 1234   /memfd:x (deleted)`
 fn parse_line(line: &[u8]) -> Option<Vma> {
-    let text = String::from_utf8_lossy(line);
+    // A name that is not UTF-8 is none of the kernel's own: what precedes it is all that counts.
+    let text = match std::str::from_utf8(line) {
+        Ok(text) => text,
+        Err(end) => std::str::from_utf8(&line[..end.valid_up_to()]).ok()?,
+    };
     let mut fields = text.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let permissions = fields.next()?.as_bytes();

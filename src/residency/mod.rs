@@ -197,14 +197,16 @@ fn locate(stretches: &mut Vec<Stretch>) -> Result<bool> {
     }
     refine(stretches, |units| {
         let addresses: Vec<_> = units.iter().map(|unit| unit.range.start()).collect();
-        for (unit, place) in units.iter_mut().zip(numa::placement(&addresses).ok()?) {
+        let mut units = units.iter_mut();
+        let told = numa::placement(&addresses, |_, place| {
+            let Some(unit) = units.next() else { return };
             // Unknown are pages that have gone meanwhile, and the page of zeros, which is on no node of its own.
             unit.state.node = match place {
                 numa::Placement::Node(node) => id(node),
                 numa::Placement::Unknown(_) => -1,
             };
-        }
-        Some(())
+        });
+        told.ok()
     })
 }
 

@@ -53,6 +53,42 @@ static void rounding_is_inward(void) {
 	munmap(start, 4 * page);
 }
 
+static unsigned random_below(unsigned limit) {
+	static unsigned long long state = 88172645463325252ULL; /* xorshift64 */
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return (unsigned)(state % limit);
+}
+
+/* Any range: of what it covers the whole pages are zeros afterwards, and every other byte is what it was. */
+static void no_byte_outside_the_whole_pages_changes(void) {
+	enum { PAGES = 5 };
+	const int fd = memfd_create("gmem-test", 1 /* MFD_CLOEXEC */);
+	NEED(fd >= 0 && ftruncate(fd, (off_t)(PAGES * page)) == 0);
+	char *const kinds[] = {
+		map_private(PAGES * page, page), map_at_page(PAGES * page, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd)};
+	for (int round = 0; round < 60; ++round) {
+		char *start = kinds[round % 2];
+		memset(start, 'x', PAGES * page);
+		size_t from = random_below(PAGES * (unsigned)page);
+		size_t size = random_below((unsigned)(PAGES * page - from) + 1);
+		if (round % 3 == 0) { /* near the edges of pages, where mistakes are */
+			from = from / page * page + random_below(3);
+			size = (size / page * page + random_below(5)) % (PAGES * page - from + 1);
+		}
+		CHECK_EQUAL(free_now(start + from, size), 0);
+		const size_t first = (from + page - 1) / page * page, last = (from + size) / page * page;
+		const size_t freed = first < last ? last - first : 0;
+		CHECK(is_all(start, freed ? first : PAGES * page, 'x'));
+		CHECK(is_all(start + first, freed, 0));
+		CHECK(!freed || is_all(start + last, PAGES * page - last, 'x'));
+	}
+	munmap(kinds[0], PAGES * page);
+	munmap(kinds[1], PAGES * page);
+	close(fd);
+}
+
 static void resident_size_falls_by_exactly_the_inward_pages(void) {
 	char *start = map_private(64 * page, page);
 	memset(start, 'x', 64 * page);
@@ -179,6 +215,7 @@ int main(void) {
 	CHECK(page >= 4096 && (page & (page - 1)) == 0);
 	ranges_that_overflow_are_refused();
 	rounding_is_inward();
+	no_byte_outside_the_whole_pages_changes();
 	resident_size_falls_by_exactly_the_inward_pages();
 	holes_are_reported_after_freeing_the_rest();
 	protection_does_not_matter_for_private_memory();

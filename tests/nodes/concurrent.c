@@ -5,7 +5,7 @@
 
 #include "nodes.h"
 
-enum { PAGES = 4, PREFETCHES = 40 };
+enum { PAGES = 4, PREFETCHES = 25 };
 
 static char *start;
 static atomic_int running;

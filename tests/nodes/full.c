@@ -9,15 +9,26 @@ static int full; /* the node that is filled */
 enum { LEFT_MIB = 96, MORE_MIB = 128, LESS_MIB = 16 };
 static const size_t more = (size_t)MORE_MIB << 20, less = (size_t)LESS_MIB << 20;
 
-/* Fill the node with pages of our own, of 2 MiB or small ones, but for `left` bytes. They are not all zero: such pages
- * the kernel takes back when it runs short. */
-static char *occupy(size_t left, size_t *size, int huge) {
-	NEED(free_bytes(full) > left + page);
-	*size = (free_bytes(full) - left) / page * page;
-	char *start = map_pages(*size, huge);
+/* The node's pool of hugetlb pages, which is quick to fill and to empty. */
+static void set_pool(size_t count) {
+	char path[96], text[24];
+	snprintf(
+		path, sizeof path, "/sys/devices/system/node/node%d/hugepages/hugepages-%zukB/nr_hugepages", full, page >> 10);
+	snprintf(text, sizeof text, "%zu", count);
+	NEED(write_file(path, text) == 0);
+}
+
+/* Take all of the node but for `left` bytes, and the reserve that the kernel holds: `size` bytes with pages of our own,
+ * of 2 MiB or small ones, the rest with the pool. Ours are not all zero: such pages the kernel takes back when it runs
+ * short. */
+static char *occupy(size_t left, size_t size, int huge) {
+	set_pool(0);
+	NEED(free_bytes(full) > left + size);
+	set_pool((free_bytes(full) - left - size) / page);
+	char *start = map_pages(size, huge);
 	unsigned long mask = 1ul << full;
-	NEED(syscall(SYS_mbind, start, *size, 1 /* MPOL_PREFERRED */, &mask, 8 * sizeof mask, 0) == 0);
-	memset(start, 'o', *size);
+	NEED(syscall(SYS_mbind, start, size, 1 /* MPOL_PREFERRED */, &mask, 8 * sizeof mask, 0) == 0);
+	memset(start, 'o', size);
 	return start;
 }
 
@@ -77,20 +88,19 @@ static void what_fits_is_moved(void) {
 }
 
 /* A node that is full of the very pages that are asked for has room enough. */
-static void what_is_there_needs_no_room(char *occupied, size_t size) {
-	CHECK_EQUAL(pages_on(occupied, size, full), size / base);
-	CHECK_EQUAL(prefetch_to(occupied, size, full), 0);
-	CHECK_EQUAL(pages_on(occupied, size, full), size / base);
+static void what_is_there_needs_no_room(char *occupied) {
+	CHECK_EQUAL(pages_on(occupied, more, full), more / base);
+	CHECK_EQUAL(prefetch_to(occupied, more, full), 0);
+	CHECK_EQUAL(pages_on(occupied, more, full), more / base);
+	CHECK(is_all(occupied, more, 'o'));
 }
 
 /* Room enough, but in small pieces, which compaction cannot join: huge pages come apart or stay, and lose nothing. */
 static void huge_pages_that_find_no_huge_room(void) {
-	size_t size, small;
-	char *occupied = occupy(more, &size, 1);
-	char *pieces = occupy(page, &small, 0);
+	char *pieces = occupy(page, more, 0);
 	NEED(write_file("/proc/sys/vm/compact_unevictable_allowed", "0") == 0);
-	NEED(mlock(pieces, small) == 0);
-	for (size_t at = 0; at < small; at += 2 * base) {
+	NEED(mlock(pieces, more) == 0);
+	for (size_t at = 0; at < more; at += 2 * base) {
 		NEED(madvise(pieces + at, base, 24 /* MADV_DONTNEED_LOCKED */) == 0);
 	}
 	const size_t moved = 3 * less; /* more than what the kernel holds in reserve */
@@ -107,8 +117,7 @@ static void huge_pages_that_find_no_huge_room(void) {
 	CHECK(is_filled(start, moved, 1));
 	nobody_was_killed();
 	munmap(start, moved);
-	munmap(pieces, small);
-	munmap(occupied, size);
+	munmap(pieces, more);
 }
 
 int main(void) {
@@ -116,13 +125,13 @@ int main(void) {
 	full = nodes[2];
 	kills_at_start = read_number("/proc/vmstat", "oom_kill ");
 	NEED(kills_at_start >= 0);
-	size_t size;
-	char *occupied = occupy((size_t)LEFT_MIB << 20, &size, 1);
+	char *occupied = occupy((size_t)LEFT_MIB << 20, more, 1);
 	untouched_memory_stays_untouched();
 	pages_elsewhere_stay_there();
 	what_fits_is_moved();
-	what_is_there_needs_no_room(occupied, size);
-	munmap(occupied, size);
+	what_is_there_needs_no_room(occupied);
+	munmap(occupied, more);
+	set_pool(0);
 	/* The same call, now that there is room. */
 	char *start = map_pages(more, 0);
 	CHECK_EQUAL(prefetch_to(start, more, full), 0);

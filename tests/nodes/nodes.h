@@ -4,10 +4,10 @@
 #define GMEM_TESTS_NODES_H
 
 #include <fcntl.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include <libgmem.h>
 
@@ -126,19 +126,27 @@ static inline void need_virtual_machine(void) {
 
 /* ---- memory ---------------------------------------------------------------------------------------- */
 
-/* Base pages of a range that lie on `node`. */
+/* Base pages of a range, all of it in memory, that lie on `node`. */
 static inline size_t pages_on(const char *start, size_t size, int node) {
 	const size_t count = size / base;
 	const void **pages = (const void **)calloc(count, sizeof *pages);
 	int *status = (int *)calloc(count, sizeof *status);
-	size_t found = 0;
+	size_t found = 0, absent = 1;
 	NEED(pages != NULL && status != NULL);
 	for (size_t i = 0; i < count; ++i) {
 		pages[i] = start + i * base;
 	}
-	NEED(syscall(SYS_move_pages, 0, count, pages, NULL, status, 0) == 0);
-	for (size_t i = 0; i < count; ++i) {
-		found += status[i] == node;
+	/* A page that the kernel moves at this very moment, to join free memory for one, is nowhere. */
+	for (int attempt = 0; attempt < 10 && absent != 0; ++attempt) {
+		NEED(syscall(SYS_move_pages, 0, count, pages, NULL, status, 0) == 0);
+		found = absent = 0;
+		for (size_t i = 0; i < count; ++i) {
+			found += status[i] == node;
+			absent += status[i] == -ENOENT;
+		}
+		if (absent != 0) {
+			nanosleep(&(struct timespec){.tv_nsec = 10 * 1000 * 1000}, NULL);
+		}
 	}
 	free(pages);
 	free(status);

@@ -44,6 +44,7 @@ fn plan(pages: PageRange) -> Result<Plan> {
     let mut plan = Plan { segments: Vec::new(), hole: None };
     let mut refusal = None;
     let mut covered = pages.start();
+    let mut is_full = false;
 
     walk(pages, |vma| {
         let inside = vma.range.intersect(pages);
@@ -63,11 +64,20 @@ fn plan(pages: PageRange) -> Result<Plan> {
             Some((last, kind)) if *kind == memory && last.end() == inside.start() => {
                 *last = PageRange::new(last.start(), inside.end());
             }
-            _ => plan.segments.push((inside, memory)),
+            _ => {
+                is_full = plan.segments.try_reserve(1).is_err();
+                if is_full {
+                    return ControlFlow::Break(());
+                }
+                plan.segments.push((inside, memory));
+            }
         }
         ControlFlow::Continue(())
     })?;
 
+    if is_full {
+        return Err(Error::OutOfMemory { what: "the list of what is mapped in the range" });
+    }
     if let Some((range, backing)) = refusal {
         let (what, remedy, errno) = match backing {
             Backing::File => (

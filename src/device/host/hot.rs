@@ -41,6 +41,10 @@ impl There {
             if !run.present || run.huge == Some(true) {
                 return;
             }
+            if runs.capacity() == 0 && runs.try_reserve_exact(MAX_RUNS).is_err() {
+                // Without memory for a list nothing is marked.
+                return;
+            }
             let is_full = runs.len() == MAX_RUNS;
             match runs.last_mut() {
                 Some(last) if is_full || last.end() == run.range.start() => {

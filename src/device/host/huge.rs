@@ -156,11 +156,12 @@ fn obtainable(needed: usize, node: usize) -> usize {
     let mut found = 0;
     for at in (range.start()..range.end()).step_by(page.bytes()) {
         let one = PageRange::new(at, at + page.bytes());
-        let there = advice::populate_write(one)
-            .and_then(|()| advice::collapse(one))
-            .and_then(|()| numa::placement(&[at]))
-            .is_ok_and(|at| at == [numa::Placement::Node(node)] || has_one_node(node));
-        if !there {
+        let mut is_there = has_one_node(node);
+        let taken =
+            advice::populate_write(one).and_then(|()| advice::collapse(one)).and_then(|()| {
+                numa::placement(&[at], |_, at| is_there |= at == numa::Placement::Node(node))
+            });
+        if taken.is_err() || !is_there {
             break;
         }
         found += 1;

@@ -67,6 +67,7 @@ pub fn prefetch(asked: PageRange) -> Result<Vec<Segment>> {
     let mut segments: Vec<Segment> = Vec::new();
     let mut refusal = None;
     let mut covered = asked.start();
+    let mut is_full = false;
 
     walk(outer, |vma| {
         let inside = vma.range.intersect(asked);
@@ -82,12 +83,19 @@ pub fn prefetch(asked: PageRange) -> Result<Vec<Segment>> {
         }
         let wanted = if is_ordinary(vma) { vma.range.intersect(outer) } else { inside };
         if !wanted.is_empty() {
+            is_full = segments.try_reserve(1).is_err();
+            if is_full {
+                return ControlFlow::Break(());
+            }
             let Vma { write, backing, huge_tlb, .. } = vma;
             push(&mut segments, Segment { range: wanted, asked: inside, write, backing, huge_tlb });
         }
         ControlFlow::Continue(())
     })?;
 
+    if is_full {
+        return Err(Error::OutOfMemory { what: "the list of what is mapped in the range" });
+    }
     if let Some(range) = refusal {
         return Err(Error::Unsupported {
             verb: "gmemPrefetch",

@@ -36,7 +36,12 @@ pub fn run(segments: &[Segment], request: &Request<'_>, report: &mut Report) -> 
             advice::will_need(segment.asked);
         }
     }
-    let pieces: Vec<Segment> = segments.iter().flat_map(|s| s.cut(PIECE_BYTES)).collect();
+    let mut pieces = Vec::new();
+    let count = segments.iter().map(|segment| segment.cut(PIECE_BYTES).count()).sum();
+    if pieces.try_reserve_exact(count).is_err() {
+        return Err(Error::OutOfMemory { what: "the list of pieces of the range" });
+    }
+    pieces.extend(segments.iter().flat_map(|segment| segment.cut(PIECE_BYTES)));
     let run = Run {
         request,
         pieces: &pieces,
@@ -198,16 +203,29 @@ impl Run<'_> {
 
     fn bring(&self, piece: Segment) -> Result<()> {
         let there = hot::There::in_range(piece.range);
-        piece.with_margin(|part| self.populate(part))?;
+        piece.with_margin(|part| self.populate_there(part))?;
         // A mark that cannot be set is no failure: the page is there.
         let _ = there.mark(piece);
-        if !self.one_node {
-            piece.with_margin(|part| migrate::settle(part.range, self.request.node))?;
-        }
         match self.request.huge {
             HugePolicy::Require => huge::insist(piece),
             _ => Ok(()),
         }
+    }
+
+    /// Populate on the node, and move there what is elsewhere.
+    fn populate_there(&self, part: Segment) -> Result<()> {
+        self.populate(part)?;
+        if self.one_node {
+            return Ok(());
+        }
+        // What is missing after the first time comes as base pages, which are not taken apart again.
+        for _ in 0..3 {
+            if migrate::settle(part.range, self.request.node)? == migrate::Moved::AsTheyWere {
+                break;
+            }
+            populate(part)?;
+        }
+        Ok(())
     }
 
     fn populate(&self, part: Segment) -> Result<()> {
@@ -271,7 +289,8 @@ pub fn populate(part: Segment) -> Result<()> {
             part.range,
             errno,
             "; part of it lies beyond the end of its file, is a guard page \
-             (MADV_GUARD_INSTALL), or no hugetlb page is free (vm.nr_hugepages)",
+             (MADV_GUARD_INSTALL), has a userfaultfd that serves no kernel faults, or no hugetlb \
+             page is free (vm.nr_hugepages)",
         ),
         libc::ENOMEM => system(
             call,
