@@ -4,6 +4,9 @@
 
 mod growing;
 mod prefetch;
+mod residency;
+mod text;
+mod topology;
 
 use std::ffi::{CStr, c_char, c_int, c_longlong, c_ulong, c_void};
 use std::ptr;
@@ -266,21 +269,8 @@ unsafe extern "C" fn gmemHeapStats(out: *mut HeapStats) -> c_int {
 /// `buffer` may be written for `size` bytes, or `size` is 0.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmemHeapStatsJson(buffer: *mut c_char, size: usize) -> c_int {
-    guard(|| {
-        if buffer.is_null() && size > 0 {
-            return Err(Error::Null { argument: "buffer", wanted: "room for `size` bytes" });
-        }
-        let json = heap::stats::read().to_json();
-        if let Some(room) = size.checked_sub(1) {
-            let length = json.len().min(room);
-            // SAFETY: the caller's promise; one byte is left for the NUL.
-            unsafe {
-                ptr::copy_nonoverlapping(json.as_ptr().cast(), buffer, length);
-                buffer.add(length).write(0);
-            }
-        }
-        Ok(c_int::try_from(json.len()).unwrap_or(c_int::MAX))
-    })
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { text::give(buffer, size, || Ok(heap::stats::read().to_json())) })
 }
 
 #[unsafe(no_mangle)]

@@ -119,6 +119,11 @@ pub enum Error {
     )]
     StructSize { argument: &'static str, size: usize, known: usize },
 
+    #[error(
+        "ask = {ask:#x} has bits that no version knows; pass 0, or GMEM_ASK_HOT (1) to learn which pages are hot, too"
+    )]
+    ResidencyAsk { ask: u32 },
+
     #[error("whose = {whose} is neither GMEM_FAULTS_THREAD (0) nor GMEM_FAULTS_PROCESS (1)")]
     FaultScope { whose: i32 },
 
@@ -177,6 +182,7 @@ impl Error {
             | Error::Null { .. }
             | Error::StructSize { .. }
             | Error::FaultScope { .. }
+            | Error::ResidencyAsk { .. }
             | Error::Limits { .. }
             | Error::UnknownHugePolicy { .. }
             | Error::UnknownStream { .. } => libc::EINVAL,

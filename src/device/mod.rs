@@ -146,6 +146,11 @@ pub fn set_current(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The device that the machine's own memory belongs to.
+pub fn host_name() -> &'static CStr {
+    host::Host.c_name()
+}
+
 fn find(name: &str) -> Result<usize> {
     ALL.iter().position(|device| device.name() == name).ok_or_else(|| Error::UnknownDevice {
         name: name.to_owned(),

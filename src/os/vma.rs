@@ -40,18 +40,9 @@ pub struct Vma {
 
 /// Call `visit` for each mapping that touches `range`, in ascending order, until it breaks.
 pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysResult<()> {
-    /// Kept open, because opening takes longer than asking: this process's own, which a child would ask about its
-    /// parent. Nobody closes it; if the program does, as daemons do, asking fails and the next lines open another.
-    static MAPS: PerProcess<Option<Descriptor>> = PerProcess::new(|_| {
-        let maps = Descriptor::open_for_reading(MAPS_FILE).ok()?;
-        // A kernel without the ioctl needs the file at its beginning each time.
-        let start = PageRange::new(0, 1);
-        query(&maps, start, &mut |_| ControlFlow::Break(())).ok()?;
-        Some(maps.out_of_the_way())
-    });
     let mut visit = visit;
     let mut visited = false;
-    if let Some(maps) = MAPS.get() {
+    if let Some(maps) = kept() {
         let mut noting = |vma| {
             visited = true;
             visit(vma)
@@ -71,6 +62,24 @@ pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysR
 }
 
 const MAPS_FILE: &CStr = c"/proc/self/maps";
+
+/// Whether the kernel answers for one address.
+pub fn can_query() -> bool {
+    kept().is_some()
+}
+
+/// Kept open, because opening takes longer than asking: this process's own, which a child would ask about its
+/// parent. Nobody closes it; if the program does, as daemons do, asking fails, and [`walk`] opens another.
+fn kept() -> Option<&'static Descriptor> {
+    static MAPS: PerProcess<Option<Descriptor>> = PerProcess::new(|_| {
+        let maps = Descriptor::open_for_reading(MAPS_FILE).ok()?;
+        // A kernel without the ioctl needs the file at its beginning each time.
+        let start = PageRange::new(0, 1);
+        query(&maps, start, &mut |_| ControlFlow::Break(())).ok()?;
+        Some(maps.out_of_the_way())
+    });
+    MAPS.get().as_ref()
+}
 
 /// `struct procmap_query` of linux/fs.h.
 #[repr(C)]
