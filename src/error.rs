@@ -75,6 +75,12 @@ pub enum Error {
     NoRoom { from: usize, to: usize, needed: usize, free: usize, whose: String },
 
     #[error(
+        "{from:#x}..{to:#x} needs {needed} pages of {kib} KiB more of the hugetlb pool, which has {free} free; nothing \
+         was moved. As root: sysctl vm.nr_hugepages, or nr_hugepages of the pool below /sys/devices/system/node, raises it"
+    )]
+    PoolTooSmall { from: usize, to: usize, needed: usize, free: usize, kib: usize },
+
+    #[error(
         "huge pages are required for {from:#x}..{to:#x}, but {why}; nothing was touched. {remedy}"
     )]
     NoHugePages { from: usize, to: usize, why: &'static str, remedy: &'static str },
@@ -189,6 +195,7 @@ impl Error {
             Error::Hole { .. }
             | Error::OutOfMemory { .. }
             | Error::NoRoom { .. }
+            | Error::PoolTooSmall { .. }
             | Error::HugePagesMissing { .. }
             | Error::HugePagesLost { .. } => libc::ENOMEM,
             Error::NoHugePages { .. } => libc::EOPNOTSUPP,

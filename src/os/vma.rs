@@ -36,6 +36,8 @@ pub struct Vma {
     pub backing: Backing,
     /// Pages of the hugetlb pool.
     pub huge_tlb: bool,
+    /// Bytes of a page; 0 where the kernel does not tell, before Linux 6.11.
+    pub page_bytes: usize,
 }
 
 /// Call `visit` for each mapping that touches `range`, in ascending order, until it breaks.
@@ -158,6 +160,7 @@ fn query(
             write: request.vma_flags & WRITABLE != 0,
             backing,
             huge_tlb: request.vma_page_size > mapping::base_page().bytes() as u64,
+            page_bytes: request.vma_page_size as usize,
         };
         if vma.range.start() >= range.end() || visit(vma).is_break() {
             return Ok(());
@@ -245,6 +248,7 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
         backing,
         // A memfd of the pool has the name that its maker gave it, and is not told apart.
         huge_tlb: backing != Backing::File && name.starts_with("/anon_hugepage"),
+        page_bytes: 0,
     })
 }
 
@@ -278,7 +282,10 @@ mod tests {
         let queried = Descriptor::open_for_reading(c"/proc/self/maps")
             .and_then(|maps| query(&maps, range, &mut |_| ControlFlow::Break(())));
         if queried.is_ok() {
-            assert_eq!(collect(|m, r, mut v| query(m, r, &mut v), range), text);
+            let mut asked = collect(|m, r, mut v| query(m, r, &mut v), range);
+            assert_eq!(asked[0].page_bytes, mapping::base_page().bytes());
+            asked[0].page_bytes = 0;
+            assert_eq!(asked, text);
         }
         mapping::unmap(start, page.bytes()).unwrap();
     }
