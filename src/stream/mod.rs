@@ -84,6 +84,7 @@ pub fn create() -> Result<usize> {
     let streams = STREAMS.get();
     streams.pool.ensure_thread()?;
     let what = "another stream";
+    streams.pool.expect(streams.streams.len() + 1)?;
     ask_for::<Stream>(what)?;
     let handle = streams.handle();
     let stream = Arc::new(Stream::new(handle, Arc::clone(&streams.pool), None));
@@ -260,6 +261,10 @@ impl<K: std::hash::Hash + Eq, V: Clone> Table<K, V> {
         }
         map.insert(key, value);
         Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.read().len()
     }
 
     /// The value is dropped by the caller, without the lock.
