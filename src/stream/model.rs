@@ -195,31 +195,41 @@ mod tests {
         });
     }
 
-    /// A thread that is woken for something else leaves the clock to another.
+    static NOTED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    static NOTE: RangeVerb = RangeVerb {
+        name: "note",
+        patient: true,
+        apply: |_, _| {
+            NOTED.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        },
+    };
+
+    fn until_noted() -> Result<()> {
+        while NOTED.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Nobody but the clock sees to it: with a thread that sleeps already, and with one that is woken from watching the
+    /// clock for something else, which lasts until the patient work is done.
     #[test]
     fn patient_work_is_not_left_behind() {
-        static DONE: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-        static NOTED: RangeVerb = RangeVerb {
-            name: "noted",
-            patient: true,
-            apply: |_, _| {
-                DONE.store(true, Ordering::SeqCst);
-                Ok(())
-            },
-        };
         explore_fairly(|pool| {
-            DONE.store(false, Ordering::SeqCst);
             let (patient, other) = (stream(pool), stream(pool));
-            let range = PageRange::new(0, 10);
-            enqueue(&patient, Work::Range(RangeWork { verb: &NOTED, range, node: 0 }));
-            let wait = || {
-                while !DONE.load(Ordering::SeqCst) {
-                    thread::yield_now();
-                }
-                Ok(())
-            };
-            enqueue(&other, Work::Task(Box::new(wait)));
+            enqueue(&other, Work::Task(Box::new(|| Ok(()))));
             other.synchronize().unwrap();
+            for waits in [false, true] {
+                NOTED.store(0, Ordering::SeqCst);
+                let range = PageRange::new(0, 10);
+                enqueue(&patient, Work::Range(RangeWork { verb: &NOTE, range, node: 0 }));
+                if waits {
+                    enqueue(&other, Work::Task(Box::new(until_noted)));
+                    other.synchronize().unwrap();
+                }
+                until_noted().unwrap();
+            }
         });
     }
 
