@@ -449,28 +449,36 @@ const char *gmemGetDevice(void) LIBGMEM_NOEXCEPT;
 /**
  * @brief A work stream: runs what is registered on it one after the other, in order.
  *
- * Any number of streams is served by at most four threads at once, which start on first use, block all
- * signals and live until the process exits; a program that ends main with pthread_exit(3) must call exit(3)
- * in the end. Work that waits for other work does so with gmemStreamSynchronize(), which lets another thread
- * serve meanwhile (-EAGAIN if none can be started); four pieces of work that wait by other means keep
- * everything else waiting, and two streams that synchronize each other wait for ever.
- * After fork() the child has none of its parent's streams: they are unknown there (-EINVAL) and it
- * makes its own. Work still pending when the process exits is dropped: synchronize first.
+ * libgmem's own streams (gmemStreamCreate()): any number is served by at most four threads at once, which start
+ * on first use, block all signals and live until the process exits; a program that ends main with
+ * pthread_exit(3) must call exit(3) in the end. Work that waits for other work does so with
+ * gmemStreamSynchronize() or gmemEventSynchronize(), which let another thread serve meanwhile (-EAGAIN if none
+ * can be started), or better with gmemStreamWaitEvent(), which needs no thread; four pieces of work that wait by
+ * other means keep everything else waiting, and two streams that synchronize each other wait for ever.
+ *
+ * An eager free with nothing but eager frees behind it waits a little, from 0.1 up to 4 milliseconds while more
+ * keep coming, so that neighbours become one system call; not when anything else is registered behind it, or
+ * when somebody synchronizes or queries the stream.
+ *
+ * After fork() the child has none of its parent's streams and events: they are unknown there (-EINVAL) and it
+ * makes its own. Work still pending when the process exits is dropped, in the middle of a function or before
+ * it: synchronize first. It still runs while exit(3) runs handlers and destructors.
  */
 typedef struct gmemStream *gmemStream_t;
 
 /** @brief A function that a stream runs. It must return: no exception, no longjmp, no pthread_exit. */
 typedef void (*gmemHostFn)(void *arg);
 
-/** @brief Make a stream. @return 0; -EINVAL if stream is NULL; -EAGAIN if no thread can start. */
+/** @brief Make a stream. @return 0; -EINVAL if stream is NULL; -EAGAIN if no thread can start; -ENOMEM. */
 int gmemStreamCreate(gmemStream_t *stream) LIBGMEM_NOEXCEPT;
 
 /**
  * @brief Register fn(arg) behind the work already on the stream, and return at once.
  *
- * A stream holds at most 65,536 waiting pieces of work; a call beyond that waits for room, except
- * from a function that the library itself is running, which gets -EAGAIN.
- * @return 0; -EINVAL for an unknown stream or a NULL function (nothing is registered).
+ * A stream holds at most 65,536 waiting pieces of work; a call beyond that waits until half of them are done,
+ * except from a function that a stream is running, which gets -EAGAIN.
+ * @return 0; -EINVAL for an unknown stream or a NULL function; -ENOMEM; on a wrapped stream also what its
+ *   launch function says (see gmemStreamWrap()). After an error nothing is registered.
  */
 int gmemStreamLaunch(gmemStream_t stream, gmemHostFn fn, void *arg) LIBGMEM_NOEXCEPT;
 
@@ -481,9 +489,9 @@ int gmemStreamQuery(gmemStream_t stream) LIBGMEM_NOEXCEPT;
  * @brief Wait until all work registered before this call is done.
  *
  * @return 0, or the errno of the first failure since the last synchronize (gmemLastError() says
- *   which call it was); the stream goes on after a failure and the failure is then forgotten.
- *   -EINVAL for an unknown stream; -EDEADLK when called from work running on the same stream; -EAGAIN when
- *   called from work on another stream and no thread can be started to take this one's place.
+ *   which call it was, of which range, and why it failed); the stream goes on after a failure and the failure is
+ *   then forgotten. -EINVAL for an unknown stream; -EDEADLK when called from work running on the same stream;
+ *   -EAGAIN when called from work on another stream and no thread can be started to take this one's place.
  */
 int gmemStreamSynchronize(gmemStream_t stream) LIBGMEM_NOEXCEPT;
 
@@ -492,6 +500,85 @@ int gmemStreamSynchronize(gmemStream_t stream) LIBGMEM_NOEXCEPT;
  * @return 0, -EINVAL for an unknown stream (also for one destroyed before).
  */
 int gmemStreamDestroy(gmemStream_t stream) LIBGMEM_NOEXCEPT;
+
+/* ---- streams of others --------------------------------------------------------------------------- */
+
+/**
+ * @brief How an executor is given a function: have fn(arg) called **once**, on any thread, behind what `native`
+ *   has been given before and before what it is given later, and return at once.
+ *
+ * It may call fn(arg) itself before it returns; it must not wait for another thread to do so, nor throw.
+ * @return 0, or another number if fn(arg) will not be called: a negative errno, which becomes the result of the
+ *   libgmem call, or any code of the executor's, which becomes -EIO with the code in gmemLastError().
+ */
+typedef int (*gmemLaunchFn)(void *native, gmemHostFn fn, void *arg);
+
+/**
+ * @brief Make a stream of somebody else's executor: a CUDA or HIP stream, an OpenCL queue, a thread pool.
+ *
+ * gmemPrefetch(), gmemFreeEager() and every function for streams and events take it as they take libgmem's own.
+ * Each call on it takes a place in the executor's order, so it runs behind the executor's own work that was
+ * there before and ahead of what comes later. An executor that runs several functions at once keeps libgmem's calls
+ * in order, one at a time. Neighbouring ranges become one call if the executor has come to the places of
+ * both by the time the first is done: between two places may lie work of its own.
+ *
+ * `launch` is called by one thread at a time, from the thread that makes the libgmem call. `native` is only handed
+ * on (NULL is a value like any other) and has to live as long as calls are made on the stream.
+ * gmemStreamWaitEvent() keeps the executor's thread waiting, since the executor's own work has to wait as well.
+ * gmemStreamDestroy() leaves the executor alone; its places that are still ahead do their work when
+ * they are reached. An executor that ends without calling fn(arg) calls gmemLaunchDropped(arg) instead, or the work
+ * of that place, and all behind it, stays undone and a synchronize waits for ever.
+ * C++ has adapters: <libgmem/streams/cuda.hpp> and its neighbours.
+ *
+ * @return 0; -EINVAL if launch or stream is NULL; -ENOMEM
+ */
+int gmemStreamWrap(gmemLaunchFn launch, void *native, gmemStream_t *stream) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Instead of fn(arg), by an executor that will not call it: the work of that place is not done, and
+ *   -ECANCELED comes out of gmemStreamSynchronize(). An arg that is not waiting is ignored.
+ */
+void gmemLaunchDropped(void *arg) LIBGMEM_NOEXCEPT;
+
+/* ---- events ------------------------------------------------------------------------------------- */
+
+/**
+ * @brief A place in a stream that other streams and threads wait for. It may be recorded again and again; each
+ *   call below means the latest recording at the time of the call, and one that was never recorded has passed.
+ *   A failure of work ahead of the place stays with the stream, and the event passes all the same.
+ */
+typedef struct gmemEvent *gmemEvent_t;
+
+/** @brief Make an event. @return 0; -EINVAL if event is NULL; -ENOMEM. */
+int gmemEventCreate(gmemEvent_t *event) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief The event is now the place behind the work already on the stream; it passes when that work is done.
+ * @return 0; -EINVAL for an unknown event or stream; else as gmemStreamLaunch(). After an error the event is what
+ *   it was.
+ */
+int gmemEventRecord(gmemEvent_t event, gmemStream_t stream) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief What is registered on the stream from now on waits for the event. Takes no thread on a stream of libgmem's
+ *   own, any number of which may wait. The stream on which the event was recorded may be destroyed meanwhile, the
+ *   event too.
+ * @return 0; -EINVAL for an unknown stream or event; else as gmemStreamLaunch()
+ */
+int gmemStreamWaitEvent(gmemStream_t stream, gmemEvent_t event) LIBGMEM_NOEXCEPT;
+
+/** @brief 0 if the event has passed, -EBUSY if not, -EINVAL for an unknown event. */
+int gmemEventQuery(gmemEvent_t event) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Wait until the event has passed.
+ * @return 0; -EINVAL for an unknown event; -EDEADLK when called from work that the event comes behind on the same
+ *   stream; -EAGAIN as gmemStreamSynchronize()
+ */
+int gmemEventSynchronize(gmemEvent_t event) LIBGMEM_NOEXCEPT;
+
+/** @brief Give the event up. Who waits for it goes on waiting. @return 0, -EINVAL for an unknown event. */
+int gmemEventDestroy(gmemEvent_t event) LIBGMEM_NOEXCEPT;
 
 /* ---- the heap ----------------------------------------------------------------------------------- */
 

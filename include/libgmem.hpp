@@ -8,6 +8,7 @@
 #include <libgmem/buffer.hpp>
 #include <libgmem/device.hpp>
 #include <libgmem/error.hpp>
+#include <libgmem/event.hpp>
 #include <libgmem/fault_scope.hpp>
 #include <libgmem/free_eager.hpp>
 #include <libgmem/memory_resource.hpp>

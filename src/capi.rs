@@ -159,36 +159,93 @@ unsafe extern "C" fn gmemStreamCreate(out: *mut *mut c_void) -> c_int {
     })
 }
 
-/// A C function with its argument, on its way to a stream's thread.
-struct Launch {
-    function: unsafe extern "C" fn(*mut c_void),
-    argument: *mut c_void,
-}
-// SAFETY: whoever launches it says that it may run on another thread; that is what launching means.
-unsafe impl Send for Launch {}
-
-impl Launch {
-    fn run(self) -> Result<()> {
-        // SAFETY: the caller of gmemStreamLaunch answers for the function and its argument.
-        unsafe { (self.function)(self.argument) };
-        Ok(())
-    }
-}
+/// `gmemHostFn` of `libgmem.h`.
+type HostFn = unsafe extern "C" fn(*mut c_void);
 
 /// # Safety
 /// `function` is NULL or may be called once with `argument` on any thread.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmemStreamLaunch(
     handle: *mut c_void,
-    function: Option<unsafe extern "C" fn(*mut c_void)>,
+    function: Option<HostFn>,
     argument: *mut c_void,
 ) -> c_int {
     guard(|| {
         let function = function.ok_or(Error::Null { argument: "fn", wanted: "a function" })?;
-        let launch = Launch { function, argument };
-        heap::reserve::ask(size_of::<Launch>(), "the function to launch")?;
-        stream::launch(handle.addr(), Box::new(move || launch.run())).map(|()| 0)
+        // As two numbers, so that registering it takes no memory.
+        let with = [(function as *const ()).expose_provenance(), argument.expose_provenance()];
+        stream::call(handle.addr(), stream::Call { run: call_host_function, with }).map(|()| 0)
     })
+}
+
+fn call_host_function([function, argument]: [usize; 2]) -> Result<()> {
+    let function = ptr::with_exposed_provenance::<()>(function);
+    // SAFETY: gmemStreamLaunch made the number of a HostFn, whose caller answers for it and for the argument.
+    unsafe {
+        let function = std::mem::transmute::<*const (), HostFn>(function);
+        function(ptr::with_exposed_provenance_mut(argument));
+    }
+    Ok(())
+}
+
+/// `gmemLaunchFn` of `libgmem.h`.
+type LaunchFn = unsafe extern "C" fn(*mut c_void, HostFn, *mut c_void) -> c_int;
+
+/// An executor as C describes it.
+struct Executor {
+    launch: LaunchFn,
+    native: *mut c_void,
+}
+// SAFETY: whoever wraps it says that its launch function may be called from any thread, one at a time.
+unsafe impl Send for Executor {}
+// SAFETY: as above.
+unsafe impl Sync for Executor {}
+
+impl stream::Executor for Executor {
+    fn launch(&self, place: usize) -> i32 {
+        // SAFETY: the caller of gmemStreamWrap answers for both.
+        unsafe { (self.launch)(self.native, reached, ptr::without_provenance_mut(place)) }
+    }
+}
+
+/// What executors call.
+unsafe extern "C" fn reached(place: *mut c_void) {
+    guard(|| {
+        stream::reached(place.addr());
+        Ok(0)
+    });
+}
+
+/// # Safety
+/// `launch` is NULL or may be called with `native` from any thread; `out` is NULL or may be written.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemStreamWrap(
+    launch: Option<LaunchFn>,
+    native: *mut c_void,
+    out: *mut *mut c_void,
+) -> c_int {
+    guard(|| {
+        let launch = launch.ok_or(Error::Null { argument: "launch", wanted: "a gmemLaunchFn" })?;
+        if out.is_null() {
+            return Err(Error::Null {
+                argument: "stream",
+                wanted: "the address of a gmemStream_t",
+            });
+        }
+        heap::reserve::ask(size_of::<Executor>(), "another stream")?;
+        let handle = stream::wrap(Box::new(Executor { launch, native }))?;
+        // SAFETY: not NULL, so the caller's promise holds.
+        unsafe { out.write(ptr::without_provenance_mut(handle)) };
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemLaunchDropped(place: *mut c_void) {
+    guard(|| {
+        stream::given_up(place.addr());
+        Ok(0)
+    });
 }
 
 #[unsafe(no_mangle)]
@@ -204,6 +261,48 @@ extern "C" fn gmemStreamSynchronize(handle: *mut c_void) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn gmemStreamDestroy(handle: *mut c_void) -> c_int {
     guard(|| stream::destroy(handle.addr()).map(|()| 0))
+}
+
+// ---- events -----------------------------------------------------------------------------------
+
+/// # Safety
+/// `out` is NULL or points to a handle that may be written.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemEventCreate(out: *mut *mut c_void) -> c_int {
+    guard(|| {
+        if out.is_null() {
+            return Err(Error::Null { argument: "event", wanted: "the address of a gmemEvent_t" });
+        }
+        let handle = stream::create_event()?;
+        // SAFETY: not NULL, so the caller's promise holds.
+        unsafe { out.write(ptr::without_provenance_mut(handle)) };
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemEventRecord(event: *mut c_void, stream: *mut c_void) -> c_int {
+    guard(|| stream::record(event.addr(), stream.addr()).map(|()| 0))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemStreamWaitEvent(stream: *mut c_void, event: *mut c_void) -> c_int {
+    guard(|| stream::wait_event(stream.addr(), event.addr()).map(|()| 0))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemEventQuery(event: *mut c_void) -> c_int {
+    guard(|| Ok(if stream::has_passed(event.addr())? { 0 } else { -libc::EBUSY }))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemEventSynchronize(event: *mut c_void) -> c_int {
+    guard(|| stream::synchronize_event(event.addr()).map(|()| 0))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemEventDestroy(event: *mut c_void) -> c_int {
+    guard(|| stream::destroy_event(event.addr()).map(|()| 0))
 }
 
 // ---- the heap ---------------------------------------------------------------------------------

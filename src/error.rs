@@ -152,14 +152,35 @@ pub enum Error {
     UnknownStream { handle: usize },
 
     #[error(
-        "stream = {handle:#x} was asked to synchronize by work that runs on it; it would wait for itself"
+        "event = {handle:#x} is not an event of this process; pass what gmemEventCreate() gave and \
+         gmemEventDestroy() has not had (events made before fork() stay with the parent)"
     )]
-    SelfSynchronize { handle: usize },
+    UnknownEvent { handle: usize },
+
+    #[error(
+        "{what} = {handle:#x} was to be waited for by work of its own stream, which would wait for itself; \
+         wait from another thread or stream"
+    )]
+    SelfSynchronize { what: &'static str, handle: usize },
 
     #[error(
         "stream = {handle:#x} holds {limit} pieces of work and the call comes from a stream's own thread; synchronize it from another"
     )]
-    StreamFull { handle: usize, limit: usize },
+    StreamFull { handle: usize, limit: u64 },
+
+    #[error("{what}, number {number} on stream {handle:#x}, failed: {error}")]
+    InStream { handle: usize, number: u64, what: String, error: Box<Error> },
+
+    #[error(
+        "the executor of stream = {handle:#x} refused the call: its launch function returned {code}, where 0 \
+         is success; nothing was registered"
+    )]
+    LaunchRefused { handle: usize, code: i32 },
+
+    #[error(
+        "the stream's executor gave it up without running it; keep the executor running until the stream is synchronized"
+    )]
+    GivenUp,
 
     #[error(
         "no thread could be started to serve streams: {errno}; raise ulimit -u, ulimit -v, vm.max_map_count or the pids cgroup limit, whichever is reached"
@@ -191,7 +212,8 @@ impl Error {
             | Error::ResidencyAsk { .. }
             | Error::Limits { .. }
             | Error::UnknownHugePolicy { .. }
-            | Error::UnknownStream { .. } => libc::EINVAL,
+            | Error::UnknownStream { .. }
+            | Error::UnknownEvent { .. } => libc::EINVAL,
             Error::Hole { .. }
             | Error::OutOfMemory { .. }
             | Error::NoRoom { .. }
@@ -207,7 +229,13 @@ impl Error {
             Error::NotMoved { .. } => libc::EBUSY,
             Error::SelfSynchronize { .. } => libc::EDEADLK,
             Error::StreamFull { .. } | Error::NoThread { .. } => libc::EAGAIN,
-            Error::TaskFailed { .. } => libc::ECANCELED,
+            Error::InStream { error, .. } => return error.errno(),
+            Error::LaunchRefused { code, .. } => match *code {
+                // It speaks as libgmem does.
+                -4095..0 => -code,
+                _ => libc::EIO,
+            },
+            Error::TaskFailed { .. } | Error::GivenUp => libc::ECANCELED,
             Error::Panicked { .. } => libc::ENOTRECOVERABLE,
         })
     }

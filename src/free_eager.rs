@@ -7,7 +7,7 @@ use crate::os::mapping;
 use crate::page::PageRange;
 use crate::stream::{self, RangeVerb, RangeWork};
 
-static FREE_EAGER: RangeVerb = RangeVerb { apply: run };
+static FREE_EAGER: RangeVerb = RangeVerb { name: "gmemFreeEager", apply: run, patient: true };
 
 /// See `gmemFreeEager` in `libgmem.h`. `stream` 0 is no stream.
 pub fn free_eager(addr: usize, size: usize, stream: usize) -> Result<()> {

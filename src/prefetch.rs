@@ -13,7 +13,7 @@ use crate::page::PageRange;
 use crate::report::Report;
 use crate::stream::{self, RangeVerb, RangeWork};
 
-static PREFETCH: RangeVerb = RangeVerb { apply: run };
+static PREFETCH: RangeVerb = RangeVerb { name: "gmemPrefetch", apply: run, patient: false };
 
 /// See `gmemPrefetch` in `libgmem.h`. `stream` 0 is no stream.
 pub fn prefetch(addr: usize, size: usize, hnid: i32, stream: usize) -> Result<()> {

@@ -17,6 +17,12 @@ TOOLS = ROOT / "build" / "tools"
 # Formatters differ between versions, so these two are always the ones pinned here.
 PINNED = {"clang-format": "clang-format==19.1.7", "clang-tidy": "clang-tidy==19.1.0"}
 
+# What the adapters for other streams are tested against: packages of the distribution with a file of each, and of PyPI.
+VENDOR_PACKAGES = {"libamdhip64-dev": "/usr/include/hip/hip_runtime_api.h", "opencl-headers": "/usr/include/CL/cl.h",
+                   "ocl-icd-opencl-dev": "/usr/share/doc/ocl-icd-opencl-dev", "pocl-opencl-icd": "/etc/OpenCL/vendors/pocl.icd",
+                   "libasio-dev": "/usr/include/asio.hpp"}
+VENDOR_HEADERS = ("nvidia-cuda-runtime==13.5.37", "nvidia-cuda-crt==13.5.37", "intel-sycl-rt==2025.1.0")
+
 
 def _path():
     """PATH with what was installed here first."""
@@ -52,13 +58,17 @@ def pip():
         run.fail("pip is missing: apt-get install python3-pip")
 
 
-def pypi(requirement):
+def _pypi_folder(requirement):
+    return TOOLS / re.match("[a-z0-9-]+", requirement)[0]
+
+
+def pypi(requirement, *options, check=True):
     """Install from PyPI into a folder of its own, because pip replaces the bin of a shared one."""
     pip()
-    name = re.match("[a-z-]+", requirement)[0]
     run.step(f"installing {requirement} into build/tools")
     run.command(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                "--root-user-action=ignore", "--upgrade", "--target", TOOLS / name, requirement)
+                "--root-user-action=ignore", "--upgrade", "--target", _pypi_folder(requirement), *options, requirement,
+                check=check)
     _use_pypi_tools()
 
 
@@ -95,6 +105,17 @@ def build_tools():
     if tool("ninja") is None and not apt("ninja-build"):
         pypi("ninja")
     return tool("cmake")
+
+
+def vendors():
+    """The headers and libraries that the adapters for other streams are tested against. Without some of them the
+    tests that need them are skipped, and say so."""
+    for package, file in VENDOR_PACKAGES.items():
+        if not pathlib.Path(file).exists():
+            apt(package)
+    for requirement in VENDOR_HEADERS:
+        if not _pypi_folder(requirement).exists():
+            pypi(requirement, "--no-deps", check=False)
 
 
 def pinned(name):

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::stream (owning) and gmem::stream_ref (a view): the order in which work happens.
+/// gmem::stream (libgmem's own), gmem::wrapped_stream (an executor's) and gmem::stream_ref (a view of either): the
+/// order in which work happens.
 #pragma once
 
+#include <memory>
 #include <system_error>
 #include <utility>
 
@@ -10,6 +12,7 @@
 #include <libgmem/detail/task.hpp>
 #include <libgmem/detail/thread_sanitizer.hpp>
 #include <libgmem/error.hpp>
+#include <libgmem/event.hpp>
 
 namespace gmem {
 
@@ -47,6 +50,14 @@ public:
 		return true;
 	}
 
+	/// From now on `place` is the place behind the work already there.
+	/// @throws error (EINVAL) for no stream or a destroyed one
+	void record(const event &place) const { detail::throw_if_failed(gmemEventRecord(place.get(), handle_)); }
+
+	/// What is registered from now on waits for `place`, which may lie in another stream.
+	/// @throws error (EINVAL) for no stream or a destroyed one
+	void wait(const event &place) const { detail::throw_if_failed(gmemStreamWaitEvent(handle_, place.get())); }
+
 	[[nodiscard]] std::uintptr_t address() const noexcept { return reinterpret_cast<std::uintptr_t>(handle_); }
 
 private:
@@ -59,30 +70,13 @@ private:
 	gmemStream_t handle_ = nullptr;
 };
 
-/// A stream of libgmem's own.
-///
-/// Destroying it waits for the work on it, as std::jthread does, so that arrays declared before the
-/// stream outlive what it does with them. A failure not yet synchronized is dropped then. release()
-/// gives the handle away instead.
-class stream {
+namespace detail {
+
+/// What the two owners of streams have in common.
+class stream_owner {
 public:
-	/// @throws error (EAGAIN) when no thread can be started
-	stream() { detail::throw_if_failed(gmemStreamCreate(&handle_)); }
-	stream(stream &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-	stream &operator=(stream &&other) noexcept {
-		stream moved(std::move(other));
-		std::swap(handle_, moved.handle_);
-		return *this;
-	}
-	stream(const stream &) = delete;
-	stream &operator=(const stream &) = delete;
-	~stream() {
-		if (handle_ != nullptr) {
-			std::error_code ignored;
-			synchronize(ignored);
-			gmemStreamDestroy(handle_);
-		}
-	}
+	stream_owner(const stream_owner &) = delete;
+	stream_owner &operator=(const stream_owner &) = delete;
 
 	/// @return the handle, which is the caller's from now on (gmemStreamDestroy())
 	[[nodiscard]] gmemStream_t release() noexcept { return std::exchange(handle_, nullptr); }
@@ -100,9 +94,77 @@ public:
 	void synchronize(std::error_code &ec) const noexcept { stream_ref(handle_).synchronize(ec); }
 	/// @copydoc stream_ref::query
 	[[nodiscard]] bool query() const { return stream_ref(handle_).query(); }
+	/// @copydoc stream_ref::record
+	void record(const event &place) const { stream_ref(handle_).record(place); }
+	/// @copydoc stream_ref::wait
+	void wait(const event &place) const { stream_ref(handle_).wait(place); }
+
+protected:
+	stream_owner() = default;
+	stream_owner(stream_owner &&other) noexcept : handle_(other.release()) {}
+	stream_owner &operator=(stream_owner &&) = delete;
+	~stream_owner() {
+		if (handle_ != nullptr) {
+			gmemStreamDestroy(handle_);
+		}
+	}
+
+	gmemStream_t handle_ = nullptr; // NOLINT(*-non-private-member-*)
+};
+
+} // namespace detail
+
+/// A stream of libgmem's own.
+///
+/// Destroying it waits for the work on it, as std::jthread does, so that arrays declared before the
+/// stream outlive what it does with them. A failure not yet synchronized is dropped then. release()
+/// gives the handle away instead.
+class stream : public detail::stream_owner {
+public:
+	/// @throws error (EAGAIN) when no thread can be started
+	stream() { detail::throw_if_failed(gmemStreamCreate(&handle_)); }
+	stream(stream &&other) noexcept = default;
+	stream &operator=(stream &&other) noexcept {
+		stream moved(std::move(other));
+		std::swap(handle_, moved.handle_);
+		return *this;
+	}
+	stream(const stream &) = delete;
+	stream &operator=(const stream &) = delete;
+	~stream() {
+		if (handle_ != nullptr) {
+			std::error_code ignored;
+			synchronize(ignored);
+		}
+	}
+};
+
+/// A stream of somebody else's executor: what is registered here runs there, among the executor's own work.
+/// <libgmem/streams/cuda.hpp> and its neighbours make them.
+///
+/// Destroying it does not wait, because the executor runs on: what is registered runs when the executor comes to
+/// it, so the executor is what arrays have to outlive, or synchronize() first.
+class wrapped_stream : public detail::stream_owner {
+public:
+	/// @param give gives `native` a function (see gmemLaunchFn)
+	/// @param kept lives as long as this object
+	/// @throws error (EINVAL) for no function
+	explicit wrapped_stream(gmemLaunchFn give, void *native, std::shared_ptr<void> kept = {}) : kept_(std::move(kept)) {
+		detail::throw_if_failed(gmemStreamWrap(give, native, &handle_));
+	}
+	wrapped_stream(wrapped_stream &&other) noexcept = default;
+	wrapped_stream &operator=(wrapped_stream &&other) noexcept {
+		wrapped_stream moved(std::move(other));
+		std::swap(handle_, moved.handle_);
+		std::swap(kept_, moved.kept_);
+		return *this;
+	}
+	wrapped_stream(const wrapped_stream &) = delete;
+	wrapped_stream &operator=(const wrapped_stream &) = delete;
+	~wrapped_stream() = default;
 
 private:
-	gmemStream_t handle_ = nullptr;
+	std::shared_ptr<void> kept_;
 };
 
 } // namespace gmem

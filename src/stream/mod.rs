@@ -1,74 +1,138 @@
 //! *When* it happens: streams run what is registered on them one after the other.
 //!
 //! - [`queue`]: one stream: its waiting work, its first failure, who waits for it
-//! - [`pool`]: the few threads that serve all streams
+//! - [`event`]: places in streams that other streams and threads wait for
+//! - [`pool`]: the few threads that serve libgmem's own streams
+//! - [`foreign`]: streams that an executor of somebody else's serves
 //! - [`work`]: what can wait on a stream, and how neighbouring ranges become one call
+//! - [`caller`]: what the calling thread is to all of them
+//! - [`sync`]: what they are synchronized with; `model` runs them with something else in its place
 //!
 //! A handle is a number that no object has as its address (it is odd) and that is never given twice,
 //! so an unknown one is told apart without being followed.
 
+mod caller;
+mod event;
+mod foreign;
 mod pool;
 mod queue;
+mod sync;
 mod work;
 
+#[cfg(test)]
+mod model;
+
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::{Error, Result};
 use crate::heap::reserve;
 use crate::os::process::PerProcess;
 
+use event::{Event, Point};
+use foreign::Foreign;
 use pool::Pool;
 use queue::Stream;
-pub use work::{RangeVerb, RangeWork, Task, Work};
 
-/// All streams of one process, and the threads that serve them.
+pub use foreign::Executor;
+pub use work::{Call, RangeVerb, RangeWork, Task, Work};
+
+/// All streams and events of one process, and the threads that serve them.
 struct Streams {
-    by_handle: RwLock<HashMap<usize, Arc<Stream>>>,
-    next: AtomicUsize,
+    streams: Table<usize, Arc<Stream>>,
+    events: Table<usize, Arc<Event>>,
+    /// By the numbers in their places: foreign streams with work left stay here when they are destroyed.
+    foreign: Table<u32, Arc<Stream>>,
+    next_handle: AtomicUsize,
+    next_number: AtomicU32,
     pool: Arc<Pool>,
 }
 
 static STREAMS: PerProcess<Streams> = PerProcess::new(|forks| Streams {
-    by_handle: RwLock::default(),
-    next: AtomicUsize::new(first_handle(forks)),
+    streams: Table::default(),
+    events: Table::default(),
+    foreign: Table::default(),
+    next_handle: AtomicUsize::new((beginning(forks) >> 2) as usize),
+    next_number: AtomicU32::new((beginning(forks) >> 32) as u32),
     pool: Arc::new(Pool::new()),
 });
 
 /// Where handles begin: elsewhere in each process and in each copy of the library that a process has
 /// loaded, so that the handles of one stay unknown to the other.
-fn first_handle(forks: u64) -> usize {
+fn beginning(forks: u64) -> u64 {
     let copy = (&raw const STREAMS).addr() as u64;
-    // Fibonacci hashing spreads what differs over all bits.
-    ((copy ^ forks.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2) as usize
+    scatter(copy ^ forks.rotate_left(32))
 }
+
+/// Fibonacci hashing spreads what differs over the upper bits.
+fn scatter(value: u64) -> u64 {
+    value.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Streams {
+    fn handle(&self) -> usize {
+        (self.next_handle.fetch_add(1, Ordering::Relaxed) + 1) << 1 | 1
+    }
+}
+
+// ---- streams ------------------------------------------------------------------------------------
 
 /// Make a stream; the first one also starts the first thread, so that a failure shows here.
 pub fn create() -> Result<usize> {
     let streams = STREAMS.get();
     streams.pool.ensure_thread()?;
-    // What Arc adds are its two counters.
-    reserve::ask(size_of::<Stream>() + 2 * size_of::<usize>(), "another stream")?;
-    let handle = (streams.next.fetch_add(1, Ordering::Relaxed) + 1) << 1 | 1;
-    let stream = Arc::new(Stream::new(handle, Arc::clone(&streams.pool)));
-    let mut by_handle = streams.by_handle.write().unwrap_or_else(PoisonError::into_inner);
-    if by_handle.try_reserve(1).is_err() {
-        return Err(Error::OutOfMemory { what: "another stream" });
-    }
-    by_handle.insert(handle, stream);
+    let what = "another stream";
+    streams.pool.expect(streams.streams.len() + 1)?;
+    ask_for::<Stream>(what)?;
+    let handle = streams.handle();
+    let stream = Arc::new(Stream::new(handle, Arc::clone(&streams.pool), None));
+    streams.streams.insert(handle, stream, what)?;
+    Ok(handle)
+}
+
+/// Make a stream that an executor serves.
+pub fn wrap(executor: Box<dyn Executor>) -> Result<usize> {
+    let streams = STREAMS.get();
+    let what = "another stream";
+    ask_for::<Stream>(what)?;
+    let handle = streams.handle();
+    let number = loop {
+        let number = streams.next_number.fetch_add(1, Ordering::Relaxed);
+        // 0 would make a place of NULL; and after four billion streams an old one may still be there.
+        if number != 0 && streams.foreign.get(number).is_none() {
+            break number;
+        }
+    };
+    let foreign = Foreign::new(executor, number);
+    let stream = Arc::new(Stream::new(handle, Arc::clone(&streams.pool), Some(foreign)));
+    streams.foreign.insert(number, Arc::clone(&stream), what)?;
+    streams.streams.insert(handle, stream, what).inspect_err(|_| {
+        streams.foreign.remove(number);
+    })?;
     Ok(handle)
 }
 
 /// Forget a stream. Work on it still runs.
 pub fn destroy(handle: usize) -> Result<()> {
-    let mut by_handle = STREAMS.get().by_handle.write().unwrap_or_else(PoisonError::into_inner);
-    by_handle.remove(&handle).map(drop).ok_or(Error::UnknownStream { handle })
+    let streams = STREAMS.get();
+    let stream = streams.streams.remove(handle).ok_or(Error::UnknownStream { handle })?;
+    if let Some(foreign) = stream.foreign() {
+        foreign.close();
+        streams.forget_when_done(&stream, foreign);
+    }
+    Ok(())
 }
 
 /// Register a function.
 pub fn launch(handle: usize, task: Task) -> Result<()> {
     find(handle)?.enqueue(Work::Task(task))
+}
+
+/// Register a function that needs no memory.
+pub fn call(handle: usize, call: Call) -> Result<()> {
+    find(handle)?.enqueue(Work::Call(call))
 }
 
 /// Do `work` now where `handle` is 0, else register it on that stream.
@@ -87,8 +151,158 @@ pub fn synchronize(handle: usize) -> Result<()> {
 }
 
 fn find(handle: usize) -> Result<Arc<Stream>> {
-    let by_handle = STREAMS.get().by_handle.read().unwrap_or_else(PoisonError::into_inner);
-    by_handle.get(&handle).map(Arc::clone).ok_or(Error::UnknownStream { handle })
+    STREAMS.get().streams.get(handle).ok_or(Error::UnknownStream { handle })
+}
+
+// ---- what executors call --------------------------------------------------------------------------
+
+/// An executor has come to a place that it was given.
+pub fn reached(place: usize) {
+    STREAMS.get().reach(place, None);
+}
+
+/// An executor will not come to a place that it was given: the work is not done, which is its stream's failure.
+pub fn given_up(place: usize) {
+    STREAMS.get().reach(place, Some(Work::GivenUp));
+}
+
+impl Streams {
+    fn reach(&self, place: usize, left: Option<Work>) {
+        let (number, work) = foreign::parts(place);
+        let Some(stream) = self.foreign.get(number) else { return };
+        stream.reach(work, left);
+        if let Some(foreign) = stream.foreign()
+            && foreign.is_closed()
+        {
+            self.forget_when_done(&stream, foreign);
+        }
+    }
+
+    fn forget_when_done(&self, stream: &Arc<Stream>, foreign: &Foreign) {
+        if stream.is_idle() {
+            self.foreign.remove(foreign.number());
+        }
+    }
+}
+
+// ---- events ---------------------------------------------------------------------------------------
+
+/// Make an event, which has passed as long as it is not recorded.
+pub fn create_event() -> Result<usize> {
+    let streams = STREAMS.get();
+    let what = "another event";
+    ask_for::<Event>(what)?;
+    let handle = streams.handle();
+    streams.events.insert(handle, Arc::default(), what)?;
+    Ok(handle)
+}
+
+/// Forget an event. Who waits for it still does.
+pub fn destroy_event(handle: usize) -> Result<()> {
+    STREAMS.get().events.remove(handle).map(drop).ok_or(Error::UnknownEvent { handle })
+}
+
+/// The event now stands for this place in the stream.
+pub fn record(event: usize, stream: usize) -> Result<()> {
+    let (found, stream) = (find_event(event)?, find(stream)?);
+    ask_for::<Point>("the event's place in the stream")?;
+    let point = Point::new(event, Arc::clone(&stream));
+    found.record(point, |point| stream.enqueue(Work::Record(point)))
+}
+
+/// What is registered on the stream from now on waits for the place that the event stands for.
+pub fn wait_event(stream: usize, event: usize) -> Result<()> {
+    let (stream, event) = (find(stream)?, find_event(event)?);
+    let Some(point) = event.pending() else { return Ok(()) };
+    point.expect_one()?;
+    stream.enqueue(Work::Wait(point))
+}
+
+/// Whether the stream has passed the place.
+pub fn has_passed(event: usize) -> Result<bool> {
+    Ok(find_event(event)?.pending().is_none())
+}
+
+/// Wait until it has.
+pub fn synchronize_event(event: usize) -> Result<()> {
+    let pending = find_event(event)?.pending();
+    pending.map_or(Ok(()), |point| point.wait(&STREAMS.get().pool))
+}
+
+fn find_event(handle: usize) -> Result<Arc<Event>> {
+    STREAMS.get().events.get(handle).ok_or(Error::UnknownEvent { handle })
+}
+
+/// Whether there is memory for one more, which stays. What Arc adds are its two counters.
+fn ask_for<T>(what: &'static str) -> Result<()> {
+    reserve::ask(size_of::<T>() + 2 * size_of::<usize>(), what)
+}
+
+// ---- tables ---------------------------------------------------------------------------------------
+
+/// What numbers stand for.
+struct Table<K, V>(RwLock<HashMap<K, V, BuildHasherDefault<Scatter>>>);
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<K: std::hash::Hash + Eq, V: Clone> Table<K, V> {
+    fn get(&self, key: K) -> Option<V> {
+        self.read().get(&key).cloned()
+    }
+
+    fn insert(&self, key: K, value: V, what: &'static str) -> Result<()> {
+        let mut map = self.write();
+        if map.try_reserve(1).is_err() {
+            return Err(Error::OutOfMemory { what });
+        }
+        map.insert(key, value);
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.read().len()
+    }
+
+    /// The value is dropped by the caller, without the lock.
+    fn remove(&self, key: K) -> Option<V> {
+        self.write().remove(&key)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<K, V, BuildHasherDefault<Scatter>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<K, V, BuildHasherDefault<Scatter>>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A hash for numbers of the library's own, which nobody chooses to collide.
+#[derive(Default)]
+struct Scatter(u64);
+
+impl Hasher for Scatter {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+    fn write_u64(&mut self, value: u64) {
+        let scattered = scatter(self.0 ^ value);
+        // The table looks at the lower bits, too.
+        self.0 = scattered ^ scattered >> 32;
+    }
 }
 
 #[cfg(test)]
@@ -210,7 +424,7 @@ mod tests {
         let open = stop_at_gate(stream);
         let waiter = std::thread::spawn(move || synchronize(stream));
         // Wait until it is known to wait, then register work that only ends after it has returned.
-        while find(stream).unwrap().waiters() == 0 {
+        while !find(stream).unwrap().is_waited_for() {
             std::thread::yield_now();
         }
         let (end, later) = mpsc::channel::<()>();
@@ -254,6 +468,8 @@ mod tests {
     fn waiting_neighbours_become_one_call() {
         static CALLS: Mutex<Vec<PageRange>> = Mutex::new(Vec::new());
         static RECORD: RangeVerb = RangeVerb {
+            name: "record",
+            patient: false,
             apply: |range, _| {
                 CALLS.lock().unwrap_or_else(PoisonError::into_inner).push(range);
                 Ok(())

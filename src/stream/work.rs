@@ -1,18 +1,35 @@
 //! What can wait on a stream.
 
 use std::collections::VecDeque;
+use std::fmt;
 
-use crate::error::Result;
+use super::event::Point;
+use super::sync::Arc;
+use crate::error::{Error, Result};
 use crate::guard;
 use crate::page::PageRange;
 
-/// A function of the user's, with what it needs.
+/// A function with what it needs.
 pub type Task = Box<dyn FnOnce() -> Result<()> + Send>;
+
+/// A function with two words that it needs: a task that takes no memory of its own.
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// Is given the two words.
+    pub run: fn([usize; 2]) -> Result<()>,
+    /// Whatever it makes of them.
+    pub with: [usize; 2],
+}
 
 /// One thing to do with a range. A stream only needs to know whether two calls are of one kind.
 pub struct RangeVerb {
+    /// What messages call it.
+    pub name: &'static str,
     /// Do it now.
     pub apply: fn(PageRange, i32) -> Result<()>,
+    /// It may wait a little for neighbours that come after it, since nobody waits for it: when somebody does,
+    /// or when something else is registered behind it, it is done at once.
+    pub patient: bool,
 }
 
 /// A verb with its range.
@@ -42,29 +59,132 @@ impl RangeWork {
 
 /// What waits.
 pub enum Work {
-    /// A launched function.
+    /// A function of the user's, of C++.
     Task(Task),
+    /// A function of the user's, of C.
+    Call(Call),
     /// A prefetch or an eager free.
     Range(RangeWork),
+    /// The place of an event.
+    Record(Arc<Point>),
+    /// What follows waits for that place in another stream.
+    Wait(Arc<Point>),
+    /// What an executor has given up.
+    GivenUp,
+    /// What an executor has refused, which its caller knows.
+    Refused,
 }
 
-/// How many pieces of work are done, and how that went.
-type Done = (usize, Result<()>);
+impl Work {
+    /// Whether it may wait for more of its kind.
+    pub(super) fn is_patient(&self) -> bool {
+        matches!(self, Work::Range(RangeWork { verb: RangeVerb { patient: true, .. }, .. }))
+    }
+
+    /// The place it waits for, if that is still ahead.
+    pub(super) fn held_by(&self) -> Option<&Arc<Point>> {
+        match self {
+            Work::Wait(point) if !point.is_passed() => Some(point),
+            _ => None,
+        }
+    }
+
+    /// What is left of it where it is not to be done; an event's place always is.
+    pub(super) fn give_up(&mut self, left: Work) -> Option<Work> {
+        (!matches!(self, Work::Record(_))).then(|| std::mem::replace(self, left))
+    }
+
+    /// In words.
+    fn description(&self) -> Description {
+        match self {
+            Work::Range(work) => Description::Range(work.verb.name, work.range),
+            Work::Task(_) | Work::Call(_) => Description::Words("a launched function"),
+            Work::Record(_) | Work::Wait(_) => Description::Words("an event"),
+            Work::GivenUp | Work::Refused => Description::Words("work"),
+        }
+    }
+
+    fn run(self) -> Result<()> {
+        match self {
+            Work::Task(task) => guard::catch(task),
+            Work::Call(call) => guard::catch(|| (call.run)(call.with)),
+            Work::Range(range) => guard::catch(|| range.run()),
+            Work::GivenUp => Err(Error::GivenUp),
+            Work::Record(_) | Work::Wait(_) | Work::Refused => Ok(()),
+        }
+    }
+}
+
+/// Names a piece of work after it has gone.
+#[derive(Clone, Copy)]
+enum Description {
+    Words(&'static str),
+    Range(&'static str, PageRange),
+}
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Words(words) => f.write_str(words),
+            Self::Range(name, range) => {
+                write!(f, "{name} of {:#x}..{:#x}", range.start(), range.end())
+            }
+        }
+    }
+}
+
+/// What is done, and how that went.
+#[derive(Default)]
+pub struct Done {
+    /// How many pieces of work.
+    pub count: usize,
+    /// The first that failed: which of them, and of what.
+    pub failure: Option<Failure>,
+    /// The event's place that it was.
+    pub point: Option<Arc<Point>>,
+}
+
+/// A piece of work that failed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its place among those that were done together, later among all of the stream.
+    pub index: u64,
+    /// What it was.
+    pub what: String,
+    /// Why.
+    pub error: Error,
+}
+
+impl Failure {
+    fn new(index: usize, what: Description, error: Error) -> Self {
+        Self { index: index as u64, what: what.to_string(), error }
+    }
+}
 
 /// Run a batch in order; neighbouring ranges in it become one call. `done` hears of each call but the
 /// last, which is returned.
-pub fn run_all(batch: &mut VecDeque<Work>, mut done: impl FnMut(usize, Result<()>)) -> Done {
+pub(super) fn run_all(batch: &mut VecDeque<Work>, mut done: impl FnMut(Done)) -> Done {
     let mut last: Option<Done> = None;
     while let Some(work) = batch.pop_front() {
-        if let Some((count, outcome)) = last.take() {
-            done(count, outcome);
+        if let Some(before) = last.take() {
+            done(before);
         }
         last = Some(match work {
-            Work::Task(task) => (1, guard::catch(task)),
             Work::Range(first) => run_joined(first, batch),
+            other => run_one(other),
         });
     }
-    last.unwrap_or((0, Ok(())))
+    last.unwrap_or_default()
+}
+
+fn run_one(work: Work) -> Done {
+    let what = work.description();
+    let point = match &work {
+        Work::Record(point) => Some(Arc::clone(point)),
+        _ => None,
+    };
+    let failure = work.run().err().map(|error| Failure::new(0, what, error));
+    Done { count: 1, failure, point }
 }
 
 /// Do `first` and as many of the next in `batch` as join it, in one call.
@@ -77,25 +197,29 @@ fn run_joined(first: RangeWork, batch: &mut VecDeque<Work>) -> Done {
         sum = both;
         joined += 1;
     }
-    let mut outcome = guard::catch(|| sum.run());
-    if outcome.is_err() && joined > 0 {
+    if joined == 0 {
+        return run_one(Work::Range(first));
+    }
+    let mut failure = None;
+    if Work::Range(sum).run().is_err() {
         // One part spoils the whole call: each for itself, so that only that one fails. Doing a part
         // twice is harmless, because nothing else runs on this stream in between.
-        outcome = guard::catch(|| first.run());
-        for part in batch.iter().take(joined) {
-            if let Work::Range(part) = part {
-                outcome = outcome.and(guard::catch(|| part.run()));
+        let parts = batch.drain(..joined);
+        for (index, part) in std::iter::once(Work::Range(first)).chain(parts).enumerate() {
+            let what = part.description();
+            if let Err(error) = part.run() {
+                failure.get_or_insert_with(|| Failure::new(index, what, error));
             }
         }
+    } else {
+        batch.drain(..joined);
     }
-    batch.drain(..joined);
-    (joined + 1, outcome)
+    Done { count: joined + 1, failure, point: None }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
 
     fn fails_beyond_100(range: PageRange, _: i32) -> Result<()> {
         if range.end() > 100 {
@@ -103,17 +227,24 @@ mod tests {
         }
         Ok(())
     }
-    static VERB: RangeVerb = RangeVerb { apply: fails_beyond_100 };
+    static VERB: RangeVerb = RangeVerb { name: "verb", apply: fails_beyond_100, patient: false };
 
     #[test]
     fn a_bad_part_fails_alone() {
         let part = |start, end| {
             Work::Range(RangeWork { verb: &VERB, range: PageRange::new(start, end), node: 0 })
         };
-        let run = |parts: Vec<Work>| run_all(&mut parts.into(), |_, _| ());
-        assert_eq!(run(vec![part(0, 50), part(50, 100)]), (2, Ok(())));
-        let failure = run(vec![part(0, 50), part(50, 100), part(100, 150)]);
-        assert_eq!(failure, (3, Err(Error::RangeOverflow { addr: 100, size: 50 })));
+        let run = |parts: Vec<Work>| {
+            let done = run_all(&mut parts.into(), |_| ());
+            (done.count, done.failure)
+        };
+        assert_eq!(run(vec![part(0, 50), part(50, 100)]), (2, None));
+        let failure = Failure {
+            index: 2,
+            what: "verb of 0x64..0x96".into(),
+            error: Error::RangeOverflow { addr: 100, size: 50 },
+        };
+        assert_eq!(run(vec![part(0, 50), part(50, 100), part(100, 150)]), (3, Some(failure)));
     }
 
     #[test]

@@ -56,6 +56,32 @@ static void launching_ends_in_enomem(void) {
 	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
 }
 
+/* Each event stays what it was where it cannot be recorded. */
+static void recording_ends_in_enomem(void) {
+	gmemEvent_t event = NULL;
+	int result = 0, created = 0;
+	for (int i = 0; i < 200000 && result == 0; ++i) {
+		result = gmemEventCreate(&event);
+		created += result == 0;
+		if (result == 0) {
+			const int recorded = gmemEventRecord(event, stream);
+			CHECK(recorded == 0 || recorded == -ENOMEM);
+			const int waited = gmemStreamWaitEvent(stream, event);
+			CHECK(waited == 0 || waited == -ENOMEM);
+			CHECK_EQUAL(gmemEventSynchronize(event), 0);
+		}
+	}
+	CHECK(result == 0 || result == -ENOMEM);
+	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
+}
+
+/* What fails on a stream is told all the same. */
+static void failures_are_kept(void) {
+	CHECK_EQUAL(gmemPrefetch(64 * page, page, gmemGetNumaId(), stream), 0);
+	CHECK_EQUAL(gmemStreamSynchronize(stream), -ENOMEM);
+	CHECK(strstr(gmemLastError(), "gmemPrefetch") != NULL);
+}
+
 static void creating_ends_in_an_error(void) {
 	int result = 0;
 	for (int i = 0; i < 100000 && result == 0; ++i) {
@@ -103,6 +129,8 @@ int main(void) {
 	in_a_process_without_memory(ranges_still_work);
 	in_a_process_without_memory(seeing_ends_in_enomem_or_works);
 	in_a_process_without_memory(launching_ends_in_enomem);
+	in_a_process_without_memory(recording_ends_in_enomem);
+	in_a_process_without_memory(failures_are_kept);
 	in_a_process_without_memory(creating_ends_in_an_error);
 	return checks_result("exhausted");
 }

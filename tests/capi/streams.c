@@ -133,6 +133,7 @@ static void a_failed_call_surfaces_when_synchronizing(void) {
 	CHECK_EQUAL(gmemFreeEager(at(start + 2 * page), page, stream), 0);
 	CHECK_EQUAL(gmemStreamSynchronize(stream), -ENOMEM);
 	CHECK(strstr(gmemLastError(), "nothing is mapped at") != NULL);
+	CHECK(strstr(gmemLastError(), "gmemPrefetch") != NULL && strstr(gmemLastError(), "number 2") != NULL);
 	/* What came after the failure was done, and the failure is reported once. */
 	CHECK_EQUAL(start[2 * page], 0);
 	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
@@ -192,6 +193,130 @@ static void a_stream_destroyed_while_busy_finishes(void) {
 		nap();
 	}
 	CHECK_EQUAL(atomic_load(&counter), 1);
+}
+
+/* ---- events ------------------------------------------------------------------------------- */
+
+static gmemEvent_t new_event(void) {
+	gmemEvent_t event = NULL;
+	NEED(gmemEventCreate(&event) == 0 && event != NULL);
+	return event;
+}
+
+static int order[64];
+static atomic_int order_count;
+static void append(void *arg) { order[atomic_fetch_add(&order_count, 1)] = (int)(intptr_t)arg; }
+
+/* More streams wait than threads serve, and what they wait for comes last. */
+static void streams_wait_for_an_event(void) {
+	enum { WAITING = 20 };
+	gmemStream_t first = new_stream(), waiting[WAITING];
+	gmemEvent_t event = new_event();
+	CHECK_EQUAL(gmemEventQuery(event), 0);
+	CHECK_EQUAL(gmemEventSynchronize(event), 0);
+	atomic_store(&gate, 0);
+	atomic_store(&order_count, 0);
+	CHECK_EQUAL(gmemStreamLaunch(first, wait_for_gate, NULL), 0);
+	CHECK_EQUAL(gmemStreamLaunch(first, append, (void *)1), 0);
+	CHECK_EQUAL(gmemEventRecord(event, first), 0);
+	CHECK_EQUAL(gmemEventQuery(event), -EBUSY);
+	for (int i = 0; i < WAITING; ++i) {
+		waiting[i] = new_stream();
+		CHECK_EQUAL(gmemStreamWaitEvent(waiting[i], event), 0);
+		CHECK_EQUAL(gmemStreamLaunch(waiting[i], append, (void *)2), 0);
+	}
+	gmemStream_t opener = new_stream();
+	CHECK_EQUAL(gmemStreamLaunch(opener, open_gate, NULL), 0);
+	CHECK_EQUAL(gmemEventSynchronize(event), 0);
+	for (int i = 0; i < WAITING; ++i) {
+		CHECK_EQUAL(gmemStreamSynchronize(waiting[i]), 0);
+		CHECK_EQUAL(gmemStreamDestroy(waiting[i]), 0);
+	}
+	CHECK_EQUAL(order[0], 1);
+	CHECK_EQUAL(atomic_load(&order_count), WAITING + 1);
+	CHECK_EQUAL(gmemEventQuery(event), 0);
+	CHECK_EQUAL(gmemStreamDestroy(first), 0);
+	CHECK_EQUAL(gmemStreamDestroy(opener), 0);
+	CHECK_EQUAL(gmemEventDestroy(event), 0);
+}
+
+/* A wait means the recording that was the latest when it was registered. */
+static void an_event_may_be_recorded_again(void) {
+	gmemStream_t one = new_stream(), other = new_stream();
+	gmemEvent_t event = new_event();
+	CHECK_EQUAL(gmemStreamLaunch(one, append, NULL), 0);
+	CHECK_EQUAL(gmemEventRecord(event, one), 0);
+	CHECK_EQUAL(gmemEventSynchronize(event), 0);
+	atomic_store(&gate, 0);
+	CHECK_EQUAL(gmemStreamWaitEvent(other, event), 0);
+	CHECK_EQUAL(gmemStreamLaunch(one, wait_for_gate, NULL), 0);
+	CHECK_EQUAL(gmemEventRecord(event, one), 0);
+	CHECK_EQUAL(gmemStreamSynchronize(other), 0);
+	CHECK_EQUAL(gmemEventQuery(event), -EBUSY);
+	open_gate(NULL);
+	CHECK_EQUAL(gmemEventSynchronize(event), 0);
+	CHECK_EQUAL(gmemStreamDestroy(one), 0);
+	CHECK_EQUAL(gmemStreamDestroy(other), 0);
+	CHECK_EQUAL(gmemEventDestroy(event), 0);
+}
+
+/* The stream and the event are given up while another stream waits for them; a failure ahead of the event is nobody's.
+ */
+static void events_outlive_their_streams(void) {
+	gmemStream_t first = new_stream(), second = new_stream();
+	gmemEvent_t event = new_event();
+	atomic_store(&gate, 0);
+	atomic_store(&order_count, 0);
+	CHECK_EQUAL(gmemStreamLaunch(first, wait_for_gate, NULL), 0);
+	CHECK_EQUAL(gmemPrefetch(64 * page, page, here, first), 0);
+	CHECK_EQUAL(gmemStreamLaunch(first, append, (void *)1), 0);
+	CHECK_EQUAL(gmemEventRecord(event, first), 0);
+	CHECK_EQUAL(gmemStreamWaitEvent(second, event), 0);
+	CHECK_EQUAL(gmemStreamLaunch(second, append, (void *)2), 0);
+	CHECK_EQUAL(gmemStreamDestroy(first), 0);
+	CHECK_EQUAL(gmemEventQuery(event), -EBUSY);
+	CHECK_EQUAL(gmemEventDestroy(event), 0);
+	open_gate(NULL);
+	CHECK_EQUAL(gmemStreamSynchronize(second), 0);
+	CHECK_EQUAL(order[0] * 10 + order[1], 12);
+	/* Nothing left to wait for: the stream has gone with its work done. */
+	CHECK_EQUAL(gmemStreamDestroy(second), 0);
+}
+
+static gmemEvent_t own_event;
+static void synchronize_own_event(void *arg) {
+	(void)arg;
+	wait_for_gate(NULL);
+	own_result = gmemEventSynchronize(own_event);
+}
+
+static void misuse_of_events_is_refused(void) {
+	gmemStream_t stream = new_stream();
+	gmemEvent_t event = new_event();
+	int object;
+	CHECK_EQUAL(gmemEventCreate(NULL), -EINVAL);
+	/* One is not the other. */
+	CHECK_EQUAL(gmemEventRecord((gmemEvent_t)stream, stream), -EINVAL);
+	CHECK_EQUAL(gmemEventRecord(event, (gmemStream_t)event), -EINVAL);
+	CHECK_EQUAL(gmemStreamQuery((gmemStream_t)event), -EINVAL);
+	CHECK_EQUAL(gmemEventRecord(event, NULL), -EINVAL);
+	CHECK_EQUAL(gmemStreamWaitEvent(NULL, event), -EINVAL);
+	CHECK_EQUAL(gmemStreamWaitEvent(stream, NULL), -EINVAL);
+	CHECK_EQUAL(gmemEventQuery((gmemEvent_t)&object), -EINVAL);
+	/* Work cannot wait for what comes behind it. */
+	own_event = event;
+	atomic_store(&gate, 0);
+	CHECK_EQUAL(gmemStreamLaunch(stream, synchronize_own_event, NULL), 0);
+	CHECK_EQUAL(gmemEventRecord(event, stream), 0);
+	open_gate(NULL);
+	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
+	CHECK_EQUAL(own_result, -EDEADLK);
+	CHECK_EQUAL(gmemEventDestroy(event), 0);
+	CHECK_EQUAL(gmemEventDestroy(event), -EINVAL);
+	CHECK_EQUAL(gmemEventQuery(event), -EINVAL);
+	CHECK_EQUAL(gmemEventRecord(event, stream), -EINVAL);
+	CHECK(strstr(gmemLastError(), "gmemEventCreate") != NULL);
+	CHECK_EQUAL(gmemStreamDestroy(stream), 0);
 }
 
 /* ---- threads ------------------------------------------------------------------------------ */
@@ -262,11 +387,14 @@ static void in_child(void (*body)(gmemStream_t), gmemStream_t stream) {
 	CHECK_EQUAL(status, 0);
 }
 
+static gmemEvent_t parents_event;
 static void use_parents_stream(gmemStream_t parents) {
 	CHECK_EQUAL(gmemStreamQuery(parents), -EINVAL);
 	CHECK_EQUAL(gmemStreamSynchronize(parents), -EINVAL);
 	CHECK_EQUAL(gmemStreamLaunch(parents, count, NULL), -EINVAL);
 	CHECK(strstr(gmemLastError(), "fork") != NULL);
+	CHECK_EQUAL(gmemEventQuery(parents_event), -EINVAL);
+	CHECK_EQUAL(gmemEventSynchronize(parents_event), -EINVAL);
 	atomic_store(&counter, 0);
 	gmemStream_t own = new_stream();
 	CHECK_EQUAL(gmemStreamLaunch(own, count, NULL), 0);
@@ -279,8 +407,12 @@ static void a_child_makes_its_own_streams(void) {
 	gmemStream_t stream = new_stream();
 	atomic_store(&gate, 0);
 	CHECK_EQUAL(gmemStreamLaunch(stream, wait_for_gate, NULL), 0);
+	parents_event = new_event();
+	CHECK_EQUAL(gmemEventRecord(parents_event, stream), 0);
 	in_child(use_parents_stream, stream);
 	open_gate(NULL);
+	CHECK_EQUAL(gmemEventSynchronize(parents_event), 0);
+	CHECK_EQUAL(gmemEventDestroy(parents_event), 0);
 	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
 	CHECK_EQUAL(gmemStreamDestroy(stream), 0);
 }
@@ -291,6 +423,13 @@ static void exit_while_busy(gmemStream_t unused) {
 	atomic_store(&gate, 0);
 	CHECK_EQUAL(gmemStreamLaunch(stream, wait_for_gate, NULL), 0);
 	CHECK_EQUAL(gmemStreamLaunch(stream, count, NULL), 0);
+	/* One that an event holds, and one that waits for more eager frees. */
+	gmemStream_t held = new_stream(), lingering = new_stream();
+	gmemEvent_t event = new_event();
+	CHECK_EQUAL(gmemEventRecord(event, stream), 0);
+	CHECK_EQUAL(gmemStreamWaitEvent(held, event), 0);
+	CHECK_EQUAL(gmemStreamLaunch(held, count, NULL), 0);
+	CHECK_EQUAL(gmemFreeEager(64 * page, page, lingering), 0);
 }
 
 static void leaving_with_work_pending_is_quiet(void) { in_child(exit_while_busy, NULL); }
@@ -306,6 +445,10 @@ int main(void) {
 	misuse_is_refused();
 	work_cannot_wait_for_itself();
 	a_stream_destroyed_while_busy_finishes();
+	streams_wait_for_an_event();
+	an_event_may_be_recorded_again();
+	events_outlive_their_streams();
+	misuse_of_events_is_refused();
 	sixty_four_threads_do_not_disturb_each_other();
 	threads_take_no_signals();
 	a_child_makes_its_own_streams();

@@ -34,6 +34,7 @@ template <class T>
 constexpr bool is_owner = std::is_nothrow_move_constructible_v<T> && std::is_nothrow_move_assignable_v<T> &&
 						  !std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T>;
 static_assert(is_owner<gmem::buffer<float>> && is_owner<gmem::stream>);
+static_assert(is_owner<gmem::wrapped_stream> && is_owner<gmem::event>);
 static_assert(!std::is_copy_constructible_v<gmem::eager_free_guard>);
 static_assert(std::is_trivially_copyable_v<gmem::stream_ref> && sizeof(gmem::stream_ref) == sizeof(void *));
 static_assert(std::is_base_of_v<std::system_error, gmem::error>);
@@ -246,6 +247,36 @@ void streams_run_callables_in_order() {
 	CHECK_EQUAL(seen.size(), 3);
 }
 
+void streams_wait_for_each_other() {
+	const gmem::stream one, other;
+	const gmem::event first, second;
+	CHECK(first.query());
+	std::vector<int> seen;
+	for (int round = 0; round < 100; ++round) {
+		one.launch([&seen] { seen.push_back(1); });
+		one.record(first);
+		other.wait(first);
+		other.launch([&seen] { seen.push_back(2); });
+		other.record(second);
+		one.wait(second);
+	}
+	second.synchronize();
+	bool by_turns = seen.size() == 200;
+	for (std::size_t i = 0; i < seen.size(); ++i) {
+		by_turns = by_turns && seen[i] == static_cast<int>(i % 2 + 1);
+	}
+	CHECK(by_turns);
+	std::error_code code;
+	second.synchronize(code);
+	CHECK(!code && first.query());
+	try {
+		gmem::stream_ref().record(first);
+		CHECK(!"refused");
+	} catch (const gmem::error &failure) {
+		CHECK(failure.code() == std::errc::invalid_argument);
+	}
+}
+
 struct counted {
 	static inline std::atomic<int> alive{0}; // NOLINT
 	counted() { ++alive; }
@@ -430,6 +461,7 @@ int main() {
 	a_prefetch_takes_options();
 	verbs_take_any_contiguous_range();
 	streams_run_callables_in_order();
+	streams_wait_for_each_other();
 	callables_are_destroyed_once();
 	the_topology_is_a_value();
 	a_residency_is_a_value();

@@ -33,6 +33,8 @@ public:
 	~callable() override { happens_before(&work_done); }
 	void run() override {
 		happened_before(this);
+		// What it may have waited for on another stream.
+		happened_before(&work_done);
 		try {
 			function_();
 		} catch (const std::exception &) {

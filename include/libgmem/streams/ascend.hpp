@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// gmem::streams::ascend: a stream of Ascend's runtime. Needs <acl/acl.h> with aclrtLaunchHostFunc (CANN 8.3) and
+/// libascendcl.
+#pragma once
+
+#include <acl/acl.h>
+
+#include <libgmem/stream.hpp>
+
+namespace gmem::streams {
+
+/// `stream` as libgmem takes it. What is launched calls nothing of CANN's, and aclrtLaunchCallback must not be used on
+/// the same stream.
+[[nodiscard]] inline wrapped_stream ascend(aclrtStream stream) {
+	return wrapped_stream(
+		[](void *native, gmemHostFn fn, void *arg) {
+			return static_cast<int>(aclrtLaunchHostFunc(static_cast<aclrtStream>(native), fn, arg));
+		},
+		stream);
+}
+
+} // namespace gmem::streams

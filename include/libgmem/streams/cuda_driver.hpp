@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// gmem::streams::cuda_driver: a stream of the CUDA driver. Needs <cuda.h> and libcuda.
+#pragma once
+
+#include <cuda.h>
+
+#include <libgmem/stream.hpp>
+
+namespace gmem::streams {
+
+/// `stream` as libgmem takes it, with the rules of gmem::streams::cuda().
+[[nodiscard]] inline wrapped_stream cuda_driver(CUstream stream) {
+	return wrapped_stream(
+		[](void *native, gmemHostFn fn, void *arg) {
+			return static_cast<int>(cuLaunchHostFunc(static_cast<CUstream>(native), fn, arg));
+		},
+		stream);
+}
+
+} // namespace gmem::streams

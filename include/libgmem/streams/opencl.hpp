@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// gmem::streams::opencl: a command queue. Needs <CL/cl.h> of OpenCL 1.2 or newer and libOpenCL.
+#pragma once
+
+#include <cerrno>
+#include <memory>
+#include <new>
+#include <utility>
+
+#include <CL/cl.h>
+
+#include <libgmem/stream.hpp>
+
+namespace gmem::streams {
+
+namespace detail {
+
+template <class T, class Get, class Object>
+[[nodiscard]] T ask_opencl(Get get, Object object, cl_uint name) {
+	T value{};
+	get(object, name, sizeof(T), static_cast<void *>(&value), nullptr);
+	return value;
+}
+
+/// OpenCL's codes are negative, as errnos are here.
+[[nodiscard]] inline int positive(cl_int code) noexcept { return code < 0 ? -code : code; }
+
+/// As a kernel, for a device that calls host functions among its kernels.
+inline int launch_native_kernel(void *native, gmemHostFn fn, void *arg) noexcept {
+	struct call {
+		gmemHostFn fn;
+		void *arg;
+	} copied{fn, arg};
+	auto *queue = static_cast<cl_command_queue>(native);
+	const auto run = [](void *copy) { static_cast<call *>(copy)->fn(static_cast<call *>(copy)->arg); };
+	const cl_int code =
+		clEnqueueNativeKernel(queue, run, &copied, sizeof copied, 0, nullptr, nullptr, 0, nullptr, nullptr);
+	if (code == CL_SUCCESS) {
+		clFlush(queue);
+	}
+	return positive(code);
+}
+
+/// A queue, and the stream that its functions run on, since OpenCL's callbacks are not to take long.
+struct marked_queue {
+	explicit marked_queue(cl_command_queue taken) : queue(taken) { clRetainCommandQueue(queue); }
+	marked_queue(const marked_queue &) = delete;
+	marked_queue &operator=(const marked_queue &) = delete;
+	~marked_queue() {
+		clReleaseCommandQueue(queue);
+		// Without waiting for what is on it.
+		gmemStreamDestroy(runner.release());
+	}
+
+	cl_command_queue queue;
+	stream runner;
+};
+
+/// A function in such a queue, and what the commands behind it wait for.
+struct turn {
+	gmemHostFn fn;
+	void *arg;
+	gmemStream_t runner;
+	cl_event gate;
+
+	static void begin(cl_event, cl_int, void *self) noexcept {
+		if (gmemStreamLaunch(static_cast<turn *>(self)->runner, take, self) != 0) {
+			take(self);
+		}
+	}
+	static void take(void *self) noexcept {
+		const std::unique_ptr<turn> owned(static_cast<turn *>(self));
+		owned->fn(owned->arg);
+		owned->open();
+	}
+	void open() const noexcept {
+		clSetUserEventStatus(gate, CL_COMPLETE);
+		clReleaseEvent(gate);
+	}
+};
+
+/// Behind a marker, and ahead of a barrier that waits until the function has returned.
+inline int launch_at_marker(void *native, gmemHostFn fn, void *arg) noexcept {
+	const auto *self = static_cast<marked_queue *>(native);
+	cl_int code = CL_SUCCESS;
+	auto *gate = clCreateUserEvent(ask_opencl<cl_context>(clGetCommandQueueInfo, self->queue, CL_QUEUE_CONTEXT), &code);
+	if (code != CL_SUCCESS) {
+		return positive(code);
+	}
+	auto *what = new (std::nothrow) turn{fn, arg, self->runner.get(), gate};
+	if (what == nullptr) {
+		clReleaseEvent(gate);
+		return -ENOMEM;
+	}
+	cl_event marker = nullptr;
+	code = clEnqueueMarkerWithWaitList(self->queue, 0, nullptr, &marker);
+	if (code == CL_SUCCESS) {
+		code = clEnqueueBarrierWithWaitList(self->queue, 1, &gate, nullptr);
+	}
+	if (code == CL_SUCCESS) {
+		// Called when a command ahead of it has failed, too.
+		code = clSetEventCallback(marker, CL_COMPLETE, turn::begin, what);
+	}
+	if (marker != nullptr) {
+		clReleaseEvent(marker);
+	}
+	if (code != CL_SUCCESS) {
+		what->open();
+		delete what;
+		return positive(code);
+	}
+	clFlush(self->queue);
+	return 0;
+}
+
+[[nodiscard]] inline wrapped_stream opencl_at_markers(cl_command_queue queue) {
+	auto kept = std::make_shared<marked_queue>(queue);
+	void *native = kept.get();
+	return wrapped_stream(launch_at_marker, native, std::move(kept));
+}
+
+} // namespace detail
+
+/// `queue`, in order or not, as libgmem takes it: what is registered runs when all commands ahead of it have ended, and
+/// all behind it wait. Each call flushes the queue. After a failure, gmemLastError() has OpenCL's code without its
+/// sign.
+///
+/// The queue has to live as long as the result. What is launched must not wait for the queue.
+[[nodiscard]] inline wrapped_stream opencl(cl_command_queue queue) {
+	const auto device = detail::ask_opencl<cl_device_id>(clGetCommandQueueInfo, queue, CL_QUEUE_DEVICE);
+	const auto able =
+		detail::ask_opencl<cl_device_exec_capabilities>(clGetDeviceInfo, device, CL_DEVICE_EXECUTION_CAPABILITIES);
+	const auto order =
+		detail::ask_opencl<cl_command_queue_properties>(clGetCommandQueueInfo, queue, CL_QUEUE_PROPERTIES);
+	if ((able & CL_EXEC_NATIVE_KERNEL) != 0 && (order & CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE) == 0) {
+		return wrapped_stream(detail::launch_native_kernel, queue);
+	}
+	return detail::opencl_at_markers(queue);
+}
+
+} // namespace gmem::streams
