@@ -37,7 +37,7 @@ use pool::Pool;
 use queue::Stream;
 
 pub use foreign::Executor;
-pub use work::{Call, RangeVerb, RangeWork, Task, Work};
+pub use work::{Call, RangeVerb, RangeWork, Target, Task, Work};
 
 /// All streams and events of one process, and the threads that serve them.
 struct Streams {
@@ -479,10 +479,12 @@ mod tests {
         let open = stop_at_gate(stream);
         for i in 0..100 {
             let range = PageRange::new(i * 10, (i + 1) * 10);
-            in_order(stream, RangeWork { verb: &RECORD, range, node: 0 }).unwrap();
+            in_order(stream, RangeWork { verb: &RECORD, range, target: Target::default() })
+                .unwrap();
         }
         let apart = PageRange::new(5000, 5010);
-        in_order(stream, RangeWork { verb: &RECORD, range: apart, node: 0 }).unwrap();
+        in_order(stream, RangeWork { verb: &RECORD, range: apart, target: Target::default() })
+            .unwrap();
         open.send(()).unwrap();
         synchronize(stream).unwrap();
         assert_eq!(*CALLS.lock().unwrap(), [PageRange::new(0, 1000), apart]);

@@ -86,7 +86,7 @@ mod tests {
     use super::pool::Pool;
     use super::queue::Stream;
     use super::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, PoisonError, thread, wait};
-    use super::work::{RangeVerb, RangeWork, Work};
+    use super::work::{RangeVerb, RangeWork, Target, Work};
     use crate::error::{Error, Result};
     use crate::page::PageRange;
 
@@ -162,7 +162,7 @@ mod tests {
 
     fn patient(index: usize) -> Work {
         let range = PageRange::new(index * 10, index * 10 + 10);
-        Work::Range(RangeWork { verb: &PATIENT, range, node: 0 })
+        Work::Range(RangeWork { verb: &PATIENT, range, target: Target::default() })
     }
 
     /// All that touches what is patient, in one test, because of the static that its verb writes to.
@@ -223,7 +223,10 @@ mod tests {
             for waits in [false, true] {
                 NOTED.store(0, Ordering::SeqCst);
                 let range = PageRange::new(0, 10);
-                enqueue(&patient, Work::Range(RangeWork { verb: &NOTE, range, node: 0 }));
+                enqueue(
+                    &patient,
+                    Work::Range(RangeWork { verb: &NOTE, range, target: Target::default() }),
+                );
                 if waits {
                     enqueue(&other, Work::Task(Box::new(until_noted)));
                     other.synchronize().unwrap();
