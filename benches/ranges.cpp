@@ -120,6 +120,25 @@ void already_there() {
 	}
 }
 
+void residency() {
+	for (const int advice : {MADV_HUGEPAGE, MADV_NOHUGEPAGE}) {
+		const mapping memory(4 * gib, advice);
+		memory.populate();
+		std::vector<gmemPageState_t> pages(memory.size() / static_cast<std::size_t>(sysconf(_SC_PAGESIZE)));
+		std::vector<double> milliseconds;
+		for (int i = 0; i < 9; ++i) {
+			milliseconds.push_back(bench::time_of([&] {
+				const int result =
+					gmemResidency(memory.address(), memory.size(), 0, pages.data(), pages.size(), nullptr);
+				need(result < 0 ? result : 0);
+			}) * 1e3);
+		}
+		bench::print_row(std::string("residency of ") + std::to_string(pages.size()) + " pages, " +
+							 (advice == MADV_HUGEPAGE ? "huge" : "base"),
+			milliseconds, bench::goal::at_most, 50, "ms");
+	}
+}
+
 // ---- eager free ----------------------------------------------------------------------------------
 
 bench::seconds free_eager(const mapping &memory) {
@@ -220,6 +239,7 @@ int main(int argc, char **argv) {
 	}
 	populating();
 	receipts();
+	residency();
 	already_there();
 	freeing();
 	calls();

@@ -222,6 +222,174 @@ int gmemGetNumaId(void) LIBGMEM_NOEXCEPT;
 /** @brief Size of the GMEM page in bytes: the granularity of the two functions above. */
 size_t gmemGetPageSize(void) LIBGMEM_NOEXCEPT;
 
+/* ---- what the machine has -------------------------------------------------------------------- */
+
+/** One memory node. A later version adds fields at the end. */
+typedef struct {
+	int node;             /**< its heterogeneous NUMA id, to pass to gmemPrefetch() */
+	int tier;             /**< memory tier, the lower the faster; -1: the kernel has no tiers (before Linux 6.1) */
+	int cpus;             /**< processors that are online on it; 0: memory alone, an expander for one */
+	int allowed;          /**< 1: this process may take memory from it, 0: its cpuset forbids that */
+	const char *device;   /**< name of the device whose memory it is, "host" for the machine's own; never freed */
+	size_t total;         /**< bytes */
+	size_t free;          /**< bytes that nobody uses; the kernel can give more, because caches shrink */
+	size_t hugetlb_total; /**< pages in the node's hugetlb pool, of the size of the GMEM page */
+	size_t hugetlb_free;  /**< those of them that nobody has taken */
+} gmemNode_t;
+
+/** What not every kernel has and lets a process do. Tried out, not concluded from a version. */
+enum {                            /* NOLINT(performance-enum-size): C has no smaller ones */
+	GMEM_HAS_POPULATE = 1,        /**< MADV_POPULATE_READ and _WRITE (Linux 5.14), which gmemPrefetch() needs */
+	GMEM_HAS_DONTNEED_LOCKED = 2, /**< MADV_DONTNEED_LOCKED (5.18): eager free of locked memory */
+	GMEM_HAS_COLLAPSE = 4,        /**< MADV_COLLAPSE (6.1) */
+	GMEM_HAS_PAGEMAP_SCAN = 8,    /**< the ioctl PAGEMAP_SCAN (6.7) */
+	GMEM_HAS_PROCMAP_QUERY = 16,  /**< the ioctl PROCMAP_QUERY (6.11) */
+	GMEM_HAS_FAULT_COUNTER = 32   /**< the software counter of page faults, see GMEM_FAULTS_THREAD */
+};
+
+/**
+ * The machine. Set `size` before the call; a later version adds fields at the end, and fills as many as `size` has
+ * room for. A mode is the kernel's own word, "" where it has no such mode; -1 stands for a switch it does not have.
+ */
+typedef struct {
+	size_t size;          /**< in: sizeof(gmemTopology_t); out: bytes filled */
+	size_t base_page;     /**< bytes in the kernel's page */
+	size_t gmem_page;     /**< bytes in the GMEM page */
+	size_t swap_total;    /**< bytes of swap space; 0: none */
+	size_t swap_free;     /**< bytes of it that are free */
+	unsigned features;    /**< GMEM_HAS_* that work here */
+	int numa_balancing;   /**< kernel.numa_balancing: 0 off, 1 on, 2 between tiers, 3 both */
+	int demotion;         /**< 1: idle memory moves to slower nodes instead of being swapped out */
+	int lru_gen;          /**< 1: pages are aged by the multi-generational lists */
+	char thp_enabled[16]; /**< who gets huge pages: "always", "madvise", "never" */
+	char thp_defrag[16];  /**< how hard a fault tries: "always", "defer", "defer+madvise", "madvise", "never" */
+	char thp_shmem[16];   /**< the same in shared memory: "always", "within_size", "advise", "never", "deny", "force" */
+} gmemTopology_t;
+
+/**
+ * @brief The memory of the machine as it is now: /sys/devices/system/node, /sys/kernel/mm, sysinfo(2).
+ *
+ * @param machine   filled unless NULL
+ * @param nodes     the nodes with memory, ascending by `node`: as many as there are, at most `count`
+ * @param count     elements that `nodes` has room for; 0, with `nodes` NULL, to learn how many there are
+ * @param node_size sizeof(gmemNode_t). Fields that the caller knows and the library does not are 0
+ * @return the number of nodes with memory, which may exceed `count`; -EINVAL: machine->size has no room for two fields,
+ *         nodes is NULL and count is not 0, or node_size is less than that of one field; -ENOMEM
+ */
+int gmemTopology(gmemTopology_t *machine, gmemNode_t *nodes, size_t count, size_t node_size) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief How far the memory of node `to` is from node `from`, by the firmware's table: 10 is a node's own, 20 twice as
+ *        far.
+ * @return a number >= 10; -EINVAL: `to` has no memory, `from` is no node (it may be one of processors alone)
+ */
+int gmemNodeDistance(int from, int to) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief All of it for people: a table of the nodes with their distances, and three lines about the machine.
+ *
+ * NUL-terminated, as much as fits.
+ * @return the length without the NUL that the whole text has, as snprintf(3); -EINVAL: buffer is NULL, and size is not
+ * 0
+ */
+int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
+
+/** @brief The same as one JSON object, with null for what the kernel does not have. @return as gmemTopologyText() */
+int gmemTopologyJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
+
+/* ---- where pages are --------------------------------------------------------------------------- */
+
+/** What may hold for a page. */
+enum {                      /* NOLINT(performance-enum-size): C has no smaller ones */
+	GMEM_PAGE_MAPPED = 1,   /**< something is mapped there */
+	GMEM_PAGE_RESIDENT = 2, /**< in memory, and in this process's page table. A page of a file or of shared memory that
+							   is in memory but that this process has not touched is not, and the memory
+								 of a device is mapped only */
+	GMEM_PAGE_HUGE = 4,     /**< part of a huge page that is mapped as a whole, hugetlb included */
+	GMEM_PAGE_SWAPPED = 8,  /**< a private page that is swapped out, or that the kernel moves at this moment. Shared
+							   memory  that is swapped out is just not resident */
+	GMEM_PAGE_SHARED = 16,  /**< resident, and a page of a file or of shared memory, which others may have, too */
+	GMEM_PAGE_ZERO = 32,    /**< resident, but the kernel's page of zeros: read and never written, takes no memory */
+	GMEM_PAGE_HOT = 64, /**< the kernel has it marked as referenced or as active. It notes that when system calls use
+							 the page and when it looks for memory to reclaim, not at each access */
+	GMEM_KNOWS_NODE = 1 << 15 /**< in gmemResidency_t::known only: resident pages have a node */
+};
+
+/** One base page. Does not grow: arrays of it are large. */
+typedef struct {
+	short node;           /**< its memory node; -1: not resident, or not known, as that of the page of zeros may be */
+	unsigned short flags; /**< GMEM_PAGE_* */
+} gmemPageState_t;
+
+/**
+ * A range, in numbers of base pages. Set `size` before the call; a later version adds fields at the end, and fills as
+ * many as `size` has room for.
+ */
+typedef struct {
+	size_t size;        /**< in: sizeof(gmemResidency_t); out: bytes filled */
+	unsigned long addr; /**< of the first page */
+	size_t page_size;   /**< bytes in a base page */
+	size_t pages;       /**< all pages of the range */
+	/** The GMEM_PAGE_* that are told here, and GMEM_KNOWS_NODE. A flag that is missing here is set in no page, and a
+	 * page may have it all the same: huge before Linux 6.7, where the kernel's counts fit to more than one answer; zero
+	 *  before 6.7; hot unless asked for and allowed (root); the node where system calls are filtered. */
+	unsigned known;
+	size_t mapped;
+	size_t resident;
+	size_t huge;
+	size_t swapped;
+	size_t shared;
+	size_t zero;
+	size_t hot;
+} gmemResidency_t;
+
+/** What gmemResidency() does not look for unless it is asked to. */
+enum {               /* NOLINT(performance-enum-size): C has no smaller ones */
+	GMEM_ASK_HOT = 1 /**< GMEM_PAGE_HOT: looks each small page up, which takes twenty times as long as all the rest */
+};
+
+/**
+ * @brief Where each page of a range of this process is, at the moment at which the kernel looks at it.
+ *
+ * The range is rounded **outward** to base pages. Nothing is touched, moved or populated, and holes are no error: their
+ * pages are not mapped. A million pages take some 20 ms, huge ones 1 or 2 ms; with several memory nodes the kernel
+ * is asked about each small page (move_pages(2)), which takes some times as long. The sources are /proc/self/maps,
+ * /proc/self/pagemap and, for hot pages, /proc/kpageflags.
+ *
+ * @param addr    start of the range
+ * @param size    its length in bytes
+ * @param ask     0 or GMEM_ASK_HOT
+ * @param pages   a state for each page from the first on, at most `count`
+ * @param count   elements that `pages` has room for; 0, with `pages` NULL, for the numbers alone
+ * @param summary filled unless NULL
+ * @return 0; -EINVAL: addr + size exceeds the address space, ask has other bits, pages is NULL and count is not 0,
+ *         summary->size has no room for two fields; -ENOMEM
+ */
+int gmemResidency(unsigned long addr, size_t size, unsigned ask, gmemPageState_t *pages, size_t count,
+	gmemResidency_t *summary) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief A residency as text: its numbers, and a line for each GMEM page with a sign for each 64th of it.
+ *
+ * Needs nothing but what it is given, so it may be called much later. NUL-terminated, as much as fits.
+ * @param summary what gmemResidency() filled, at least as far as `known`
+ * @param pages   summary->pages states
+ * @return the length without the NUL that the whole text has, as snprintf(3); -EINVAL: summary, or pages, or buffer
+ * while size is not 0, is NULL; summary->size is less than that of the fields up to `known`; -ENOMEM
+ */
+int gmemResidencyText(
+	const gmemResidency_t *summary, const gmemPageState_t *pages, char *buffer, size_t size) LIBGMEM_NOEXCEPT;
+
+/** @brief The same as one JSON object, with neighbouring pages that are alike as one run, and null for the number of
+ * what is not known. @return as gmemResidencyText() */
+int gmemResidencyJson(
+	const gmemResidency_t *summary, const gmemPageState_t *pages, char *buffer, size_t size) LIBGMEM_NOEXCEPT;
+
+/** @brief The same as a picture, an SVG document: a square for each page, or for each GMEM page of more than 64 MiB.
+ *  @return as gmemResidencyText() */
+int gmemResidencySvg(
+	const gmemResidency_t *summary, const gmemPageState_t *pages, char *buffer, size_t size) LIBGMEM_NOEXCEPT;
+
 /* ---- page faults ----------------------------------------------------------------------------- */
 
 /** Counts page faults from gmemFaultScopeBegin() on, to show that none follow a prefetch. The fields are the
@@ -442,6 +610,10 @@ int gmemEventDestroy(gmemEvent_t event) LIBGMEM_NOEXCEPT;
  * Each function follows its namesake in malloc(3), posix_memalign(3) and C23 to the letter,
  * errno included. Its memory comes from huge-page-advised extents; a block of at least one GMEM
  * page starts on a GMEM page. Do not mix the two heaps: what gmem_malloc gave goes to gmem_free.
+ *
+ * Where the current device has memory of its own, blocks of at least 2 MiB lie there (GMEM_DEVICE_THRESHOLD in the
+ * environment makes that more: bytes, with K, M, G or T), each in whole GMEM pages; ordinary memory takes its place
+ * where the device has none left, and gmemHeapStats() says how often. Such blocks are not there in a forked child.
  */
 
 LIBGMEM_NODISCARD void *gmem_malloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(1);
@@ -484,6 +656,9 @@ typedef struct {
 	size_t refused;    /**< number of times that the hard limit refused memory; several for one allocation */
 	size_t foreign;    /**< number of calls that brought a block of another allocator */
 	size_t arenas;     /**< number of arenas in use */
+	size_t device_live;    /**< live blocks in the memory of a device; not in `live`, and under no limit */
+	size_t device_idle;    /**< freed ones that are kept for the next */
+	size_t device_refused; /**< number of large blocks for which the device had no memory: they are ordinary */
 } gmemHeapStats_t;
 
 /**

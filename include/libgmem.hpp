@@ -15,4 +15,6 @@
 #include <libgmem/prefetch.hpp>
 #include <libgmem/range.hpp>
 #include <libgmem/receipt.hpp>
+#include <libgmem/residency.hpp>
 #include <libgmem/stream.hpp>
+#include <libgmem/topology.hpp>

@@ -4,6 +4,9 @@
 
 mod growing;
 mod prefetch;
+mod residency;
+mod text;
+mod topology;
 
 use std::ffi::{CStr, c_char, c_int, c_longlong, c_ulong, c_void};
 use std::ptr;
@@ -120,7 +123,9 @@ unsafe extern "C" fn gmemSetDevice(name: *const c_char) -> c_int {
         }
         // SAFETY: not NULL, so the caller's promise holds.
         let name = unsafe { CStr::from_ptr(name) };
-        device::set_current(&name.to_string_lossy()).map(|()| 0)
+        device::set_current(&name.to_string_lossy())?;
+        heap::device_blocks::consult();
+        Ok(0)
     })
 }
 
@@ -330,6 +335,9 @@ struct HeapStats {
     refused: usize,
     foreign: usize,
     arenas: usize,
+    device_live: usize,
+    device_idle: usize,
+    device_refused: usize,
 }
 // SAFETY: numbers alone, the size first.
 unsafe impl Grows for HeapStats {}
@@ -358,6 +366,9 @@ unsafe extern "C" fn gmemHeapStats(out: *mut HeapStats) -> c_int {
             refused: stats.refused,
             foreign: stats.foreign,
             arenas: stats.arenas.len(),
+            device_live: stats.device_live,
+            device_idle: stats.device_idle,
+            device_refused: stats.device_refused,
         });
         Ok(0)
     })
@@ -367,21 +378,8 @@ unsafe extern "C" fn gmemHeapStats(out: *mut HeapStats) -> c_int {
 /// `buffer` may be written for `size` bytes, or `size` is 0.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmemHeapStatsJson(buffer: *mut c_char, size: usize) -> c_int {
-    guard(|| {
-        if buffer.is_null() && size > 0 {
-            return Err(Error::Null { argument: "buffer", wanted: "room for `size` bytes" });
-        }
-        let json = heap::stats::read().to_json();
-        if let Some(room) = size.checked_sub(1) {
-            let length = json.len().min(room);
-            // SAFETY: the caller's promise; one byte is left for the NUL.
-            unsafe {
-                ptr::copy_nonoverlapping(json.as_ptr().cast(), buffer, length);
-                buffer.add(length).write(0);
-            }
-        }
-        Ok(c_int::try_from(json.len()).unwrap_or(c_int::MAX))
-    })
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { text::give(buffer, size, || Ok(heap::stats::read().to_json())) })
 }
 
 #[unsafe(no_mangle)]

@@ -94,6 +94,12 @@ pub enum Error {
     NoRoom { from: usize, to: usize, needed: usize, free: usize, whose: String },
 
     #[error(
+        "{from:#x}..{to:#x} needs {needed} pages of {kib} KiB more of the hugetlb pool, which has {free} free; nothing \
+         was moved. As root: sysctl vm.nr_hugepages, or nr_hugepages of the pool below /sys/devices/system/node, raises it"
+    )]
+    PoolTooSmall { from: usize, to: usize, needed: usize, free: usize, kib: usize },
+
+    #[error(
         "huge pages are required for {from:#x}..{to:#x}, but {why}; nothing was touched. {remedy}"
     )]
     NoHugePages { from: usize, to: usize, why: &'static str, remedy: &'static str },
@@ -143,6 +149,11 @@ pub enum Error {
         "{argument} = {size} is less than any version of the structure has; set it to its sizeof ({known} here)"
     )]
     StructSize { argument: &'static str, size: usize, known: usize },
+
+    #[error(
+        "ask = {ask:#x} has bits that no version knows; pass 0, or GMEM_ASK_HOT (1) to learn which pages are hot, too"
+    )]
+    ResidencyAsk { ask: u32 },
 
     #[error("whose = {whose} is neither GMEM_FAULTS_THREAD (0) nor GMEM_FAULTS_PROCESS (1)")]
     FaultScope { whose: i32 },
@@ -223,6 +234,7 @@ impl Error {
             | Error::Null { .. }
             | Error::StructSize { .. }
             | Error::FaultScope { .. }
+            | Error::ResidencyAsk { .. }
             | Error::Limits { .. }
             | Error::UnknownHugePolicy { .. }
             | Error::UnknownStream { .. }
@@ -230,6 +242,7 @@ impl Error {
             Error::Hole { .. }
             | Error::OutOfMemory { .. }
             | Error::NoRoom { .. }
+            | Error::PoolTooSmall { .. }
             | Error::HugePagesMissing { .. }
             | Error::HugePagesLost { .. } => libc::ENOMEM,
             Error::NoOpencl { .. } => libc::ENODEV,

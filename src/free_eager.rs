@@ -5,7 +5,7 @@ use crate::device;
 use crate::error::Result;
 use crate::os::mapping;
 use crate::page::PageRange;
-use crate::stream::{self, RangeVerb, RangeWork};
+use crate::stream::{self, RangeVerb, RangeWork, Target};
 
 static FREE_EAGER: RangeVerb = RangeVerb { name: "gmemFreeEager", apply: run, patient: true };
 
@@ -13,13 +13,14 @@ static FREE_EAGER: RangeVerb = RangeVerb { name: "gmemFreeEager", apply: run, pa
 pub fn free_eager(addr: usize, size: usize, stream: usize) -> Result<()> {
     // Rounded before it is queued, so that joining neighbours frees no page that neither had whole.
     let pages = PageRange::from_arguments(addr, size)?.inward(mapping::gmem_page());
-    stream::in_order(stream, RangeWork { verb: &FREE_EAGER, range: pages, node: 0 })
+    let target = Target { device: device::current_index()?, hnid: 0 };
+    stream::in_order(stream, RangeWork { verb: &FREE_EAGER, range: pages, target })
 }
 
-fn run(pages: PageRange, _: i32) -> Result<()> {
+fn run(pages: PageRange, target: Target) -> Result<()> {
     if pages.is_empty() {
         return Ok(());
     }
     log(LogLevel::Trace, || format!("free {:#x}..{:#x}", pages.start(), pages.end()));
-    device::current()?.free_eager(pages)
+    device::by_index(target.device).free_eager(pages)
 }

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | [`capi`], `bridge` | the C functions of `libgmem.h`, and what the C++ headers call through cxx |
 //! | [`prefetch`], [`free_eager`] | the two verbs: an argument list becomes a range, a device, an order |
-//! | [`stream`] | *when* it happens: queues served in order, coalescing, errors kept for later |
+//! | [`topology`], [`residency`] | seeing: what memory the machine has, and where the pages of a range are |
+//! | [`stream`] | *when* it happens: queues served in order, events, executors of others, coalescing, errors kept for later |
 //! | [`device`] | *where* memory can live: `host`, a stock Linux kernel; `opencl`, an OpenCL device |
 //! | [`heap`] | `malloc`: blocks that threads keep, jemalloc behind them, pages of 2 MiB behind that |
 //! | [`guard`], [`last_error`], [`config`], [`huge_policy`] | panics become errors; the thread's last one; `GMEM_*` settings; huge pages or not |
@@ -28,6 +29,8 @@ pub mod os;
 pub mod page;
 pub mod prefetch;
 pub mod report;
+pub mod residency;
 pub mod stream;
+pub mod topology;
 
 mod bridge;

@@ -4,26 +4,32 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{LogLevel, log};
-use crate::device::{self, Request, Unwatched, Watch};
+use crate::device::{self, Device, Request, Unwatched, Watch};
 use crate::error::{Error, Result};
 use crate::huge_policy::{self, HugePolicy};
 use crate::os::mapping;
 use crate::os::process::PerProcess;
 use crate::page::PageRange;
 use crate::report::Report;
-use crate::stream::{self, RangeVerb, RangeWork};
+use crate::stream::{self, RangeVerb, RangeWork, Target};
 
 static PREFETCH: RangeVerb = RangeVerb { name: "gmemPrefetch", apply: run, patient: false };
 
 /// See `gmemPrefetch` in `libgmem.h`. `stream` 0 is no stream.
 pub fn prefetch(addr: usize, size: usize, hnid: i32, stream: usize) -> Result<()> {
-    let asked = PageRange::from_arguments(addr, size)?;
-    device::current()?.node(hnid)?;
-    stream::in_order(stream, RangeWork { verb: &PREFETCH, range: asked, node: hnid })
+    let (range, target) = checked(addr, size, hnid)?;
+    stream::in_order(stream, RangeWork { verb: &PREFETCH, range, target })
 }
 
-fn run(asked: PageRange, hnid: i32) -> Result<()> {
-    Options::default().run(asked, hnid, &Unwatched, &mut { Report::EMPTY })
+fn checked(addr: usize, size: usize, hnid: i32) -> Result<(PageRange, Target)> {
+    let range = PageRange::from_arguments(addr, size)?;
+    let device = device::current_index()?;
+    device::by_index(device).node(hnid)?;
+    Ok((range, Target { device, hnid }))
+}
+
+fn run(asked: PageRange, target: Target) -> Result<()> {
+    Options::default().run(asked, target, &Unwatched, &mut { Report::EMPTY })
 }
 
 /// What a caller may ask for beside the range.
@@ -60,16 +66,15 @@ pub fn prefetch_with(
     options: Options,
     caller: Arc<dyn Caller>,
 ) -> Result<()> {
-    let checked = PageRange::from_arguments(addr, size)
-        .and_then(|asked| device::current()?.node(hnid).map(|_| asked));
-    let begun = checked.map(|asked| Watched {
+    let begun = checked(addr, size, hnid).map(|(asked, target)| Watched {
         asked,
+        target,
         deadline: options.timeout.map(|timeout| (Instant::now() + timeout, timeout)),
         caller: Arc::clone(&caller),
     });
     let outcome = match begun {
-        Ok(watched) if stream == 0 => return watched.run(&options, hnid),
-        Ok(watched) => stream::launch(stream, Box::new(move || watched.run(&options, hnid))),
+        Ok(watched) if stream == 0 => return watched.run(&options),
+        Ok(watched) => stream::launch(stream, Box::new(move || watched.run(&options))),
         Err(failure) => Err(failure),
     };
     if outcome.is_err() {
@@ -82,7 +87,7 @@ impl Options {
     fn run(
         &self,
         asked: PageRange,
-        hnid: i32,
+        target: Target,
         watch: &dyn Watch,
         report: &mut Report,
     ) -> Result<()> {
@@ -90,8 +95,8 @@ impl Options {
         if asked.is_empty() {
             return Ok(());
         }
-        let device = device::current()?;
-        let node = device.node(hnid)?;
+        let device = device::by_index(target.device);
+        let node = device.node(target.hnid)?;
         log(LogLevel::Trace, || {
             format!("prefetch {:#x}..{:#x} to node {node}", asked.start(), asked.end())
         });
@@ -110,17 +115,17 @@ impl Options {
         let outcome = device.prefetch(&request, report);
         let fell_back = report.fallen_back.is_none_or(|pages| pages > 0);
         if report.stalled || (fell_back && huge == HugePolicy::Prefer) {
-            collapse_later(asked);
+            collapse_later(asked, device);
         }
         outcome
     }
 }
 
 /// Huge pages that could not be had without waiting are made in the background, on a stream of the library's own.
-fn collapse_later(asked: PageRange) {
+fn collapse_later(asked: PageRange, device: &'static dyn Device) {
     static STREAM: PerProcess<Option<usize>> = PerProcess::new(|_| stream::create().ok());
     // Nothing is lost if that fails: the kernel does the same, only later (khugepaged).
-    if let (Some(stream), Ok(device)) = (STREAM.get(), device::current()) {
+    if let Some(stream) = STREAM.get() {
         let work = move || {
             device.collapse(asked.outward(mapping::gmem_page()));
             Ok(())
@@ -132,15 +137,16 @@ fn collapse_later(asked: PageRange) {
 /// A prefetch whose caller looks on.
 struct Watched {
     asked: PageRange,
+    target: Target,
     /// When it has to be done, and how long it was given.
     deadline: Option<(Instant, Duration)>,
     caller: Arc<dyn Caller>,
 }
 
 impl Watched {
-    fn run(&self, options: &Options, hnid: i32) -> Result<()> {
+    fn run(&self, options: &Options) -> Result<()> {
         let mut report = Report::EMPTY;
-        let outcome = options.run(self.asked, hnid, self, &mut report);
+        let outcome = options.run(self.asked, self.target, self, &mut report);
         if let Err(failure) = &outcome {
             report.first_failure.get_or_insert((failure.errno(), self.asked.start()));
         }

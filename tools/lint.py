@@ -55,7 +55,7 @@ def _clang_tidy(root):
     run.command("cargo", "check", "--locked", "--quiet", cwd=root,
                 env={**os.environ, "GMEM_GENERATED_INCLUDE_DIR": str(generated)})
     umbrella = generated / "umbrella.cpp"
-    umbrella.write_text("#include <libgmem.hpp>\n")
+    umbrella.write_text("#include <libgmem.hpp>\n#include <libgmem/streams/executor.hpp>\n")
     done = subprocess.run(
         [str(setup.pinned("clang-tidy")), "--quiet", "--warnings-as-errors=*", str(umbrella),
          *map(str, sorted((root / "cpp").glob("*.cpp"))), "--", "-std=c++17", f"-I{root / 'include'}",

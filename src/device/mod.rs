@@ -51,7 +51,8 @@ pub trait Device: Sync {
         Ok(ptr::null_mut())
     }
 
-    /// Where the heap's large blocks come from; `None` where ordinary memory is as good.
+    /// Where the heap's large blocks come from; `None` where ordinary memory is as good, and as long as the device is not
+    /// open: `malloc` asks.
     fn memory(&self) -> Option<&dyn DeviceMemory> {
         None
     }
@@ -120,7 +121,7 @@ impl dyn Device {
 const ALL: [&dyn Device; 2] = [&host::Host, &opencl::OpenCl];
 
 /// The device chosen when the library was configured (`-DLIBGMEM_DEVICE`).
-const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {
+pub const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {
     Some(name) => name,
     None => "host",
 };
@@ -130,6 +131,11 @@ static CURRENT: AtomicUsize = AtomicUsize::new(0);
 
 /// The current device; on first use the one that the environment or the build names.
 pub fn current() -> Result<&'static dyn Device> {
+    current_index().map(by_index)
+}
+
+/// Its place among the devices.
+pub fn current_index() -> Result<usize> {
     let mut current = CURRENT.load(Ordering::Relaxed);
     if current == 0 {
         let first = find(config().device.as_deref().unwrap_or(DEFAULT))? + 1;
@@ -140,7 +146,20 @@ pub fn current() -> Result<&'static dyn Device> {
             Err(set) => set,
         };
     }
-    Ok(ALL[current - 1])
+    Ok(current - 1)
+}
+
+/// The same without opening it, for `malloc`: a driver that is being opened calls that itself.
+pub fn current_index_unopened() -> Result<usize> {
+    match CURRENT.load(Ordering::Relaxed) {
+        0 => find(config().device.as_deref().unwrap_or(DEFAULT)),
+        chosen => Ok(chosen - 1),
+    }
+}
+
+/// The device at a place that [`current_index`] gave.
+pub fn by_index(index: usize) -> &'static dyn Device {
+    ALL.get(index).copied().unwrap_or(&host::Host)
 }
 
 /// Make the named device the current one.
@@ -151,13 +170,9 @@ pub fn set_current(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The current device's memory. Chooses and opens none, because `malloc` asks, and a driver that is being opened calls
-/// `malloc`: until somebody has called [`current`] there is only ordinary memory.
-pub fn memory() -> Option<&'static dyn DeviceMemory> {
-    match CURRENT.load(Ordering::Relaxed) {
-        0 => None,
-        chosen => ALL[chosen - 1].memory(),
-    }
+/// The device that the machine's own memory belongs to.
+pub fn host_name() -> &'static CStr {
+    host::Host.c_name()
 }
 
 fn find(name: &str) -> Result<usize> {

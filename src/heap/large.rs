@@ -9,7 +9,8 @@ use tikv_jemalloc_sys as je;
 
 use super::page_map::HEAP_PAGE;
 use super::{
-    LARGE, control, or_once_more, or_out_of_memory, page_map, purge_above_soft_limit, release,
+    LARGE, control, device_blocks, or_once_more, or_out_of_memory, page_map,
+    purge_above_soft_limit, release,
 };
 use crate::os::{advice, mapping};
 use crate::page::PageRange;
@@ -27,6 +28,10 @@ const MAX_MOVES: usize = 8192;
 /// A new block.
 #[cold]
 pub(super) fn allocate(size: usize, flags: c_int) -> *mut c_void {
+    let block = device_blocks::allocate(size, flags & je::MALLOCX_ZERO != 0);
+    if !block.is_null() {
+        return block;
+    }
     count_and_start_purger(size);
     // SAFETY: the size is not 0; jemalloc gives NULL for one that it cannot serve.
     let attempt = || unsafe { je::mallocx(size, flags_of(size) | flags) };
@@ -40,6 +45,10 @@ pub(super) fn allocate(size: usize, flags: c_int) -> *mut c_void {
 #[cold]
 pub(super) unsafe fn reallocate(block: *mut c_void, size: usize) -> *mut c_void {
     let Some(old) = NonNull::new(block) else { return allocate(size, 0) };
+    if let Some(length) = device_blocks::length_of(block) {
+        // SAFETY: the caller's promise.
+        return unsafe { reallocate_of_device(old, length, size) };
+    }
     // SAFETY: a live block.
     let old_size = unsafe { je::sallocx(block, 0) };
     let on_page = block.addr() & (alignment(size) - 1) == 0;
@@ -61,6 +70,29 @@ pub(super) unsafe fn reallocate(block: *mut c_void, size: usize) -> *mut c_void 
         release(block);
     }
     new.as_ptr()
+}
+
+/// `realloc(3)` of a block in a device's memory, whose pages stay where they are.
+///
+/// # Safety
+/// As [`reallocate`]; `length` is the block's.
+pub(super) unsafe fn reallocate_of_device(
+    block: NonNull<c_void>,
+    length: usize,
+    size: usize,
+) -> *mut c_void {
+    if size <= length && size > length / 2 {
+        return block.as_ptr();
+    }
+    let new = super::malloc(size);
+    if !new.is_null() {
+        // SAFETY: two live blocks, each at least as long as what is copied.
+        unsafe {
+            ptr::copy_nonoverlapping(block.as_ptr().cast::<u8>(), new.cast(), length.min(size));
+            release(block.as_ptr());
+        }
+    }
+    new
 }
 
 /// A large block, about to be given out.

@@ -6,6 +6,7 @@
 //! | [`thread_cache`], [`size_class`] | the blocks that a thread keeps, and what happens when it has none or too many |
 //! | here | everything else goes to jemalloc |
 //! | [`large`] | blocks of 2 MiB and more: on GMEM pages, grown by moving pages |
+//! | [`device_blocks`] | the same in the current device's memory, where it has some |
 //! | [`pages`], [`page_map`], [`limits`] | jemalloc's memory: where it comes from, when it goes back, how much there may be |
 //! | [`control`] | jemalloc's commands, settings and numbers |
 //! | [`foreign`] | blocks of other allocators |
@@ -13,9 +14,11 @@
 //! | [`thread_state`] | room for a thread's part of it |
 //! | [`reserve`] | memory for the library's own Rust objects when the process has none left |
 //!
-//! Nothing here allocates through Rust or panics: this *is* the allocator.
+//! Nothing here allocates through Rust or panics: this *is* the allocator. (A device that maps memory may allocate: that
+//! is served from ordinary memory.)
 
 mod control;
+pub mod device_blocks;
 mod foreign;
 mod large;
 pub mod limits;
@@ -29,7 +32,7 @@ mod thread_cache;
 mod thread_state;
 
 use std::ffi::{c_char, c_void};
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering;
 
 use tikv_jemalloc_sys as je;
@@ -105,6 +108,10 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
         // SAFETY: the caller's promise.
         return unsafe { large::reallocate(ptr, size) };
     }
+    if let Some((block, length)) = NonNull::new(ptr).zip(device_blocks::length_of(ptr)) {
+        // SAFETY: the caller's promise.
+        return unsafe { large::reallocate_of_device(block, length, size) };
+    }
     // SAFETY: the caller's promise; where NULL is returned the block is still live.
     let attempt = || unsafe { je::realloc(ptr, size.max(SMALLEST)) };
     note(or_once_more(size, attempt))
@@ -117,7 +124,12 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
 #[inline]
 unsafe fn release(ptr: *mut c_void) {
     // SAFETY: the caller's promise.
-    unsafe { je::free(ptr) };
+    unsafe {
+        if device_blocks::release(ptr) {
+            return;
+        }
+        je::free(ptr);
+    }
     purge_above_soft_limit();
 }
 
@@ -225,8 +237,11 @@ pub fn pvalloc(size: usize) -> *mut c_void {
 pub unsafe fn usable_size(ptr: *mut c_void) -> usize {
     match page_map::class_of(ptr.addr()) {
         0 if ptr.is_null() => 0,
-        // SAFETY: the caller's promise.
-        0 if page_map::is_owned(ptr.addr()) => unsafe { je::malloc_usable_size(ptr) },
+        0 if page_map::is_owned(ptr.addr()) => match device_blocks::length_of(ptr) {
+            Some(length) => length,
+            // SAFETY: the caller's promise.
+            None => unsafe { je::malloc_usable_size(ptr) },
+        },
         // SAFETY: the caller's promise.
         0 => unsafe { foreign::usable_size(ptr) },
         class => size_class::BYTES[usize::from(class)],
@@ -243,7 +258,7 @@ pub unsafe fn trim(cache: *mut ThreadCache) -> usize {
     unsafe { thread_cache::flush(cache) };
     flush_jemallocs_cache();
     purge();
-    page_map::TOTALS.dropped.load(Ordering::Relaxed) - before
+    device_blocks::purge() + page_map::TOTALS.dropped.load(Ordering::Relaxed) - before
 }
 
 /// Give what is idle in any arena back to the kernel now.
@@ -258,7 +273,10 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {
     if !alignment.is_power_of_two() {
         return Err(Errno(libc::EINVAL));
     }
-    let alignment = if size < LARGE { alignment } else { alignment.max(large::alignment(size)) };
+    if size >= LARGE && alignment <= mapping::gmem_page().bytes() {
+        let block = large::allocate(size, 0);
+        return if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) };
+    }
     // A size of 0 gives a block of its own; the smallest has the alignment asked for as well.
     // SAFETY: the size is not 0 and the alignment a power of two.
     let attempt = || unsafe { je::mallocx(size.max(SMALLEST), je::MALLOCX_ALIGN(alignment)) };

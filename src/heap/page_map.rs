@@ -37,6 +37,14 @@ const IN_USE: u64 = 0xffff;
 const OWNED: u64 = 1 << 16;
 /// The kernel was advised to back it with a huge page.
 const ADVISED: u64 = 1 << 17;
+/// It is the first of a block in a device's own memory, whose number of heap pages is in the upper half.
+const DEVICE_BLOCK: u64 = 1 << 19;
+const PAGES_SHIFT: u32 = 32;
+/// What stays of a page of jemalloc's that a driver was given, and gave on as a device's.
+const JEMALLOCS: u64 = IN_USE | OWNED | ADVISED;
+/// Which device's, in such a page.
+const DEVICE_SHIFT: u32 = 20;
+const DEVICE_MASK: u64 = 0xff;
 /// It is being dropped, by the process whose id is in the upper half.
 const DROPPING: u64 = 1 << 18;
 const DROPPER_SHIFT: u32 = 32;
@@ -106,6 +114,25 @@ pub fn is_owned(address: usize) -> bool {
         .is_some_and(|region| region.page(address).state.load(Ordering::Relaxed) & OWNED != 0)
 }
 
+/// Note that a block of `length` bytes in the memory of the device with that index begins at `address`.
+pub fn mark_device_block(address: usize, device: usize, length: usize) {
+    if let Some(region) = region(address) {
+        let pages = (length / HEAP_PAGE) as u64;
+        let mark = OWNED | DEVICE_BLOCK | pages << PAGES_SHIFT | (device as u64) << DEVICE_SHIFT;
+        let state = &region.page(address).state;
+        // All of the page is the block's, so nobody else changes it.
+        state.store(state.load(Ordering::Relaxed) & JEMALLOCS | mark, Ordering::Release);
+    }
+}
+
+/// The device and the bytes of the block that begins at `address`, if it is one of a device's.
+pub fn device_block(address: usize) -> Option<(usize, usize)> {
+    let state = region(address)?.page(address).state.load(Ordering::Acquire);
+    let device = (state >> DEVICE_SHIFT & DEVICE_MASK) as usize;
+    let length = (state >> PAGES_SHIFT) as usize * HEAP_PAGE;
+    (state & (OWNED | DEVICE_BLOCK) == OWNED | DEVICE_BLOCK).then_some((device, length))
+}
+
 /// Take fresh mappings in: whole heap pages, none of it in use.
 pub fn adopt(range: PageRange) -> SysResult<()> {
     for start in (range.start()..range.end()).step_by(HEAP_PAGE) {
@@ -123,6 +150,16 @@ pub fn abandon(range: PageRange) {
             TOTALS.mapped.fetch_sub(HEAP_PAGE, Ordering::Relaxed);
         }
     });
+}
+
+/// The same for a block in a device's memory. What a driver has taken from this heap stays in it.
+pub fn abandon_device_block(range: PageRange) {
+    let Some(region) = region(range.start()) else { return };
+    let state = &region.page(range.start()).state;
+    if state.load(Ordering::Relaxed) & IN_USE == 0 {
+        return abandon(range);
+    }
+    state.fetch_and(JEMALLOCS, Ordering::AcqRel);
 }
 
 /// jemalloc begins to use a part of the heap, and takes it for zeros: what is not is made so.

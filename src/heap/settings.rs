@@ -4,9 +4,10 @@
 //! jemalloc's own settings are in `GMEM_MALLOC_CONF`, which it reads itself.
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::limits;
+use crate::device;
 use crate::os::{cgroup, env};
 
 /// Whether `GMEM_STATS=1` asks for statistics at exit.
@@ -15,6 +16,22 @@ static STATS_AT_EXIT: AtomicBool = AtomicBool::new(false);
 /// See [`STATS_AT_EXIT`].
 pub fn stats_at_exit() -> bool {
     STATS_AT_EXIT.load(Ordering::Relaxed)
+}
+
+/// Bytes of a block that is to lie in the device's memory.
+static DEVICE_THRESHOLD: AtomicUsize = AtomicUsize::new(0);
+
+/// See [`DEVICE_THRESHOLD`].
+pub fn device_threshold() -> usize {
+    DEVICE_THRESHOLD.load(Ordering::Relaxed)
+}
+
+/// Whether `GMEM_DEVICE`, or the build, names a device that may have memory of its own.
+pub fn names_a_device() -> bool {
+    let host = b"host";
+    env::with_secure(c"GMEM_DEVICE", |name| if name.is_empty() { None } else { Some(name != host) })
+        .flatten()
+        .unwrap_or(device::DEFAULT.as_bytes() != host)
 }
 
 /// Read them, the first time.
@@ -26,6 +43,9 @@ pub fn read_once() {
     let soft = limit(c"GMEM_HEAP_SOFT_LIMIT");
     let hard = limit(c"GMEM_HEAP_HARD_LIMIT");
     limits::set(soft, hard);
+    let threshold = env::with_secure(c"GMEM_DEVICE_THRESHOLD", bytes).flatten();
+    // Smaller blocks would waste most of a GMEM page each.
+    DEVICE_THRESHOLD.store(threshold.unwrap_or(0), Ordering::Relaxed);
     let asked = env::with_secure(c"GMEM_STATS", |value| value == b"1").unwrap_or(false);
     STATS_AT_EXIT.store(asked, Ordering::Relaxed);
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use super::page_map::{self, TOTALS};
-use super::{control, foreign, limits, settings};
+use super::{control, device_blocks, foreign, limits, settings};
 use crate::os::{file, mapping, smaps};
 
 /// Bytes, unless the name says otherwise.
@@ -34,6 +34,12 @@ pub struct Stats {
     pub refused: usize,
     /// Calls that brought a block of another allocator.
     pub foreign: usize,
+    /// Live blocks in the memory of a device.
+    pub device_live: usize,
+    /// Freed ones, kept for the next.
+    pub device_idle: usize,
+    /// Blocks for which the device had no memory, so that they are ordinary.
+    pub device_refused: usize,
     /// Each arena's part.
     pub arenas: Vec<Arena>,
 }
@@ -61,7 +67,11 @@ pub fn read() -> Stats {
     let in_use = TOTALS.in_use.load(Ordering::Relaxed);
     stats.metadata = in_use.saturating_sub(stats.live + stats.idle);
     stats.mapped = TOTALS.mapped.load(Ordering::Relaxed);
-    stats.retained = stats.mapped.saturating_sub(in_use);
+    let of_devices = &device_blocks::TOTALS;
+    stats.device_live = of_devices.live.load(Ordering::Relaxed);
+    stats.device_idle = of_devices.idle.load(Ordering::Relaxed);
+    stats.device_refused = of_devices.refused.load(Ordering::Relaxed);
+    stats.retained = stats.mapped.saturating_sub(in_use + stats.device_live + stats.device_idle);
     stats.given_back = TOTALS.dropped.load(Ordering::Relaxed);
     let seen = smaps::each_mapping(|mapping| {
         // The kernel joins neighbours, but hardly ever the heap's with others': it lies on whole huge pages.
@@ -96,13 +106,17 @@ impl Stats {
             hard_limit,
             refused,
             foreign,
+            device_live,
+            device_idle,
+            device_refused,
             arenas,
         } = self;
         let mut json = format!(
             "{{\"live\":{live},\"idle\":{idle},\"metadata\":{metadata},\"retained\":{retained},\
              \"mapped\":{mapped},\"resident\":{resident},\"huge\":{huge},\"given_back\":{given_back},\
              \"soft_limit\":{soft_limit},\"hard_limit\":{hard_limit},\"refused\":{refused},\
-             \"foreign\":{foreign},\"arenas\":["
+             \"foreign\":{foreign},\"device_live\":{device_live},\
+             \"device_idle\":{device_idle},\"device_refused\":{device_refused},\"arenas\":["
         );
         for (number, Arena { index, threads, live, idle }) in arenas.iter().enumerate() {
             let comma = if number == 0 { "" } else { "," };

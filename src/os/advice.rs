@@ -6,6 +6,9 @@
 use super::{SysResult, check};
 use crate::page::PageRange;
 
+/// linux/mman.h; the libc crate has no name for it.
+const MADV_DONTNEED_LOCKED: libc::c_int = 24;
+
 /// Populate page tables as if each page were written (Linux 5.14). Contents stay as they are.
 pub fn populate_write(range: PageRange) -> SysResult<()> {
     retry(range, libc::MADV_POPULATE_WRITE)
@@ -18,8 +21,17 @@ pub fn populate_read(range: PageRange) -> SysResult<()> {
 
 /// Whether the kernel knows the two above.
 pub fn can_populate() -> bool {
-    // An empty range is fine with every advice that is known.
-    advise(PageRange::new(0, 0), libc::MADV_POPULATE_READ).is_ok()
+    is_known(libc::MADV_POPULATE_READ)
+}
+
+/// Whether the kernel knows [`drop_private_locked`].
+pub fn can_drop_locked() -> bool {
+    is_known(MADV_DONTNEED_LOCKED)
+}
+
+/// An empty range is fine with every advice that is known.
+fn is_known(advice: libc::c_int) -> bool {
+    advise(PageRange::new(0, 0), advice).is_ok()
 }
 
 /// Drop private memory: the next read gives zeros. `ENOMEM` for a hole, after dropping the rest;
@@ -32,8 +44,6 @@ pub fn drop_private(range: PageRange) -> SysResult<()> {
 
 /// The same for memory that may be locked (Linux 5.18); it stays locked, to be filled on touch.
 pub fn drop_private_locked(range: PageRange) -> SysResult<()> {
-    // linux/mman.h; the libc crate has no name for it.
-    const MADV_DONTNEED_LOCKED: libc::c_int = 24;
     advise(range, MADV_DONTNEED_LOCKED)
 }
 

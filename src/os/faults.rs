@@ -58,6 +58,11 @@ impl Counter {
     }
 }
 
+/// Whether this process may use the kernel's software counter.
+pub fn can_count() -> bool {
+    software().map(|descriptor| Counter { descriptor, is_process: 0, before: 0 }.close()).is_ok()
+}
+
 fn usage(is_process: bool) -> SysResult<u64> {
     let who = if is_process { libc::RUSAGE_SELF } else { libc::RUSAGE_THREAD };
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();

@@ -1,6 +1,6 @@
-//! Small files of `/proc` and `/sys`, read without allocating.
+//! Small files of `/proc` and `/sys`, read without allocating unless a function says so.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use super::lazy::Lazy;
 use super::{SysResult, check, errno};
@@ -123,6 +123,24 @@ pub fn read_number(path: &CStr) -> Option<usize> {
     let text = read_start(path, &mut buffer).ok()?;
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     std::str::from_utf8(&text[..digits]).ok()?.parse().ok()
+}
+
+/// The whole of a small file as text. Allocates.
+pub fn read_text(path: &str) -> Option<String> {
+    String::from_utf8(read_whole(&CString::new(path).ok()?).ok()?).ok()
+}
+
+/// All that a file holds now. Allocates.
+pub fn read_whole(path: &CStr) -> SysResult<Vec<u8>> {
+    let file = Descriptor::open_for_reading(path)?;
+    let mut content = Vec::new();
+    let mut piece = [0; 1 << 14];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(content),
+            got => content.extend_from_slice(&piece[..got]),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,16 @@ fn free_blocks(text: &str, node: usize, order: u32) -> usize {
     text.lines().filter_map(counted).sum()
 }
 
+/// Pages of `bytes` each that the hugetlb pool has free, on a node or everywhere; `None` where there is no such pool.
+pub fn free_pool_pages(bytes: usize, node: Option<usize>) -> Option<usize> {
+    let place = match node {
+        Some(node) => format!("/sys/devices/system/node/node{node}"),
+        None => "/sys/kernel/mm".into(),
+    };
+    let path = format!("{place}/hugepages/hugepages-{}kB/free_hugepages", bytes >> 10);
+    file::read_number(&CString::new(path).ok()?)
+}
+
 /// How often, so far, someone who wanted a huge page had to wait while the kernel moved others out of the way.
 pub fn compaction_stalls() -> Option<usize> {
     let mut buffer = [0; 1 << 14];

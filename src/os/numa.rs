@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_ulong, c_void};
 
 use super::{SysResult, errno, file};
 use crate::error::Errno;
+use crate::page::PageSize;
 
 /// Nodes that the kernel can have (`CONFIG_NODES_SHIFT` is at most 10).
 pub const MAX_NODES: usize = 1024;
@@ -100,16 +101,88 @@ pub fn current_node() -> usize {
 
 /// Distance between two nodes as the firmware has it (10 is local); `None` where it does not say.
 pub fn distance(from: usize, to: usize) -> Option<usize> {
-    let path =
-        std::ffi::CString::new(format!("/sys/devices/system/node/node{from}/distance")).ok()?;
-    let mut buffer = [0; 4096];
-    let text = file::read_start(&path, &mut buffer).ok()?;
+    distances(from)?.find(|(node, _)| *node == to).map(|(_, distance)| distance)
+}
+
+/// The online nodes, each with its distance from one of them.
+pub fn distances(from: usize) -> Option<impl Iterator<Item = (usize, usize)>> {
+    let line = node_file(from, "distance")?;
     // The line has a number per online node, in ascending order of their ids.
     let mut online = [0; 4096];
     let online = file::read_start(c"/sys/devices/system/node/online", &mut online).ok()?;
-    let position =
-        NodeSet::parse(std::str::from_utf8(online).ok()?)?.iter().position(|node| node == to)?;
-    std::str::from_utf8(text).ok()?.split_ascii_whitespace().nth(position)?.parse().ok()
+    let nodes: Vec<_> = NodeSet::parse(std::str::from_utf8(online).ok()?)?.iter().collect();
+    let numbers: Vec<_> =
+        line.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
+    Some(nodes.into_iter().zip(numbers))
+}
+
+/// What the kernel says of a node in `/sys/devices/system/node/node<N>/<name>`.
+fn node_file(node: usize, name: &str) -> Option<String> {
+    file::read_text(&format!("/sys/devices/system/node/node{node}/{name}"))
+}
+
+/// How many processors that are online belong to a node; `None` where the kernel does not say.
+pub fn cpus(node: usize) -> Option<usize> {
+    // Not a NodeSet: machines have more processors than nodes.
+    node_file(node, "cpulist")?.trim().split(',').filter(|part| !part.is_empty()).try_fold(
+        0,
+        |sum, part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+            Some(sum + (last + 1).checked_sub(first)?)
+        },
+    )
+}
+
+/// Bytes of memory that a node has, and those that are free. Without NUMA: the machine's.
+pub fn memory(node: usize) -> Option<(usize, usize)> {
+    let text = node_file(node, "meminfo").or_else(|| file::read_text("/proc/meminfo"))?;
+    let bytes = |name: &str| {
+        let mut words = text.split_ascii_whitespace().skip_while(|word| *word != name);
+        words.nth(1)?.parse::<usize>().ok()?.checked_mul(1024)
+    };
+    Some((bytes("MemTotal:")?, bytes("MemFree:")?))
+}
+
+/// Pages in a node's hugetlb pool, and those that are free; `None` where it has no pool of that size.
+pub fn hugetlb_pages(node: usize, page: PageSize) -> Option<(usize, usize)> {
+    let pool = format!("hugepages/hugepages-{}kB", page.bytes() >> 10);
+    let number = |name| node_file(node, &format!("{pool}/{name}"))?.trim().parse().ok();
+    Some((number("nr_hugepages")?, number("free_hugepages")?))
+}
+
+/// The memory tiers (Linux 6.1), each with its nodes. The lower the number the faster the memory.
+pub fn tiers() -> Vec<(usize, NodeSet)> {
+    const FOLDER: &str = "/sys/devices/virtual/memory_tiering";
+    let Ok(entries) = std::fs::read_dir(FOLDER) else { return Vec::new() };
+    entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            let name = name.to_str()?;
+            let tier = name.strip_prefix("memory_tier")?.parse().ok()?;
+            let nodes = file::read_text(&format!("{FOLDER}/{name}/nodelist"))?;
+            Some((tier, NodeSet::parse(&nodes)?))
+        })
+        .collect()
+}
+
+/// The nodes that this process may have memory on: its cpuset's (cpuset(7)). `None` on a kernel without NUMA.
+pub fn allowed_nodes() -> Option<NodeSet> {
+    const MPOL_F_MEMS_ALLOWED: usize = 1 << 2;
+    let mut nodes = NodeSet::EMPTY;
+    let none = std::ptr::null_mut::<c_int>();
+    // SAFETY: the mask is MAX_NODES bits long and writable; the mode and the address are not asked for.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_get_mempolicy,
+            none,
+            nodes.0.as_mut_ptr(),
+            MAX_NODES,
+            0_usize,
+            MPOL_F_MEMS_ALLOWED,
+        )
+    };
+    (result == 0).then_some(nodes)
 }
 
 /// While it lives, memory that the calling thread touches first comes from one node where it can;
@@ -152,25 +225,6 @@ fn policy() -> SysResult<(c_int, NodeSet)> {
         )
     };
     if result == 0 { Ok((mode, nodes)) } else { Err(errno()) }
-}
-
-/// The nodes that this process may have memory on: its cpuset's (cpuset(7)). `None` on a kernel without NUMA.
-pub fn allowed_nodes() -> Option<NodeSet> {
-    // linux/mempolicy.h; the libc crate has no name for it.
-    const MPOL_F_MEMS_ALLOWED: c_int = 1 << 2;
-    let mut nodes = NodeSet::EMPTY;
-    // SAFETY: the mask is writable and MAX_NODES bits long.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_get_mempolicy,
-            std::ptr::null_mut::<c_int>(),
-            nodes.0.as_mut_ptr(),
-            MAX_NODES,
-            0_usize,
-            MPOL_F_MEMS_ALLOWED,
-        )
-    };
-    (result == 0).then_some(nodes)
 }
 
 fn set_policy(mode: c_int, nodes: &NodeSet) -> SysResult<()> {
@@ -282,6 +336,22 @@ mod tests {
         placement(&[start.addr().get()], |_, at| places.push(at)).unwrap();
         assert!(matches!(places[..], [Placement::Node(node)] if memory_nodes().contains(node)));
         mapping::unmap(start, page.bytes()).unwrap();
+    }
+
+    #[test]
+    fn every_memory_node_is_described() {
+        let allowed = allowed_nodes().unwrap();
+        let tiers = tiers();
+        for node in memory_nodes().iter() {
+            assert_eq!(distance(node, node), Some(10));
+            assert!(distances(node).unwrap().all(|(_, distance)| distance >= 10));
+            assert!(memory(node).is_some_and(|(total, free)| total > free && free > 0));
+            assert!(cpus(node).is_some_and(|cpus| cpus < 1 << 16));
+            assert!(tiers.is_empty() || tiers.iter().any(|(_, nodes)| nodes.contains(node)));
+        }
+        assert!(memory_nodes().iter().any(|node| allowed.contains(node)));
+        assert_eq!((distance(MAX_NODES, 0), cpus(MAX_NODES)), (None, None));
+        assert_eq!(hugetlb_pages(0, PageSize::new(1 << 40).unwrap()), None);
     }
 
     #[test]

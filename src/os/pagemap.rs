@@ -54,7 +54,21 @@ struct ScanArgument {
 }
 
 /// Call `visit` for each run in `range`, which is widened to whole base pages, in ascending order.
-pub fn scan(range: PageRange, mut visit: impl FnMut(Run)) -> SysResult<()> {
+pub fn scan(range: PageRange, visit: impl FnMut(Run)) -> SysResult<()> {
+    scan_telling(range, Files::Told, visit)
+}
+
+/// Whether [`Run::file`] is wanted. The kernel looks each page up for it, which takes as long as all the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// It is.
+    Told,
+    /// It is not, and false.
+    NotTold,
+}
+
+/// [`scan`], which tells files or does not.
+pub fn scan_telling(range: PageRange, files: Files, mut visit: impl FnMut(Run)) -> SysResult<()> {
     let range = range.outward(mapping::base_page());
     if range.is_empty() {
         return Ok(());
@@ -65,14 +79,14 @@ pub fn scan(range: PageRange, mut visit: impl FnMut(Run)) -> SysResult<()> {
             visited = true;
             visit(run);
         };
-        match ask(pagemap, range, &mut noting) {
+        match ask(pagemap, range, files, &mut noting) {
             Ok(()) => return Ok(()),
             Err(failure) if visited => return Err(failure),
             Err(_) => {}
         }
     }
     let pagemap = Descriptor::open_for_reading(FILE)?;
-    match ask(&pagemap, range, &mut visit) {
+    match ask(&pagemap, range, files, &mut visit) {
         // A kernel without the ioctl has not visited anything.
         Err(Errno(libc::ENOTTY | libc::EINVAL)) => read_words(&pagemap, range, &mut visit),
         other => other,
@@ -86,7 +100,7 @@ fn kept() -> Option<&'static Descriptor> {
     static PAGEMAP: PerProcess<Option<Descriptor>> = PerProcess::new(|_| {
         let pagemap = Descriptor::open_for_reading(FILE).ok()?;
         let nothing = PageRange::new(0, mapping::base_page().bytes());
-        ask(&pagemap, nothing, &mut |_| ()).ok()?;
+        ask(&pagemap, nothing, Files::NotTold, &mut |_| ()).ok()?;
         Some(pagemap.out_of_the_way())
     });
     PAGEMAP.get().as_ref()
@@ -97,7 +111,12 @@ pub fn knows_huge() -> bool {
     kept().is_some()
 }
 
-fn ask(pagemap: &Descriptor, range: PageRange, visit: &mut impl FnMut(Run)) -> SysResult<()> {
+fn ask(
+    pagemap: &Descriptor,
+    range: PageRange,
+    files: Files,
+    visit: &mut impl FnMut(Run),
+) -> SysResult<()> {
     // _IOWR('f', 16, struct pm_scan_arg)
     const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
     const OF_A_FILE: u64 = 1 << 2;
@@ -105,7 +124,11 @@ fn ask(pagemap: &Descriptor, range: PageRange, visit: &mut impl FnMut(Run)) -> S
     const SWAPPED: u64 = 1 << 4;
     const ZERO: u64 = 1 << 5;
     const HUGE: u64 = 1 << 6;
+    // Told since Linux 6.15: a guard page looks as if it were swapped out.
+    const GUARD: u64 = 1 << 8;
 
+    let file = if files == Files::Told { OF_A_FILE } else { 0 };
+    let mut guard = GUARD;
     let mut regions = [PageRegion::default(); 64];
     let mut start = range.start();
     while start < range.end() {
@@ -116,7 +139,7 @@ fn ask(pagemap: &Descriptor, range: PageRange, visit: &mut impl FnMut(Run)) -> S
             vec: regions.as_mut_ptr().expose_provenance() as u64,
             vec_len: regions.len() as u64,
             category_anyof_mask: PRESENT | SWAPPED,
-            return_mask: OF_A_FILE | PRESENT | SWAPPED | ZERO | HUGE,
+            return_mask: PRESENT | SWAPPED | ZERO | HUGE | file | guard,
             ..Default::default()
         };
         // SAFETY: the argument is as the kernel's header has it, and the vector has room for `vec_len` regions.
@@ -124,11 +147,18 @@ fn ask(pagemap: &Descriptor, range: PageRange, visit: &mut impl FnMut(Run)) -> S
         let Ok(found) = usize::try_from(found) else {
             match errno() {
                 Errno(libc::EINTR) => continue,
+                Errno(libc::EINVAL) if guard != 0 => {
+                    guard = 0;
+                    continue;
+                }
                 failure => return Err(failure),
             }
         };
         for region in regions.iter().take(found) {
             let is = |category| region.categories & category != 0;
+            if is(GUARD) {
+                continue;
+            }
             visit(Run {
                 range: PageRange::new(region.start as usize, region.end as usize),
                 present: is(PRESENT),
@@ -151,6 +181,7 @@ fn read_words(
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const OF_A_FILE: u64 = 1 << 61;
+    const GUARD: u64 = 1 << 58;
 
     let page = mapping::base_page().bytes();
     let mut words = [0_u64; 2048];
@@ -163,7 +194,8 @@ fn read_words(
             break;
         }
         for word in &words[..got] {
-            let next = (word & (PRESENT | SWAPPED) != 0).then(|| Run {
+            let is_there = word & (PRESENT | SWAPPED) != 0 && word & GUARD == 0;
+            let next = is_there.then(|| Run {
                 range: PageRange::new(at, at + page),
                 present: word & PRESENT != 0,
                 huge: None,
@@ -185,6 +217,28 @@ fn read_words(
     }
     open.into_iter().for_each(visit);
     Ok(())
+}
+
+/// The page frame of each base page of `range`; 0 for those that are not present. All are 0 where the process may not
+/// know (`CAP_SYS_ADMIN`).
+pub fn frames(range: PageRange) -> SysResult<Vec<u64>> {
+    const PRESENT: u64 = 1 << 63;
+    const FRAME: u64 = (1 << 55) - 1;
+    let page = mapping::base_page().bytes();
+    let pagemap = Descriptor::open_for_reading(FILE)?;
+    let mut words = vec![0; range.len().div_ceil(page)];
+    let mut filled = 0;
+    while filled < words.len() {
+        let offset = (range.start() / page + filled) * size_of::<u64>();
+        match pagemap.read_words_at(&mut words[filled..], offset)? {
+            0 => break,
+            got => filled += got,
+        }
+    }
+    for word in &mut words {
+        *word = if *word & PRESENT != 0 { *word & FRAME } else { 0 };
+    }
+    Ok(words)
 }
 
 #[cfg(test)]
@@ -218,12 +272,42 @@ mod tests {
         assert_eq!(ranges, [part(2, 5), part(6, 7)]);
         assert!(words.iter().all(|run| run.present && !run.file && run.huge.is_none()));
         if knows_huge() {
-            let asked = collect(|p, r, mut v| ask(p, r, &mut v), part(0, 16)).unwrap();
+            let asked = collect(|p, r, mut v| ask(p, r, Files::Told, &mut v), part(0, 16)).unwrap();
             let ranges: Vec<_> = asked.iter().map(|run| run.range).collect();
             assert_eq!(ranges, [part(2, 5), part(6, 7)]);
             assert!(asked.iter().all(|run| run.huge == Some(false) && run.present && !run.zero));
         }
         mapping::unmap(start, 16 * page).unwrap();
+    }
+
+    #[test]
+    fn a_guard_page_is_not_there() {
+        // Linux 6.13; told apart from what is swapped out since 6.15.
+        const MADV_GUARD_INSTALL: libc::c_int = 102;
+        let base = mapping::base_page();
+        let page = base.bytes();
+        let start = mapping::map_aligned(4 * page, base).unwrap();
+        let at = start.addr().get();
+        let whole = PageRange::new(at, at + 4 * page);
+        advice::small_pages(whole);
+        advice::populate_write(whole).unwrap();
+        // SAFETY: the test's own mapping.
+        let guarded =
+            unsafe { libc::madvise(start.as_ptr().cast(), page, MADV_GUARD_INSTALL) == 0 };
+        let told = Descriptor::open_for_reading(FILE).is_ok_and(|pagemap| {
+            let mut word = [0];
+            pagemap.read_words_at(&mut word, at / page * 8).is_ok() && word[0] >> 58 & 1 != 0
+        });
+        if guarded && told {
+            for files in [Files::Told, Files::NotTold] {
+                let mut found = Vec::new();
+                scan_telling(whole, files, |run| found.push(run.range)).unwrap();
+                assert_eq!(found, [PageRange::new(at + page, at + 4 * page)]);
+            }
+            let words = collect(|p, r, mut v| read_words(p, r, &mut v), whole).unwrap();
+            assert_eq!(words[0].range, PageRange::new(at + page, at + 4 * page));
+        }
+        mapping::unmap(start, 4 * page).unwrap();
     }
 
     #[test]

@@ -28,13 +28,7 @@ impl<T: Send + Sync> PerProcess<T> {
 
     /// This process's value.
     pub fn get(&'static self) -> &'static T {
-        static REGISTERED: AtomicBool = AtomicBool::new(false);
-        if !REGISTERED.load(Ordering::Relaxed) && !REGISTERED.swap(true, Ordering::Relaxed) {
-            // SAFETY: the handler stays loaded (-z nodelete) and only adds to an atomic. It cannot
-            // fail but for memory; then a child would keep dead streams, and its calls would wait.
-            unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
-        }
-        let forks = FORKS.load(Ordering::Acquire);
+        let forks = forks();
         let mut current = self.current.load(Ordering::Acquire);
         loop {
             // SAFETY: instances are only ever leaked, never freed.
@@ -56,6 +50,17 @@ impl<T: Send + Sync> PerProcess<T> {
             }
         }
     }
+}
+
+/// How many forks lie between this process and the one that first asked.
+pub fn forks() -> u64 {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if !REGISTERED.load(Ordering::Relaxed) && !REGISTERED.swap(true, Ordering::Relaxed) {
+        // SAFETY: the handler stays loaded (-z nodelete) and only adds to an atomic. It cannot
+        // fail but for memory; then a child would keep dead streams, and its calls would wait.
+        unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
+    }
+    FORKS.load(Ordering::Acquire)
 }
 
 extern "C" fn count_fork() {

@@ -9,10 +9,23 @@ use super::file::Descriptor;
 pub struct Resident {
     /// First address.
     pub start: usize,
+    /// First address behind it.
+    pub end: usize,
     /// Bytes in memory.
     pub bytes: usize,
-    /// Those of them on transparent huge pages.
+    /// Those of them on transparent huge pages of private memory.
     pub huge: usize,
+    /// Those on huge pages of files and of shared memory, as far as they are mapped as such.
+    pub huge_shared: usize,
+    /// Whether its pages are hugetlb's, which are not among the bytes above.
+    pub is_hugetlb: bool,
+}
+
+impl Resident {
+    /// Whether any of it is on huge pages of some kind.
+    pub const fn has_huge_pages(&self) -> bool {
+        self.huge + self.huge_shared > 0 || self.is_hugetlb
+    }
 }
 
 /// Call `visit` for each mapping.
@@ -49,12 +62,17 @@ fn read_line(line: &[u8], mapping: &mut Option<Resident>, visit: &mut impl FnMut
     match (first, mapping.as_mut()) {
         ("Rss:", Some(mapping)) => mapping.bytes = kilobytes(words.next()),
         ("AnonHugePages:", Some(mapping)) => mapping.huge = kilobytes(words.next()),
+        ("ShmemPmdMapped:" | "FilePmdMapped:", Some(mapping)) => {
+            mapping.huge_shared += kilobytes(words.next());
+        }
+        ("VmFlags:", Some(mapping)) => mapping.is_hugetlb = words.any(|flag| flag == "ht"),
         _ => {
-            let start =
-                first.split_once('-').and_then(|(start, _)| usize::from_str_radix(start, 16).ok());
-            if let Some(start) = start {
+            let address = |hex| usize::from_str_radix(hex, 16).ok();
+            let range =
+                first.split_once('-').and_then(|(from, to)| Some((address(from)?, address(to)?)));
+            if let Some((start, end)) = range {
                 mapping
-                    .replace(Resident { start, ..Resident::default() })
+                    .replace(Resident { start, end, ..Resident::default() })
                     .into_iter()
                     .for_each(visit);
             }
@@ -88,12 +106,21 @@ mod tests {
             "7f00-8000 rw-p 0 00:00 0 [heap]",
             "Rss:   12 kB",
             "AnonHugePages:  4 kB",
-            "VmFlags: rd wr",
+            "ShmemPmdMapped:  2048 kB",
+            "VmFlags: rd wr ht",
             "9000-a000 r--p 0 00:00 0",
         ] {
             read_line(line.as_bytes(), &mut mapping, &mut |one| seen.push(one));
         }
-        assert_eq!(seen, [Resident { start: 0x7f00, bytes: 12 << 10, huge: 4 << 10 }]);
+        let expected = Resident {
+            start: 0x7f00,
+            end: 0x8000,
+            bytes: 12 << 10,
+            huge: 4 << 10,
+            huge_shared: 2 << 20,
+            is_hugetlb: true,
+        };
+        assert_eq!(seen, [expected]);
         assert_eq!(mapping.unwrap().start, 0x9000);
     }
 }

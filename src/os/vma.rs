@@ -36,22 +36,15 @@ pub struct Vma {
     pub backing: Backing,
     /// Pages of the hugetlb pool.
     pub huge_tlb: bool,
+    /// Bytes of a page; 0 where the kernel does not tell, before Linux 6.11.
+    pub page_bytes: usize,
 }
 
 /// Call `visit` for each mapping that touches `range`, in ascending order, until it breaks.
 pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysResult<()> {
-    /// Kept open, because opening takes longer than asking: this process's own, which a child would ask about its
-    /// parent. Nobody closes it; if the program does, as daemons do, asking fails and the next lines open another.
-    static MAPS: PerProcess<Option<Descriptor>> = PerProcess::new(|_| {
-        let maps = Descriptor::open_for_reading(MAPS_FILE).ok()?;
-        // A kernel without the ioctl needs the file at its beginning each time.
-        let start = PageRange::new(0, 1);
-        query(&maps, start, &mut |_| ControlFlow::Break(())).ok()?;
-        Some(maps.out_of_the_way())
-    });
     let mut visit = visit;
     let mut visited = false;
-    if let Some(maps) = MAPS.get() {
+    if let Some(maps) = kept() {
         let mut noting = |vma| {
             visited = true;
             visit(vma)
@@ -71,6 +64,24 @@ pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysR
 }
 
 const MAPS_FILE: &CStr = c"/proc/self/maps";
+
+/// Whether the kernel answers for one address.
+pub fn can_query() -> bool {
+    kept().is_some()
+}
+
+/// Kept open, because opening takes longer than asking: this process's own, which a child would ask about its
+/// parent. Nobody closes it; if the program does, as daemons do, asking fails, and [`walk`] opens another.
+fn kept() -> Option<&'static Descriptor> {
+    static MAPS: PerProcess<Option<Descriptor>> = PerProcess::new(|_| {
+        let maps = Descriptor::open_for_reading(MAPS_FILE).ok()?;
+        // A kernel without the ioctl needs the file at its beginning each time.
+        let start = PageRange::new(0, 1);
+        query(&maps, start, &mut |_| ControlFlow::Break(())).ok()?;
+        Some(maps.out_of_the_way())
+    });
+    MAPS.get().as_ref()
+}
 
 /// `struct procmap_query` of linux/fs.h.
 #[repr(C)]
@@ -149,6 +160,7 @@ fn query(
             write: request.vma_flags & WRITABLE != 0,
             backing,
             huge_tlb: request.vma_page_size > mapping::base_page().bytes() as u64,
+            page_bytes: request.vma_page_size as usize,
         };
         if vma.range.start() >= range.end() || visit(vma).is_break() {
             return Ok(());
@@ -236,6 +248,7 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
         backing,
         // A memfd of the pool has the name that its maker gave it, and is not told apart.
         huge_tlb: backing != Backing::File && name.starts_with("/anon_hugepage"),
+        page_bytes: 0,
     })
 }
 
@@ -269,7 +282,10 @@ mod tests {
         let queried = Descriptor::open_for_reading(c"/proc/self/maps")
             .and_then(|maps| query(&maps, range, &mut |_| ControlFlow::Break(())));
         if queried.is_ok() {
-            assert_eq!(collect(|m, r, mut v| query(m, r, &mut v), range), text);
+            let mut asked = collect(|m, r, mut v| query(m, r, &mut v), range);
+            assert_eq!(asked[0].page_bytes, mapping::base_page().bytes());
+            asked[0].page_bytes = 0;
+            assert_eq!(asked, text);
         }
         mapping::unmap(start, page.bytes()).unwrap();
     }

@@ -37,7 +37,7 @@ use pool::Pool;
 use queue::Stream;
 
 pub use foreign::Executor;
-pub use work::{Call, RangeVerb, RangeWork, Task, Work};
+pub use work::{Call, RangeVerb, RangeWork, Target, Task, Work};
 
 /// All streams and events of one process, and the threads that serve them.
 struct Streams {
@@ -84,6 +84,7 @@ pub fn create() -> Result<usize> {
     let streams = STREAMS.get();
     streams.pool.ensure_thread()?;
     let what = "another stream";
+    streams.pool.expect(streams.streams.len() + 1)?;
     ask_for::<Stream>(what)?;
     let handle = streams.handle();
     let stream = Arc::new(Stream::new(handle, Arc::clone(&streams.pool), None));
@@ -260,6 +261,10 @@ impl<K: std::hash::Hash + Eq, V: Clone> Table<K, V> {
         }
         map.insert(key, value);
         Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.read().len()
     }
 
     /// The value is dropped by the caller, without the lock.
@@ -474,10 +479,12 @@ mod tests {
         let open = stop_at_gate(stream);
         for i in 0..100 {
             let range = PageRange::new(i * 10, (i + 1) * 10);
-            in_order(stream, RangeWork { verb: &RECORD, range, node: 0 }).unwrap();
+            in_order(stream, RangeWork { verb: &RECORD, range, target: Target::default() })
+                .unwrap();
         }
         let apart = PageRange::new(5000, 5010);
-        in_order(stream, RangeWork { verb: &RECORD, range: apart, node: 0 }).unwrap();
+        in_order(stream, RangeWork { verb: &RECORD, range: apart, target: Target::default() })
+            .unwrap();
         open.send(()).unwrap();
         synchronize(stream).unwrap();
         assert_eq!(*CALLS.lock().unwrap(), [PageRange::new(0, 1000), apart]);

@@ -86,7 +86,7 @@ mod tests {
     use super::pool::Pool;
     use super::queue::Stream;
     use super::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, PoisonError, thread, wait};
-    use super::work::{RangeVerb, RangeWork, Work};
+    use super::work::{RangeVerb, RangeWork, Target, Work};
     use crate::error::{Error, Result};
     use crate::page::PageRange;
 
@@ -162,7 +162,7 @@ mod tests {
 
     fn patient(index: usize) -> Work {
         let range = PageRange::new(index * 10, index * 10 + 10);
-        Work::Range(RangeWork { verb: &PATIENT, range, node: 0 })
+        Work::Range(RangeWork { verb: &PATIENT, range, target: Target::default() })
     }
 
     /// All that touches what is patient, in one test, because of the static that its verb writes to.
@@ -195,31 +195,44 @@ mod tests {
         });
     }
 
-    /// A thread that is woken for something else leaves the clock to another.
+    static NOTED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    static NOTE: RangeVerb = RangeVerb {
+        name: "note",
+        patient: true,
+        apply: |_, _| {
+            NOTED.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        },
+    };
+
+    fn until_noted() -> Result<()> {
+        while NOTED.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Nobody but the clock sees to it: with a thread that sleeps already, and with one that is woken from watching the
+    /// clock for something else, which lasts until the patient work is done.
     #[test]
     fn patient_work_is_not_left_behind() {
-        static DONE: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-        static NOTED: RangeVerb = RangeVerb {
-            name: "noted",
-            patient: true,
-            apply: |_, _| {
-                DONE.store(true, Ordering::SeqCst);
-                Ok(())
-            },
-        };
         explore_fairly(|pool| {
-            DONE.store(false, Ordering::SeqCst);
             let (patient, other) = (stream(pool), stream(pool));
-            let range = PageRange::new(0, 10);
-            enqueue(&patient, Work::Range(RangeWork { verb: &NOTED, range, node: 0 }));
-            let wait = || {
-                while !DONE.load(Ordering::SeqCst) {
-                    thread::yield_now();
-                }
-                Ok(())
-            };
-            enqueue(&other, Work::Task(Box::new(wait)));
+            enqueue(&other, Work::Task(Box::new(|| Ok(()))));
             other.synchronize().unwrap();
+            for waits in [false, true] {
+                NOTED.store(0, Ordering::SeqCst);
+                let range = PageRange::new(0, 10);
+                enqueue(
+                    &patient,
+                    Work::Range(RangeWork { verb: &NOTE, range, target: Target::default() }),
+                );
+                if waits {
+                    enqueue(&other, Work::Task(Box::new(until_noted)));
+                    other.synchronize().unwrap();
+                }
+                until_noted().unwrap();
+            }
         });
     }
 

@@ -55,6 +55,15 @@ impl Pool {
         if state.able == 0 { self.start(&mut state) } else { Ok(()) }
     }
 
+    /// Make room to have so many streams served, so that having one served needs no memory.
+    pub(super) fn expect(&self, streams: usize) -> Result<()> {
+        let State { ready, lingering, .. } = &mut *self.lock();
+        ready
+            .try_reserve(streams.saturating_sub(ready.len()))
+            .and_then(|()| lingering.try_reserve(streams.saturating_sub(lingering.len())))
+            .map_err(|_| Error::OutOfMemory { what: "another stream" })
+    }
+
     /// Have a stream with work served.
     pub(super) fn submit(self: &Arc<Self>, stream: Arc<Stream>) {
         let mut state = self.lock();

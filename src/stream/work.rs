@@ -26,7 +26,7 @@ pub struct RangeVerb {
     /// What messages call it.
     pub name: &'static str,
     /// Do it now.
-    pub apply: fn(PageRange, i32) -> Result<()>,
+    pub apply: fn(PageRange, Target) -> Result<()>,
     /// It may wait a little for neighbours that come after it, since nobody waits for it: when somebody does,
     /// or when something else is registered behind it, it is done at once.
     pub patient: bool,
@@ -39,19 +39,29 @@ pub struct RangeWork {
     pub verb: &'static RangeVerb,
     /// With which addresses.
     pub range: PageRange,
+    /// Where to.
+    pub target: Target,
+}
+
+/// A device and one of its nodes, of which a stream knows nothing but whether two are the same. The device is the one
+/// that was current when the work was registered.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Target {
+    /// Its place among the devices.
+    pub device: usize,
     /// Heterogeneous NUMA id, where the verb has one.
-    pub node: i32,
+    pub hnid: i32,
 }
 
 impl RangeWork {
     /// Do it now.
     pub fn run(self) -> Result<()> {
-        (self.verb.apply)(self.range, self.node)
+        (self.verb.apply)(self.range, self.target)
     }
 
     /// Both as one call, if they are of one kind and overlap or touch.
     fn join(self, next: Self) -> Option<Self> {
-        let same = std::ptr::eq(self.verb, next.verb) && self.node == next.node;
+        let same = std::ptr::eq(self.verb, next.verb) && self.target == next.target;
         let range = same.then(|| self.range.union(next.range))??;
         Some(Self { range, ..self })
     }
@@ -221,7 +231,7 @@ fn run_joined(first: RangeWork, batch: &mut VecDeque<Work>) -> Done {
 mod tests {
     use super::*;
 
-    fn fails_beyond_100(range: PageRange, _: i32) -> Result<()> {
+    fn fails_beyond_100(range: PageRange, _: Target) -> Result<()> {
         if range.end() > 100 {
             return Err(Error::RangeOverflow { addr: range.start(), size: range.len() });
         }
@@ -232,7 +242,11 @@ mod tests {
     #[test]
     fn a_bad_part_fails_alone() {
         let part = |start, end| {
-            Work::Range(RangeWork { verb: &VERB, range: PageRange::new(start, end), node: 0 })
+            Work::Range(RangeWork {
+                verb: &VERB,
+                range: PageRange::new(start, end),
+                target: Target::default(),
+            })
         };
         let run = |parts: Vec<Work>| {
             let done = run_all(&mut parts.into(), |_| ());
@@ -249,7 +263,10 @@ mod tests {
 
     #[test]
     fn different_nodes_stay_apart() {
-        let work = |node| RangeWork { verb: &VERB, range: PageRange::new(0, 10), node };
+        let work = |hnid| {
+            let target = Target { device: 0, hnid };
+            RangeWork { verb: &VERB, range: PageRange::new(0, 10), target }
+        };
         assert!(work(0).join(work(1)).is_none());
         assert!(work(0).join(work(0)).is_some());
     }

@@ -25,6 +25,28 @@ static void ranges_still_work(void) {
 	CHECK_EQUAL(gmemPrefetch(at(), page, gmemGetNumaId(), NULL), 0);
 }
 
+static void seeing_ends_in_enomem_or_works(void) {
+	gmemTopology_t machine = {.size = sizeof machine};
+	gmemNode_t node;
+	const int nodes = gmemTopology(&machine, &node, 1, sizeof node);
+	CHECK(nodes >= 1 || nodes == -ENOMEM);
+	static gmemPageState_t states[1 << 14];
+	gmemResidency_t all = {.size = sizeof all};
+	const int result = gmemResidency(at(), page, GMEM_ASK_HOT, states, 1 << 14, &all);
+	CHECK(result == 0 || result == -ENOMEM);
+	/* What was seen before memory ended, in words. */
+	all.pages = 1 << 14;
+	all.page_size = (size_t)sysconf(_SC_PAGESIZE);
+	for (size_t i = 0; i < all.pages; i += 2) {
+		states[i].flags = GMEM_PAGE_MAPPED;
+	}
+	CHECK_EQUAL(gmemResidencyJson(&all, states, NULL, 0), -ENOMEM);
+	CHECK(strstr(gmemLastError(), "no memory") != NULL);
+	const int text = gmemResidencyText(&all, states, NULL, 0), picture = gmemResidencySvg(&all, states, NULL, 0);
+	CHECK((text > 0 || text == -ENOMEM) && (picture > 0 || picture == -ENOMEM));
+	CHECK(gmemTopologyJson(NULL, 0) > 0 || nodes == -ENOMEM);
+}
+
 static void launching_ends_in_enomem(void) {
 	int result = 0;
 	for (int i = 0; i < 200000 && result == 0; ++i) {
@@ -32,6 +54,32 @@ static void launching_ends_in_enomem(void) {
 	}
 	CHECK(result == 0 || result == -ENOMEM);
 	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
+}
+
+/* Each event stays what it was where it cannot be recorded. */
+static void recording_ends_in_enomem(void) {
+	gmemEvent_t event = NULL;
+	int result = 0, created = 0;
+	for (int i = 0; i < 200000 && result == 0; ++i) {
+		result = gmemEventCreate(&event);
+		created += result == 0;
+		if (result == 0) {
+			const int recorded = gmemEventRecord(event, stream);
+			CHECK(recorded == 0 || recorded == -ENOMEM);
+			const int waited = gmemStreamWaitEvent(stream, event);
+			CHECK(waited == 0 || waited == -ENOMEM);
+			CHECK_EQUAL(gmemEventSynchronize(event), 0);
+		}
+	}
+	CHECK(result == 0 || result == -ENOMEM);
+	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
+}
+
+/* What fails on a stream is told all the same. */
+static void failures_are_kept(void) {
+	CHECK_EQUAL(gmemPrefetch(64 * page, page, gmemGetNumaId(), stream), 0);
+	CHECK_EQUAL(gmemStreamSynchronize(stream), -ENOMEM);
+	CHECK(strstr(gmemLastError(), "gmemPrefetch") != NULL);
 }
 
 static void creating_ends_in_an_error(void) {
@@ -79,7 +127,10 @@ int main(void) {
 	range[0] = 'x';
 	in_a_process_without_memory(refused_calls_say_why);
 	in_a_process_without_memory(ranges_still_work);
+	in_a_process_without_memory(seeing_ends_in_enomem_or_works);
 	in_a_process_without_memory(launching_ends_in_enomem);
+	in_a_process_without_memory(recording_ends_in_enomem);
+	in_a_process_without_memory(failures_are_kept);
 	in_a_process_without_memory(creating_ends_in_an_error);
 	return checks_result("exhausted");
 }

@@ -194,6 +194,20 @@ static void hugetlb_memory_takes_no_fault(void) {
 	munmap(start, 2 * page);
 }
 
+/* More than the pool has, mapped without setting pages aside: an error, and no signal. */
+static void more_than_the_hugetlb_pool_has_is_refused(void) {
+	const size_t size = (size_t)1 << 40;
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE;
+	char *start = (char *)mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+	if (start == MAP_FAILED) {
+		fprintf(stderr, "note: no hugetlb mapping here: %s\n", strerror(errno));
+		return;
+	}
+	CHECK_EQUAL(prefetch_now(start, size) < 0, 1);
+	CHECK(strstr(gmemLastError(), "vm.nr_hugepages") != NULL);
+	munmap(start, size);
+}
+
 /* After fork both share every page until one writes; prefetch breaks that for its caller. */
 static void copy_on_write_after_fork_takes_no_fault(void) {
 	char *start = map_private(2 * page, page);
@@ -260,6 +274,7 @@ int main(void) {
 	shared_memory_takes_no_fault();
 	locked_memory_takes_no_fault();
 	hugetlb_memory_takes_no_fault();
+	more_than_the_hugetlb_pool_has_is_refused();
 	copy_on_write_after_fork_takes_no_fault();
 	no_policy_stays_behind();
 	unknown_streams_are_refused();

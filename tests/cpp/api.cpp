@@ -34,6 +34,7 @@ template <class T>
 constexpr bool is_owner = std::is_nothrow_move_constructible_v<T> && std::is_nothrow_move_assignable_v<T> &&
 						  !std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T>;
 static_assert(is_owner<gmem::buffer<float>> && is_owner<gmem::stream>);
+static_assert(is_owner<gmem::wrapped_stream> && is_owner<gmem::event>);
 static_assert(!std::is_copy_constructible_v<gmem::eager_free_guard>);
 static_assert(std::is_trivially_copyable_v<gmem::stream_ref> && sizeof(gmem::stream_ref) == sizeof(void *));
 static_assert(std::is_base_of_v<std::system_error, gmem::error>);
@@ -246,6 +247,36 @@ void streams_run_callables_in_order() {
 	CHECK_EQUAL(seen.size(), 3);
 }
 
+void streams_wait_for_each_other() {
+	const gmem::stream one, other;
+	const gmem::event first, second;
+	CHECK(first.query());
+	std::vector<int> seen;
+	for (int round = 0; round < 100; ++round) {
+		one.launch([&seen] { seen.push_back(1); });
+		one.record(first);
+		other.wait(first);
+		other.launch([&seen] { seen.push_back(2); });
+		other.record(second);
+		one.wait(second);
+	}
+	second.synchronize();
+	bool by_turns = seen.size() == 200;
+	for (std::size_t i = 0; i < seen.size(); ++i) {
+		by_turns = by_turns && seen[i] == static_cast<int>(i % 2 + 1);
+	}
+	CHECK(by_turns);
+	std::error_code code;
+	second.synchronize(code);
+	CHECK(!code && first.query());
+	try {
+		gmem::stream_ref().record(first);
+		CHECK(!"refused");
+	} catch (const gmem::error &failure) {
+		CHECK(failure.code() == std::errc::invalid_argument);
+	}
+}
+
 struct counted {
 	static inline std::atomic<int> alive{0}; // NOLINT
 	counted() { ++alive; }
@@ -285,6 +316,60 @@ void callables_are_destroyed_once() {
 	} catch (const gmem::error &) {
 	}
 	CHECK_EQUAL(counted::alive.load(), 0);
+}
+
+// ---- seeing --------------------------------------------------------------------------------------
+
+void the_topology_is_a_value() {
+	const gmem::topology machine;
+	CHECK(!machine.nodes().empty() && machine.machine().gmem_page == gmem::page_size());
+	bool found = false;
+	for (const gmem::topology::node &node : machine.nodes()) {
+		found = found || node.id() == gmem::device::numa_id();
+		CHECK(node.device() == "host" && node.free_bytes() < node.total_bytes());
+		CHECK(node.has_cpus() == (node.cpus() > 0) && node.distance_to(node) == 10);
+	}
+	CHECK(found);
+	CHECK(machine.has(gmem::topology::feature::populate));
+	const gmem::topology copy = machine;
+	CHECK_EQUAL(copy.nodes().size(), machine.nodes().size());
+	CHECK(gmem::topology::to_text().find("GMEM 2048 KiB") != std::string::npos || gmem::page_size() != 2U << 20U);
+	const std::string json = gmem::topology::to_json();
+	CHECK(json.front() == '{' && json.back() == '}' && json.size() == std::string(json.c_str()).size());
+	try {
+		(void)gmem::topology::distance(0, -1);
+		CHECK(!"thrown");
+	} catch (const gmem::error &failure) {
+		CHECK(failure.code() == std::errc::invalid_argument);
+	}
+}
+
+void a_residency_is_a_value() {
+	gmem::buffer<char> buffer(2 * gmem::page_size());
+	const int node = gmem::device::numa_id();
+	buffer.prefetch(node);
+	const gmem::residency map(buffer);
+	using flag = gmem::residency::flag;
+	CHECK(map.size() == 2 * gmem::page_size() / map.page_size() && !map.empty());
+	CHECK(map.count(flag::resident) == map.size() && map.count(flag::swapped) == 0);
+	CHECK(!map.knows_nodes() || map.on_node(node) == map.size());
+	CHECK(map.knows(flag::mapped) && !map.knows(flag::hot));
+	std::size_t pages = 0;
+	for (const gmem::residency::page &page : map) {
+		CHECK(page.address() == reinterpret_cast<std::uintptr_t>(buffer.data()) + pages * map.page_size());
+		CHECK(page.mapped() && page.resident() && !page.shared() && !page.swapped() && !page.hot());
+		++pages;
+	}
+	CHECK(pages == map.size() && map[0].node() == node);
+	// What was seen stays seen.
+	buffer.free_eager();
+	CHECK(map[0].resident() && gmem::residency(buffer).count(flag::resident) == 0);
+	const gmem::residency copy = map;
+	CHECK(copy.to_text() == map.to_text() && copy.to_json() == map.to_json());
+	CHECK(map.to_text().find(" resident") != std::string::npos && map.to_json().front() == '{');
+	CHECK(map.to_svg().rfind("<svg ", 0) == 0 && map.summary().pages == map.size());
+	const gmem::residency none({nullptr, 0}, gmem::residency::ask::hot);
+	CHECK(none.empty() && none.begin() == none.end() && !none.to_text().empty());
 }
 
 // ---- errors --------------------------------------------------------------------------------------
@@ -377,7 +462,10 @@ int main() {
 	a_prefetch_takes_options();
 	verbs_take_any_contiguous_range();
 	streams_run_callables_in_order();
+	streams_wait_for_each_other();
 	callables_are_destroyed_once();
+	the_topology_is_a_value();
+	a_residency_is_a_value();
 	errors_are_system_errors_with_a_reason();
 	exceptions_on_a_stream_surface_when_synchronizing();
 	memory_that_cannot_be_had_is_bad_alloc();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The device "opencl" through the public interface, on whatever OpenCL device runs its kernels on the processor.
 // Run with GMEM_DEVICE=opencl.
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <string>
@@ -79,9 +80,9 @@ public:
 		clReleaseCommandQueue(queue);
 	}
 
-	void add(const shared_words &data, cl_uint value) const {
-		const std::size_t count = data.count();
-		need(clSetKernelArgSVMPointer(kernel, 0, data.words()), "clSetKernelArgSVMPointer");
+	void add(const shared_words &data, cl_uint value) const { add(data.words(), data.count(), value); }
+	void add(cl_uint *words, std::size_t count, cl_uint value) const {
+		need(clSetKernelArgSVMPointer(kernel, 0, words), "clSetKernelArgSVMPointer");
 		need(clSetKernelArg(kernel, 1, sizeof value, &value), "clSetKernelArg");
 		need(clEnqueueNDRangeKernel(queue, kernel, 1, nullptr, &count, nullptr, 0, nullptr, nullptr),
 			"clEnqueueNDRangeKernel");
@@ -157,6 +158,27 @@ void threads_may_be_first_at_once() {
 	}
 }
 
+/// Large blocks of the heap are the device's, at first and when they are used again.
+void kernels_read_vectors(const adder &on) {
+	const std::size_t count = 8 * gmem::page_size() / sizeof(cl_uint);
+	gmemHeapStats_t stats{};
+	stats.size = sizeof stats;
+	for (cl_uint round = 1; round < 20; ++round) {
+		std::vector<cl_uint, gmem_allocator<cl_uint>> vector(count + round * gmem::page_size(), round);
+		CHECK_EQUAL(reinterpret_cast<std::uintptr_t>(vector.data()) % gmem::page_size(), 0);
+		CHECK_EQUAL(gmemHeapStats(&stats), 0);
+		CHECK(stats.device_live >= vector.size() * sizeof(cl_uint));
+		on.add(vector.data(), vector.size(), 5);
+		need(clFinish(on.queue), "clFinish");
+		CHECK(std::all_of(vector.begin(), vector.end(), [&](cl_uint value) { return value == round + 5; }));
+		vector.resize(2 * vector.size());
+		CHECK_EQUAL(vector[count], round + 5);
+		gmemHeapTrim();
+	}
+	CHECK_EQUAL(gmemHeapStats(&stats), 0);
+	CHECK_EQUAL(stats.device_refused, 0);
+}
+
 void bad_arguments_are_refused() {
 	CHECK_EQUAL(gmemPrefetch(0, 1, 1 << 20, nullptr), -EINVAL);
 	CHECK_EQUAL(gmemPrefetch(0, 1, -1, nullptr), -EINVAL);
@@ -229,6 +251,7 @@ int main() {
 		prefetched_memory_takes_no_fault(data);
 		std::memset(data.start, 0, data.size);
 		kernels_and_libgmem_take_turns_in_one_queue(on, data);
+		kernels_read_vectors(on);
 		bad_arguments_are_refused();
 		a_child_goes_on_with_its_pages(data);
 		threads_may_switch_devices(data);

@@ -19,7 +19,7 @@ namespace detail {
 template <class T, class Get, class Object>
 [[nodiscard]] T ask_opencl(Get get, Object object, cl_uint name) {
 	T value{};
-	get(object, name, sizeof value, &value, nullptr);
+	get(object, name, sizeof(T), static_cast<void *>(&value), nullptr);
 	return value;
 }
 
@@ -88,7 +88,7 @@ inline int launch_at_marker(void *native, gmemHostFn fn, void *arg) noexcept {
 	if (code != CL_SUCCESS) {
 		return positive(code);
 	}
-	std::unique_ptr<turn> what(new (std::nothrow) turn{fn, arg, self->runner.get(), gate});
+	auto *what = new (std::nothrow) turn{fn, arg, self->runner.get(), gate};
 	if (what == nullptr) {
 		clReleaseEvent(gate);
 		return -ENOMEM;
@@ -100,16 +100,16 @@ inline int launch_at_marker(void *native, gmemHostFn fn, void *arg) noexcept {
 	}
 	if (code == CL_SUCCESS) {
 		// Called when a command ahead of it has failed, too.
-		code = clSetEventCallback(marker, CL_COMPLETE, turn::begin, what.get());
+		code = clSetEventCallback(marker, CL_COMPLETE, turn::begin, what);
 	}
 	if (marker != nullptr) {
 		clReleaseEvent(marker);
 	}
 	if (code != CL_SUCCESS) {
 		what->open();
+		delete what;
 		return positive(code);
 	}
-	(void)what.release();
 	clFlush(self->queue);
 	return 0;
 }

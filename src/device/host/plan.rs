@@ -22,6 +22,8 @@ pub struct Segment {
     pub backing: Backing,
     /// On pages of the hugetlb pool.
     pub huge_tlb: bool,
+    /// Bytes of a page; 0 where that is not known.
+    pub page_bytes: usize,
 }
 
 impl Segment {
@@ -55,7 +57,7 @@ impl Segment {
     }
 
     fn is_alike(self, other: Self) -> bool {
-        let kind = |segment: Self| (segment.write, segment.backing, segment.huge_tlb);
+        let kind = |of: Self| (of.write, of.backing, of.huge_tlb, of.page_bytes);
         kind(self) == kind(other)
     }
 }
@@ -87,8 +89,11 @@ pub fn prefetch(asked: PageRange) -> Result<Vec<Segment>> {
             if is_full {
                 return ControlFlow::Break(());
             }
-            let Vma { write, backing, huge_tlb, .. } = vma;
-            push(&mut segments, Segment { range: wanted, asked: inside, write, backing, huge_tlb });
+            let Vma { write, backing, huge_tlb, page_bytes, .. } = vma;
+            push(
+                &mut segments,
+                Segment { range: wanted, asked: inside, write, backing, huge_tlb, page_bytes },
+            );
         }
         ControlFlow::Continue(())
     })?;
@@ -147,7 +152,7 @@ mod tests {
     use crate::os::mapping::{gmem_page, map_aligned, unmap};
 
     fn segment(range: PageRange, asked: PageRange, write: bool) -> Segment {
-        Segment { range, asked, write, backing: Backing::Anonymous, huge_tlb: false }
+        Segment { range, asked, write, backing: Backing::Anonymous, huge_tlb: false, page_bytes: 0 }
     }
 
     #[test]
@@ -176,7 +181,8 @@ mod tests {
         let plan = prefetch(PageRange::new(at + 5, at + 6)).unwrap();
         let asked = PageRange::new(at, at + mapping::base_page().bytes());
         let range = PageRange::new(at, at + page.bytes());
-        assert_eq!(plan, [segment(range, asked, true)]);
+        let known = plan[0].page_bytes;
+        assert_eq!(plan, [Segment { page_bytes: known, ..segment(range, asked, true) }]);
         assert_eq!(plan[0].huge_candidates(), range);
         unmap(start, 2 * page.bytes()).unwrap();
         assert!(matches!(prefetch(PageRange::new(at + 5, at + 6)), Err(Error::Hole { .. })));

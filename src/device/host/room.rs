@@ -10,8 +10,11 @@ use crate::os::{mapping, memory};
 
 /// Refuse what there is no room for on the node, or on a machine with `one_node` in memory and swap.
 pub fn check(segments: &[Segment], request: &Request<'_>, one_node: bool) -> Result<()> {
-    let asked: usize =
-        segments.iter().filter(|segment| takes_memory(segment)).map(|s| s.asked.len()).sum();
+    for segment in segments.iter().filter(|segment| segment.huge_tlb) {
+        check_pool(*segment, request.node, one_node)?;
+    }
+    let ordinary = || segments.iter().filter(|segment| takes_memory(segment));
+    let asked: usize = ordinary().map(|segment| segment.asked.len()).sum();
     // Asking takes longer than populating so little.
     if one_node && asked <= populate::PIECE_BYTES {
         return Ok(());
@@ -21,7 +24,8 @@ pub fn check(segments: &[Segment], request: &Request<'_>, one_node: bool) -> Res
     // No more than the process has in memory can be there; and looking through a range that is larger than all
     // memory would take its time.
     let at_least = asked.saturating_sub(memory::resident().unwrap_or(asked));
-    let needed = if at_least > free { at_least } else { absent(segments, request.node, one_node) };
+    let needed =
+        if at_least > free { at_least } else { absent(ordinary(), request.node, one_node) };
     if needed <= free {
         return Ok(());
     }
@@ -30,13 +34,27 @@ pub fn check(segments: &[Segment], request: &Request<'_>, one_node: bool) -> Res
     Err(Error::NoRoom { from, to, needed, free, whose })
 }
 
+/// Refuse what the pool of huge pages has too few for: populating would end half-way.
+fn check_pool(segment: Segment, node: usize, one_node: bool) -> Result<()> {
+    let size = segment.page_bytes;
+    let Some(free) = memory::free_pool_pages(size, (!one_node).then_some(node)) else {
+        return Ok(());
+    };
+    let needed = absent([segment].iter(), node, one_node).div_ceil(size);
+    if needed <= free {
+        return Ok(());
+    }
+    let (from, to) = (segment.asked.start(), segment.asked.end());
+    Err(Error::PoolTooSmall { from, to, needed, free, kib: size >> 10 })
+}
+
 /// Whether populating it takes memory that was free: pages of the pool are set aside, those of files can be dropped.
 fn takes_memory(segment: &Segment) -> bool {
     !segment.huge_tlb && (segment.backing != Backing::File || segment.write)
 }
 
 /// Bytes that are not there, or not on the node.
-fn absent(segments: &[Segment], node: usize, one_node: bool) -> usize {
+fn absent<'a>(segments: impl Iterator<Item = &'a Segment>, node: usize, one_node: bool) -> usize {
     let base = mapping::base_page().bytes();
     let of_segment = |segment: &Segment| {
         let elsewhere: usize = if one_node {
@@ -48,5 +66,5 @@ fn absent(segments: &[Segment], node: usize, one_node: bool) -> usize {
         let present = tally::present_bytes(segment.asked);
         segment.asked.len().saturating_sub(present.saturating_sub(elsewhere))
     };
-    segments.iter().filter(|segment| takes_memory(segment)).map(of_segment).sum()
+    segments.map(of_segment).sum()
 }

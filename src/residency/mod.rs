@@ -1,0 +1,447 @@
+//! Where each page of a range is: its node, in memory or not, huge, swapped out, shared, hot.
+//!
+//! What this kernel does not tell this process is left out of [`Residency::known`], never guessed.
+
+mod huge;
+mod json;
+mod out;
+mod strip;
+mod svg;
+pub mod tally;
+
+use std::ops::ControlFlow;
+
+use crate::error::{Errno, Error, Result};
+use crate::heap::reserve;
+use crate::os::page_flags::PageFlags;
+use crate::os::pagemap::{self, Files};
+use crate::os::vma::{self, Backing, Vma};
+use crate::os::{machine, mapping, numa};
+use crate::page::PageRange;
+
+/// One page, as `gmemPageState_t` of `libgmem.h` has it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PageState {
+    /// Its memory node; -1 where it is on none, or unknown.
+    pub node: i16,
+    /// The flags below.
+    pub flags: u16,
+}
+
+/// Something is mapped there.
+pub const MAPPED: u16 = 1;
+/// In memory, and in this process's page table.
+pub const RESIDENT: u16 = 2;
+/// Part of a huge page that is mapped as a whole.
+pub const HUGE: u16 = 4;
+/// In swap.
+pub const SWAPPED: u16 = 8;
+/// A page of a file or of shared memory.
+pub const SHARED: u16 = 16;
+/// The kernel's page of zeros.
+pub const ZERO: u16 = 32;
+/// Marked as referenced or active.
+pub const HOT: u16 = 64;
+/// In [`Residency::known`] only: that pages have a node.
+pub const NODE: u16 = 1 << 15;
+
+/// The flags that a page may have, by name.
+pub const FLAGS: [(u16, &str); 7] = [
+    (MAPPED, "mapped"),
+    (RESIDENT, "resident"),
+    (HUGE, "huge"),
+    (SWAPPED, "swapped"),
+    (SHARED, "shared"),
+    (ZERO, "zero"),
+    (HOT, "hot"),
+];
+
+impl PageState {
+    /// Nothing is mapped there.
+    pub const UNMAPPED: Self = Self { node: -1, flags: 0 };
+
+    /// Whether it has a flag.
+    pub const fn is(self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// Neighbouring pages that are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stretch {
+    range: PageRange,
+    state: PageState,
+}
+
+/// Stretches in ascending order. There may be as many as pages: where memory ends, so do they, and that stays known.
+#[derive(Debug, Default)]
+struct Stretches {
+    list: Vec<Stretch>,
+    is_cut: bool,
+}
+
+impl Stretches {
+    /// Add one behind the others.
+    fn join(&mut self, next: Stretch) {
+        if let Some(last) = self.list.last_mut()
+            && last.state == next.state
+            && last.range.end() == next.range.start()
+        {
+            last.range = PageRange::new(last.range.start(), next.range.end());
+        } else if self.is_cut || self.list.try_reserve(1).is_err() {
+            self.is_cut = true;
+        } else {
+            self.list.push(next);
+        }
+    }
+
+    fn finish(self) -> Result<Vec<Stretch>> {
+        if self.is_cut {
+            return Err(Error::OutOfMemory { what: "the states of so many pages" });
+        }
+        Ok(self.list)
+    }
+}
+
+/// The pages of a range at one moment, or rather at the moments at which the kernel looked at each.
+#[derive(Debug)]
+pub struct Residency {
+    /// The range, in whole base pages.
+    pub range: PageRange,
+    /// Flags that are told here; a page without one of the others may have it.
+    pub known: u16,
+    /// Everything that is mapped, ascending.
+    stretches: Vec<Stretch>,
+}
+
+/// Look at the pages of `[addr, addr + size)`, rounded outward to base pages. Whether they are hot costs more than all
+/// the rest, so it is asked for.
+pub fn read(addr: usize, size: usize, wants_hot: bool) -> Result<Residency> {
+    let range = PageRange::from_arguments(addr, size)?.outward(mapping::base_page());
+    // What a batch of questions takes; see `refine`.
+    reserve::ask(2 << 20, "looking at pages")?;
+    let vmas = mapped(range)?;
+    let mut stretches = scan(range, &vmas)?;
+    let mut known = MAPPED | RESIDENT | SWAPPED | SHARED;
+    if pagemap::knows_huge() {
+        known |= HUGE | ZERO;
+    } else if huge::deduce(range, &mut stretches)? {
+        known |= HUGE;
+    }
+    if locate(&mut stretches)? {
+        known |= NODE;
+    }
+    if wants_hot && find_hot(&mut stretches)? {
+        known |= HOT;
+    }
+    Ok(Residency { range, known, stretches: with_the_rest(&vmas, &stretches)? })
+}
+
+/// What is mapped in the range. Neighbours of one kind are one.
+fn mapped(range: PageRange) -> Result<Vec<Vma>> {
+    /// From here on, addresses are the kernel's; what it shows there has no pages of this process.
+    const KERNELS: usize = 1 << (usize::BITS - 1);
+    let mut vmas: Vec<Vma> = Vec::new();
+    let walked = vma::walk(range, |vma| {
+        let inside = vma.range.intersect(range);
+        if inside.is_empty() || inside.start() >= KERNELS {
+            return ControlFlow::Continue(());
+        }
+        match vmas.last_mut() {
+            Some(last) if last.backing == vma.backing && last.range.end() == inside.start() => {
+                last.range = PageRange::new(last.range.start(), inside.end());
+            }
+            _ => vmas.push(Vma { range: inside, ..vma }),
+        }
+        ControlFlow::Continue(())
+    });
+    walked.map_err(|errno| failed("reading /proc/self/maps", range, errno))?;
+    Ok(vmas)
+}
+
+/// What is resident or swapped out.
+fn scan(range: PageRange, vmas: &[Vma]) -> Result<Vec<Stretch>> {
+    let has_swap = machine::swap().is_none_or(|(total, _)| total > 0);
+    let mut stretches = Stretches::default();
+    for vma in vmas {
+        // Only a private mapping of a file has pages of both kinds.
+        let files = if vma.backing == Backing::File { Files::Told } else { Files::NotTold };
+        let is_shared = vma.backing == Backing::SharedMemory;
+        pagemap::scan_telling(vma.range, files, |run| {
+            let mut flags = MAPPED;
+            let mut set = |flag, holds| flags |= if holds { flag } else { 0 };
+            set(RESIDENT, run.present);
+            // What is neither here nor there is a page that just moves, or a guard page.
+            set(SWAPPED, !run.present && has_swap);
+            set(HUGE, run.present && run.huge == Some(true));
+            set(ZERO, run.present && run.zero);
+            let is_file = is_shared || files == Files::Told && run.file;
+            set(SHARED, run.present && is_file);
+            stretches.join(Stretch { range: run.range, state: PageState { node: -1, flags } });
+        })
+        .map_err(|errno| failed("reading /proc/self/pagemap", range, errno))?;
+    }
+    stretches.finish()
+}
+
+/// On which node each page is. False where the kernel does not tell.
+fn locate(stretches: &mut Vec<Stretch>) -> Result<bool> {
+    let nodes = numa::memory_nodes();
+    let id = |node: usize| i16::try_from(node).unwrap_or(-1);
+    if let (Some(only), 1) = (nodes.iter().next(), nodes.len()) {
+        for stretch in stretches.iter_mut().filter(|stretch| stretch.state.is(RESIDENT)) {
+            stretch.state.node = id(only);
+        }
+        return Ok(true);
+    }
+    refine(stretches, |units| {
+        let addresses: Vec<_> = units.iter().map(|unit| unit.range.start()).collect();
+        let mut units = units.iter_mut();
+        let told = numa::placement(&addresses, |_, place| {
+            let Some(unit) = units.next() else { return };
+            // Unknown are pages that have gone meanwhile, and the page of zeros, which is on no node of its own.
+            unit.state.node = match place {
+                numa::Placement::Node(node) => id(node),
+                numa::Placement::Unknown(_) => -1,
+            };
+        });
+        told.ok()
+    })
+}
+
+/// Which pages are hot. False where this process may not know.
+fn find_hot(stretches: &mut Vec<Stretch>) -> Result<bool> {
+    let Some(flags) = PageFlags::open() else { return Ok(false) };
+    refine(stretches, |units| {
+        let mut frames = Vec::with_capacity(units.len());
+        // Neighbours are asked about in one call, unless they are huge.
+        for neighbours in units.chunk_by(|a, b| {
+            a.range.end() == b.range.start() && !a.state.is(HUGE) && !b.state.is(HUGE)
+        }) {
+            let (first, last) = (neighbours.first()?, neighbours.last()?);
+            let end = if first.state.is(HUGE) {
+                first.range.start() + mapping::base_page().bytes()
+            } else {
+                last.range.end()
+            };
+            frames.extend(pagemap::frames(PageRange::new(first.range.start(), end)).ok()?);
+        }
+        for (unit, is_hot) in units.iter_mut().zip(flags.hot(&frames).ok()?) {
+            // The page of zeros is everybody's.
+            unit.state.flags |= if is_hot && !unit.state.is(ZERO) { HOT } else { 0 };
+        }
+        Some(())
+    })
+}
+
+/// Ask about each resident page, or each huge page as a whole, some thousand at a time, and join again what is alike.
+/// False, with everything as it was, once `ask` gives up.
+fn refine(
+    stretches: &mut Vec<Stretch>,
+    mut ask: impl FnMut(&mut [&mut Stretch]) -> Option<()>,
+) -> Result<bool> {
+    const BATCH: usize = 1 << 14;
+    let mut refined = Stretches::default();
+    let mut units = Vec::with_capacity(BATCH);
+    let mut flush = |units: &mut Vec<Stretch>| {
+        let mut resident: Vec<_> =
+            units.iter_mut().filter(|unit| unit.state.is(RESIDENT)).collect();
+        let answered = ask(&mut resident);
+        units.drain(..).for_each(|unit| refined.join(unit));
+        answered.is_some()
+    };
+    for stretch in stretches.iter() {
+        let page = match stretch.state {
+            state if !state.is(RESIDENT) => None,
+            state if state.is(HUGE) => Some(mapping::gmem_page()),
+            _ => Some(mapping::base_page()),
+        };
+        let mut start = stretch.range.start();
+        while start < stretch.range.end() {
+            let end = page.map_or(stretch.range.end(), |page| page.floor(start) + page.bytes());
+            let end = end.min(stretch.range.end());
+            units.push(Stretch { range: PageRange::new(start, end), state: stretch.state });
+            start = end;
+            if units.len() == BATCH && !flush(&mut units) {
+                return Ok(false);
+            }
+        }
+    }
+    let is_done = flush(&mut units);
+    if is_done {
+        *stretches = refined.finish()?;
+    }
+    Ok(is_done)
+}
+
+/// What is mapped and neither resident nor swapped out has its place between what is.
+fn with_the_rest(vmas: &[Vma], stretches: &[Stretch]) -> Result<Vec<Stretch>> {
+    let rest = |from, to| Stretch {
+        range: PageRange::new(from, to),
+        state: PageState { node: -1, flags: MAPPED },
+    };
+    let mut all = Stretches::default();
+    let mut stretches = stretches.iter().copied().peekable();
+    for vma in vmas {
+        let mut at = vma.range.start();
+        while let Some(stretch) = stretches.peek() {
+            let inside = stretch.range.intersect(vma.range);
+            if inside.is_empty() {
+                break;
+            }
+            if at < inside.start() {
+                all.join(rest(at, inside.start()));
+            }
+            all.join(Stretch { range: inside, state: stretch.state });
+            at = inside.end();
+            if stretch.range.end() > vma.range.end() {
+                // It goes on in the next mapping.
+                break;
+            }
+            stretches.next();
+        }
+        if at < vma.range.end() {
+            all.join(rest(at, vma.range.end()));
+        }
+    }
+    all.finish()
+}
+
+fn failed(call: &'static str, range: PageRange, errno: Errno) -> Error {
+    let remedy = match errno.0 {
+        libc::EMFILE | libc::ENFILE => "; raise ulimit -n or fs.file-max",
+        _ => "; libgmem needs /proc to be mounted",
+    };
+    Error::System { call, from: range.start(), to: range.end(), errno, remedy }
+}
+
+impl Residency {
+    /// Number of pages.
+    pub fn pages(&self) -> usize {
+        self.range.len().div_ceil(mapping::base_page().bytes())
+    }
+
+    /// Call `visit` with each number of neighbouring pages that are alike, holes among them, from the first page to the
+    /// last.
+    pub fn each(&self, mut visit: impl FnMut(usize, PageState)) {
+        let page = mapping::base_page().bytes();
+        let mut at = self.range.start();
+        for stretch in &self.stretches {
+            if at < stretch.range.start() {
+                visit((stretch.range.start() - at) / page, PageState::UNMAPPED);
+            }
+            visit(stretch.range.len() / page, stretch.state);
+            at = stretch.range.end();
+        }
+        if at < self.range.end() {
+            visit((self.range.end() - at).div_ceil(page), PageState::UNMAPPED);
+        }
+    }
+}
+
+/// A residency as the caller keeps it: one state per page. What the pictures are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// Address of the first page.
+    pub start: usize,
+    /// Bytes in a page.
+    pub page: usize,
+    /// See [`Residency::known`].
+    pub known: u16,
+    /// The pages.
+    pub states: &'a [PageState],
+}
+
+impl<'a> View<'a> {
+    /// Address of a page.
+    const fn address(&self, index: usize) -> usize {
+        self.start.wrapping_add(index.wrapping_mul(self.page))
+    }
+
+    /// Base pages in a GMEM page.
+    fn per_block(&self) -> usize {
+        (mapping::gmem_page().bytes() / self.page.max(1)).max(1)
+    }
+
+    /// The pages by the GMEM page that they are in, each part with the index of its first page. The first and the
+    /// last may be cut.
+    fn blocks(&self) -> impl Iterator<Item = (usize, &'a [PageState])> {
+        let per_block = self.per_block();
+        let first = per_block - self.start / self.page.max(1) % per_block;
+        let (head, rest) = self.states.split_at(first.min(self.states.len()));
+        let behind = head.len();
+        std::iter::once((0, head)).filter(|(_, part)| !part.is_empty()).chain(
+            rest.chunks(per_block)
+                .enumerate()
+                .map(move |(index, part)| (behind + index * per_block, part)),
+        )
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::os::advice;
+
+    fn states(residency: &Residency) -> Vec<PageState> {
+        let mut all = Vec::new();
+        residency.each(|count, state| all.extend(std::iter::repeat_n(state, count)));
+        assert_eq!(all.len(), residency.pages());
+        all
+    }
+
+    #[test]
+    fn holes_untouched_and_touched_pages_are_told_apart() {
+        let base = mapping::base_page();
+        let page = base.bytes();
+        let start = mapping::map_aligned(8 * page, base).unwrap();
+        let at = start.addr().get();
+        let part = |from: usize, to: usize| PageRange::new(at + from * page, at + to * page);
+        advice::small_pages(part(0, 8));
+        advice::populate_write(part(1, 3)).unwrap();
+        // SAFETY: pages of the test's own mapping.
+        mapping::unmap(unsafe { start.add(4 * page) }, page).unwrap();
+        let residency = read(at + 1, 8 * page - 2, false).unwrap();
+        let seen = states(&residency);
+        let flags: Vec<_> = seen.iter().map(|state| state.flags).collect();
+        let there = MAPPED | RESIDENT;
+        assert_eq!(flags, [MAPPED, there, there, MAPPED, 0, MAPPED, MAPPED, MAPPED]);
+        assert!(seen[1].node >= 0 && seen[0].node == -1 && residency.known & HOT == 0);
+        mapping::unmap(start, 4 * page).unwrap();
+        // SAFETY: as above.
+        mapping::unmap(unsafe { start.add(5 * page) }, 3 * page).unwrap();
+    }
+
+    #[test]
+    fn the_whole_address_space_can_be_looked_at() {
+        let residency = read(0, usize::MAX, false).unwrap();
+        let (mut pages, mut resident) = (0, 0);
+        residency.each(|count, state| {
+            pages += count;
+            resident += if state.is(RESIDENT) { count } else { 0 };
+        });
+        assert_eq!(pages, residency.pages());
+        assert!(resident > 100);
+        let nothing = read(5, 0, false).unwrap();
+        assert_eq!(nothing.pages(), 0);
+        assert!(read(usize::MAX, 2, false).is_err());
+    }
+
+    #[test]
+    fn blocks_begin_at_multiples_of_the_gmem_page() {
+        let page = mapping::base_page().bytes();
+        let per_block = mapping::gmem_page().bytes() / page;
+        let states = vec![PageState::UNMAPPED; 2 * per_block + 3];
+        let view = View { start: 0, page, known: 0, states: &states };
+        let lengths = |view: View<'_>| -> Vec<_> {
+            view.blocks().map(|(first, part)| (first, part.len())).collect()
+        };
+        assert_eq!(lengths(view), [(0, per_block), (per_block, per_block), (2 * per_block, 3)]);
+        let later = View { start: page * (per_block - 1), ..view };
+        assert_eq!(lengths(later)[..2], [(0, 1), (1, per_block)]);
+        assert_eq!(lengths(View { states: &states[..1], ..later }), [(0, 1)]);
+        assert_eq!(lengths(View { states: &[], ..later }), []);
+    }
+}

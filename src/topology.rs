@@ -1,0 +1,317 @@
+//! What memory the machine has, and what its kernel can do with it: as data, as text, as JSON.
+
+use std::ffi::CStr;
+use std::fmt::Write as _;
+
+use crate::device;
+use crate::error::{Error, Result};
+use crate::heap::reserve;
+use crate::os::machine::{self, HugePageModes};
+use crate::os::probe::Feature;
+use crate::os::{mapping, numa};
+
+/// One memory node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its heterogeneous NUMA id, as for `gmemPrefetch`.
+    pub id: usize,
+    /// The device whose memory it is.
+    pub device: &'static CStr,
+    /// Processors that are online there; with 0 it is memory alone.
+    pub cpus: usize,
+    /// Its memory tier, where the kernel has tiers; the lower the faster.
+    pub tier: Option<usize>,
+    /// Whether this process may take memory from it.
+    pub is_allowed: bool,
+    /// Bytes.
+    pub total: usize,
+    /// Bytes of them that nobody has.
+    pub free: usize,
+    /// Pages in the hugetlb pool of the GMEM page's size.
+    pub hugetlb_total: usize,
+    /// Pages of them that nobody has.
+    pub hugetlb_free: usize,
+}
+
+/// The machine at one moment.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    /// The nodes with memory, ascending.
+    pub nodes: Vec<Node>,
+    /// Bytes in the kernel's page.
+    pub base_page: usize,
+    /// Bytes in the GMEM page.
+    pub gmem_page: usize,
+    /// How transparent huge pages are given.
+    pub huge_pages: HugePageModes,
+    /// `kernel.numa_balancing`.
+    pub numa_balancing: Option<usize>,
+    /// Whether idle memory moves to slower nodes.
+    pub demotion: Option<bool>,
+    /// Whether pages are aged by the multi-generational lists.
+    pub multi_generational: Option<bool>,
+    /// Bytes of swap space.
+    pub swap_total: usize,
+    /// Bytes of it that are free.
+    pub swap_free: usize,
+    /// What works here.
+    pub features: Vec<Feature>,
+}
+
+/// The machine as it is now.
+pub fn read() -> Result<Topology> {
+    // More than all of it and its text take.
+    reserve::ask(1 << 18, "the machine's topology")?;
+    let (swap_total, swap_free) = machine::swap().unwrap_or_default();
+    Ok(Topology {
+        nodes: nodes(),
+        base_page: mapping::base_page().bytes(),
+        gmem_page: mapping::gmem_page().bytes(),
+        huge_pages: machine::huge_page_modes(),
+        numa_balancing: machine::numa_balancing(),
+        demotion: machine::demotion(),
+        multi_generational: machine::multi_generational(),
+        swap_total,
+        swap_free,
+        features: Feature::ALL.into_iter().filter(|feature| feature.works()).collect(),
+    })
+}
+
+/// The nodes with memory as they are now. Those of further devices go behind the machine's own.
+fn nodes() -> Vec<Node> {
+    let tiers = numa::tiers();
+    let allowed = numa::allowed_nodes();
+    numa::memory_nodes()
+        .iter()
+        .map(|id| {
+            let (total, free) = numa::memory(id).unwrap_or_default();
+            let pool = numa::hugetlb_pages(id, mapping::gmem_page());
+            let (hugetlb_total, hugetlb_free) = pool.unwrap_or_default();
+            Node {
+                id,
+                device: device::host_name(),
+                // A kernel without NUMA has all its processors at its only node.
+                cpus: numa::cpus(id).unwrap_or_else(machine::cpus),
+                tier: tiers.iter().find(|(_, nodes)| nodes.contains(id)).map(|(tier, _)| *tier),
+                is_allowed: allowed.as_ref().is_none_or(|allowed| allowed.contains(id)),
+                total,
+                free,
+                hugetlb_total,
+                hugetlb_free,
+            }
+        })
+        .collect()
+}
+
+/// How far memory on node `to` is from node `from`, in tenths of the distance of a node from itself. `from` may be
+/// a node of processors alone.
+pub fn distance(from: i32, to: i32) -> Result<i32> {
+    let unknown =
+        |hnid: i32| Error::NotAMemoryNode { hnid, nodes: numa::memory_nodes().to_string() };
+    let to_node = usize::try_from(to).map_err(|_| unknown(to))?;
+    if !numa::memory_nodes().contains(to_node) {
+        return Err(unknown(to));
+    }
+    let from_node = usize::try_from(from).map_err(|_| unknown(from))?;
+    let distance = known_distance(from_node, to_node).ok_or_else(|| unknown(from))?;
+    Ok(i32::try_from(distance).unwrap_or(i32::MAX))
+}
+
+/// What the firmware says, or what holds by definition.
+fn known_distance(from: usize, to: usize) -> Option<usize> {
+    const LOCAL: usize = 10;
+    numa::distance(from, to).or((from == to).then_some(LOCAL))
+}
+
+impl Topology {
+    /// The distances of `from` to each node, in their order.
+    fn distances(&self, from: usize) -> Vec<Option<usize>> {
+        let known: Vec<_> = numa::distances(from).map(Iterator::collect).unwrap_or_default();
+        let distance = |to| known.iter().find(|(node, _)| *node == to).map(|(_, tenths)| *tenths);
+        self.nodes.iter().map(|to| distance(to.id)).collect()
+    }
+
+    /// A table of the nodes, and three lines about the machine.
+    pub fn to_text(&self) -> String {
+        let mut text =
+            String::from("node device  CPUs tier       total        free hugetlb  distance to");
+        for node in &self.nodes {
+            let _ = write!(text, " {:>3}", node.id);
+        }
+        text.push('\n');
+        for node in &self.nodes {
+            let cpus = if node.cpus == 0 { "none".to_owned() } else { node.cpus.to_string() };
+            let _ = write!(
+                text,
+                "{:>4} {:<7} {cpus:>4} {:>4} {:>7} MiB {:>7} MiB {:>7}             ",
+                node.id,
+                node.device.to_string_lossy(),
+                or_dash(node.tier),
+                node.total >> 20,
+                node.free >> 20,
+                format!("{}/{}", node.hugetlb_free, node.hugetlb_total),
+            );
+            for distance in self.distances(node.id) {
+                let _ = write!(text, "{:>4}", or_dash(distance));
+            }
+            text.push_str(if node.is_allowed { "\n" } else { "  not for this process\n" });
+        }
+        let modes = &self.huge_pages;
+        let word = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "-".to_owned());
+        let _ = writeln!(
+            text,
+            "pages: {} KiB, GMEM {} KiB; huge pages: {}, made by {}, in shared memory {}",
+            self.base_page >> 10,
+            self.gmem_page >> 10,
+            word(&modes.enabled),
+            word(&modes.defrag),
+            word(&modes.shared)
+        );
+        let switch = |on: Option<bool>| match on {
+            Some(true) => "on",
+            Some(false) => "off",
+            None => "-",
+        };
+        let _ = writeln!(
+            text,
+            "kernel: numa_balancing {}, demotion {}, lru_gen {}, swap {} MiB ({} free)",
+            or_dash(self.numa_balancing),
+            switch(self.demotion),
+            switch(self.multi_generational),
+            self.swap_total >> 20,
+            self.swap_free >> 20
+        );
+        let listed = |works: bool| {
+            let names: Vec<_> = Feature::ALL
+                .iter()
+                .filter(|feature| self.features.contains(feature) == works)
+                .map(|feature| feature.name())
+                .collect();
+            if names.is_empty() { "-".to_owned() } else { names.join(" ") }
+        };
+        let _ = writeln!(text, "it has: {}; it lacks: {}", listed(true), listed(false));
+        text
+    }
+
+    /// As one JSON object. What the kernel does not have is `null`.
+    pub fn to_json(&self) -> String {
+        let modes = &self.huge_pages;
+        let mut json = format!(
+            "{{\"base_page\":{},\"gmem_page\":{},\"thp_enabled\":{},\"thp_defrag\":{},\
+             \"thp_shmem\":{},\"numa_balancing\":{},\"demotion\":{},\"lru_gen\":{},\"swap_total\":{},\
+             \"swap_free\":{},\"features\":{{",
+            self.base_page,
+            self.gmem_page,
+            or_null(modes.enabled.as_ref().map(|word| format!("{word:?}"))),
+            or_null(modes.defrag.as_ref().map(|word| format!("{word:?}"))),
+            or_null(modes.shared.as_ref().map(|word| format!("{word:?}"))),
+            or_null(self.numa_balancing),
+            or_null(self.demotion),
+            or_null(self.multi_generational),
+            self.swap_total,
+            self.swap_free,
+        );
+        let features: Vec<_> = Feature::ALL
+            .iter()
+            .map(|feature| format!("\"{}\":{}", feature.name(), self.features.contains(feature)))
+            .collect();
+        let nodes: Vec<_> = self.nodes.iter().map(|node| self.node_to_json(node)).collect();
+        let _ = write!(json, "{}}},\"nodes\":[{}]}}", features.join(","), nodes.join(","));
+        json
+    }
+
+    fn node_to_json(&self, node: &Node) -> String {
+        let distances: Vec<_> = self.distances(node.id).into_iter().map(or_null).collect();
+        format!(
+            "{{\"node\":{},\"device\":{:?},\"cpus\":{},\"tier\":{},\"allowed\":{},\"total\":{},\"free\":{},\
+             \"hugetlb_total\":{},\"hugetlb_free\":{},\"distances\":[{}]}}",
+            node.id,
+            node.device.to_string_lossy(),
+            node.cpus,
+            or_null(node.tier),
+            node.is_allowed,
+            node.total,
+            node.free,
+            node.hugetlb_total,
+            node.hugetlb_free,
+            distances.join(",")
+        )
+    }
+}
+
+fn or_dash(number: Option<usize>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+fn or_null(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "null".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Two sockets and an expander behind a kernel that has next to nothing.
+    fn machine() -> Topology {
+        let node = |id, cpus, tier| Node {
+            id,
+            device: c"host",
+            cpus,
+            tier,
+            is_allowed: id != 2,
+            total: 1 << 30,
+            free: 1 << 29,
+            hugetlb_total: 8,
+            hugetlb_free: 7,
+        };
+        Topology {
+            nodes: vec![node(0, 64, Some(4)), node(2, 0, None)],
+            base_page: 4096,
+            gmem_page: 2 << 20,
+            huge_pages: HugePageModes { enabled: Some("madvise".into()), ..Default::default() },
+            numa_balancing: Some(2),
+            demotion: None,
+            multi_generational: Some(true),
+            swap_total: 3 << 20,
+            swap_free: 1 << 20,
+            features: vec![Feature::Collapse],
+        }
+    }
+
+    #[test]
+    fn text_says_what_is_there_and_what_is_not() {
+        let text = machine().to_text();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 6, "{text}");
+        assert!(lines[1].contains("host      64    4    1024 MiB     512 MiB     7/8"), "{text}");
+        assert!(lines[2].contains("none    -") && lines[2].ends_with("not for this process"));
+        assert!(lines[3].ends_with("huge pages: madvise, made by -, in shared memory -"));
+        assert!(lines[4].contains("numa_balancing 2, demotion -, lru_gen on, swap 3 MiB (1 free)"));
+        assert!(lines[5].starts_with("it has: MADV_COLLAPSE; it lacks: MADV_POPULATE"));
+    }
+
+    #[test]
+    fn json_has_null_for_what_the_kernel_lacks() {
+        let json = machine().to_json();
+        for part in [
+            "{\"base_page\":4096,\"gmem_page\":2097152,\"thp_enabled\":\"madvise\",\"thp_defrag\":null,",
+            "\"numa_balancing\":2,\"demotion\":null,\"lru_gen\":true,\"swap_total\":3145728,",
+            "\"MADV_COLLAPSE\":true,\"PAGEMAP_SCAN\":false,",
+            "{\"node\":2,\"device\":\"host\",\"cpus\":0,\"tier\":null,\"allowed\":false,\"total\":1073741824,",
+        ] {
+            assert!(json.contains(part), "{part} in {json}");
+        }
+        assert!(json.ends_with("]}]}"), "{json}");
+    }
+
+    #[test]
+    fn this_machine_has_a_node_for_us() {
+        let here = read().unwrap();
+        assert!(here.nodes.iter().any(|node| node.is_allowed && node.total > node.free));
+        let first = i32::try_from(here.nodes[0].id).unwrap();
+        assert_eq!(distance(first, first), Ok(10));
+        assert!(distance(first, -1).is_err() && distance(-1, first).is_err());
+        assert!(distance(i32::MAX, first).is_err());
+    }
+}
