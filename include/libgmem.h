@@ -98,6 +98,12 @@ int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEP
  *   -EACCES  also: the process's cpuset does not have the node (nothing is moved);
  *   -EFAULT  part of a file mapping lies beyond the end of its file;
  *   -EOPNOTSUPP  the kernel is older than Linux 5.14.
+ *
+ * On the device "gmem" hnid may also be a device's. The range then goes there in whole GMEM pages; it has to be
+ * peer-shared memory (see gmemSetDevice()), and the next touch by the processor brings a page back, with a fault. Then
+ * also: -EINVAL  it is other memory, or hnid is neither a node nor a device; -ENODEV  there is no GMEM kernel, or the
+ * process has no device yet; -EFAULT  the device failed or is full: some pages are where they were; -EAGAIN, -EEXIST,
+ * -EIO, -EOPNOTSUPP  as the kernel's driver has it (gm_ret 4, 2, 3, 6).
  */
 int gmemPrefetch(unsigned long addr, size_t size, int hnid, void *stream) LIBGMEM_NOEXCEPT;
 
@@ -128,10 +134,11 @@ typedef struct {
 	int result;                 /**< 0, a negative errno, or -EINPROGRESS as long as it waits on a stream */
 	unsigned threads;           /**< threads that worked on it, the caller's included */
 	size_t bytes;               /**< asked for */
-	size_t there;               /**< base pages that were on the node before */
+	size_t there;               /**< base pages that were on the node before; GMEM_UNKNOWN, as the two that follow,
+									 where the node is a device of the device "gmem" */
 	size_t populated;           /**< base pages that were not in memory, or swapped out, and are on the node now */
 	size_t migrated;            /**< base pages that were on another node and are on this one now */
-	size_t failed;              /**< base pages that are not on the node now */
+	size_t failed;              /**< base pages that are not on the node now; GMEM_UNKNOWN where such a device failed */
 	size_t huge;                /**< GMEM pages that lie on a huge page now; GMEM_UNKNOWN before Linux 6.7 */
 	size_t fallen_back;         /**< whole GMEM pages that were to be huge (prefer, require, or the system's
 									 setting) and are not; GMEM_UNKNOWN before Linux 6.7 */
@@ -209,7 +216,8 @@ int gmemGetHugePolicy(unsigned long addr) LIBGMEM_NOEXCEPT;
 /**
  * @brief The heterogeneous NUMA id of the current device.
  *
- * On the device "host" it is the memory node nearest to the CPU that the caller runs on.
+ * On the device "host" it is the memory node nearest to the CPU that the caller runs on; on "gmem" the first device
+ * that is attached to the process (-ENODEV as long as there is none; it is asked anew each time).
  * @return an id >= 0 to pass to gmemPrefetch(), or a negative errno if there is no device.
  */
 int gmemGetNumaId(void) LIBGMEM_NOEXCEPT;
@@ -436,7 +444,14 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  *
  * The first use of a device picks GMEM_DEVICE from the environment, else the one chosen when the
  * library was configured (-DLIBGMEM_DEVICE, "host" unless set).
- * @param name "host"
+ *
+ * "host" is a stock kernel. "gmem" is openEuler's GMEM kernel with an accelerator; on it large blocks of the heap are
+ * *peer-shared*: the kernel moves them between the processor and the device, whichever touches them. To choose "gmem"
+ * succeeds on any machine, and ordinary memory is treated as on "host"; what needs the device fails with -ENODEV,
+ * -EACCES
+ * (/dev/gmem is root's unless udev says otherwise) or -ENOMEM and the reason, and works once the driver is there.
+ * Peer-shared memory is not inherited: after fork(2) the child reads zeros there.
+ * @param name "host" or "gmem"
  * @return 0, -EINVAL for an unknown or NULL name (the error lists the valid ones).
  */
 int gmemSetDevice(const char *name) LIBGMEM_NOEXCEPT;

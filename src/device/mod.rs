@@ -2,6 +2,7 @@
 //!
 //! To add a device, write its file and add it to [`ALL`]; nothing else changes.
 
+mod gmem;
 mod host;
 
 use std::ffi::CStr;
@@ -105,7 +106,7 @@ impl dyn Device {
 }
 
 /// Every device, in the order in which messages list them.
-const ALL: [&dyn Device; 1] = [&host::Host];
+const ALL: [&dyn Device; 2] = [&host::Host, &gmem::Gmem];
 
 /// The device chosen when the library was configured (`-DLIBGMEM_DEVICE`).
 pub const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {

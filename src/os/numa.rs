@@ -64,6 +64,15 @@ impl NodeSet {
     }
 }
 
+impl FromIterator<usize> for NodeSet {
+    /// Ids that no node can have are left out.
+    fn from_iter<I: IntoIterator<Item = usize>>(nodes: I) -> Self {
+        let mut set = Self::EMPTY;
+        nodes.into_iter().for_each(|node| set.insert(node));
+        set
+    }
+}
+
 impl std::fmt::Display for NodeSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ids: Vec<_> = self.iter().map(|node| node.to_string()).collect();
@@ -78,6 +87,15 @@ pub fn memory_nodes() -> NodeSet {
         .ok()
         .and_then(|text| NodeSet::parse(std::str::from_utf8(text).ok()?))
         .filter(|nodes| !nodes.is_empty())
+        .unwrap_or_else(|| NodeSet::only(0))
+}
+
+/// The nodes that there may ever be, memory or none.
+pub fn possible_nodes() -> NodeSet {
+    let mut buffer = [0; 4096];
+    file::read_start(c"/sys/devices/system/node/possible", &mut buffer)
+        .ok()
+        .and_then(|text| NodeSet::parse(std::str::from_utf8(text).ok()?))
         .unwrap_or_else(|| NodeSet::only(0))
 }
 

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-/* A stand-in for openEuler's GMEM kernel, for the tests in the virtual machine (tools/guest.py --gmem). Never installed.
+/* A stand-in for openEuler's GMEM kernel, for the tests in the virtual machine (tools/guest.py --gmem). Never
+ * installed.
  *
  * It serves /dev/gmem, mmap(2) with MAP_PEER_SHARED, /sys/kernel/mm/gmem and /proc/gmemstats on a kernel of the
- * distribution, with the behaviour that openEuler documents: what is checked in which order, what is rounded, which codes
- * come out. The device is memory of the kernel's own: a page that is prefetched leaves the processor and lies there until
- * the processor touches it, is told to drop it, or unmaps it.
+ * distribution, with the behaviour that openEuler documents: what is checked in which order, what is rounded, which
+ * codes come out. The device is memory of the kernel's own: a page that is prefetched leaves the processor and lies
+ * there until the processor touches it, is told to drop it, or unmaps it.
  *
- * Three functions of the kernel are taken over at their entry (kprobes): those of mmap(2), of munmap(2) and of page faults.
- * Peer-shared memory stays ordinary private memory to the kernel, told by flags that no madvise(2) sets together.
+ * Three functions of the kernel are taken over at their entry (kprobes): those of mmap(2), of munmap(2) and of page
+ * faults. Peer-shared memory stays ordinary private memory to the kernel, told by flags that no madvise(2) sets
+ * together.
  *
  * What it is not: a page that comes back is mapped before it is filled, and what is written to a page while it goes to
  * the device is lost. So one thread at a time uses a page.
@@ -117,29 +119,20 @@ static DEFINE_MUTEX(moving);
 static int first_hnid;
 static uint on_device[DEVICES];
 
-static bool is_device(int hnid)
-{
-	return hnid >= first_hnid && hnid < first_hnid + DEVICES;
-}
+static bool is_device(int hnid) { return hnid >= first_hnid && hnid < first_hnid + DEVICES; }
 
-static bool is_peer_shared(const struct vm_area_struct *vma)
-{
-	return (vma->vm_flags & PEER_SHARED) == PEER_SHARED;
-}
+static bool is_peer_shared(const struct vm_area_struct *vma) { return (vma->vm_flags & PEER_SHARED) == PEER_SHARED; }
 
 /* With the lock held. */
-static struct device_page *find_locked(struct mm_struct *mm, unsigned long address)
-{
+static struct device_page *find_locked(struct mm_struct *mm, unsigned long address) {
 	struct device_page *page;
 
-	list_for_each_entry(page, &device_pages, list)
-		if (page->mm == mm && page->address == HUGE_FLOOR(address))
-			return page;
+	list_for_each_entry(
+		page, &device_pages, list) if (page->mm == mm && page->address == HUGE_FLOOR(address)) return page;
 	return NULL;
 }
 
-static bool is_on_device(struct mm_struct *mm, unsigned long address)
-{
+static bool is_on_device(struct mm_struct *mm, unsigned long address) {
 	unsigned long flags;
 	bool found;
 
@@ -150,8 +143,7 @@ static bool is_on_device(struct mm_struct *mm, unsigned long address)
 }
 
 /* Takes it off the list; the caller frees it. */
-static struct device_page *take(struct mm_struct *mm, unsigned long address)
-{
+static struct device_page *take(struct mm_struct *mm, unsigned long address) {
 	struct device_page *page;
 	unsigned long flags;
 
@@ -165,46 +157,42 @@ static struct device_page *take(struct mm_struct *mm, unsigned long address)
 	return page;
 }
 
-static void free_device_page(struct device_page *page)
-{
+static void free_device_page(struct device_page *page) {
 	vfree(page->bytes);
 	kfree(page);
 }
 
-static uint drop(struct mm_struct *mm, unsigned long start, unsigned long end)
-{
+static uint drop(struct mm_struct *mm, unsigned long start, unsigned long end) {
 	struct device_page *page, *next;
 	unsigned long flags;
 	LIST_HEAD(gone);
 	uint count = 0;
 
 	spin_lock_irqsave(&lock, flags);
-	list_for_each_entry_safe(page, next, &device_pages, list)
-		if (page->mm == mm && page->address >= start && page->address < end) {
-			list_move(&page->list, &gone);
-			--on_device[page->hnid - first_hnid];
-			++count;
-		}
+	list_for_each_entry_safe(
+		page, next, &device_pages, list) if (page->mm == mm && page->address >= start && page->address < end) {
+		list_move(&page->list, &gone);
+		--on_device[page->hnid - first_hnid];
+		++count;
+	}
 	spin_unlock_irqrestore(&lock, flags);
-	list_for_each_entry_safe(page, next, &gone, list)
-		free_device_page(page);
+	list_for_each_entry_safe(page, next, &gone, list) free_device_page(page);
 	return count;
 }
 
 /* Copies one GMEM page between the processor's pages and the device's. mmap_lock is held. */
-static int copy(struct mm_struct *mm, unsigned long address, char *bytes, bool to_processor)
-{
+static int copy(struct mm_struct *mm, unsigned long address, char *bytes, bool to_processor) {
 	int i;
 
 	for (i = 0; i < HPAGE_PMD_NR; ++i) {
 		struct page *page;
 		char *mapped;
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
-		long got = get_user_pages_remote(mm, address + i * PAGE_SIZE, 1, to_processor ? FOLL_WRITE | FOLL_FORCE : 0,
-						 &page, NULL, NULL);
+		long got = get_user_pages_remote(
+			mm, address + i * PAGE_SIZE, 1, to_processor ? FOLL_WRITE | FOLL_FORCE : 0, &page, NULL, NULL);
 #else
-		long got = get_user_pages_remote(mm, address + i * PAGE_SIZE, 1, to_processor ? FOLL_WRITE | FOLL_FORCE : 0,
-						 &page, NULL);
+		long got = get_user_pages_remote(
+			mm, address + i * PAGE_SIZE, 1, to_processor ? FOLL_WRITE | FOLL_FORCE : 0, &page, NULL);
 #endif
 		if (got != 1)
 			return -EFAULT;
@@ -221,8 +209,7 @@ static int copy(struct mm_struct *mm, unsigned long address, char *bytes, bool t
 	return 0;
 }
 
-static void zap(struct vm_area_struct *vma, unsigned long start, unsigned long length)
-{
+static void zap(struct vm_area_struct *vma, unsigned long start, unsigned long length) {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
 	zap_page_range(vma, start, length);
 #else
@@ -230,8 +217,7 @@ static void zap(struct vm_area_struct *vma, unsigned long start, unsigned long l
 #endif
 }
 
-static int move_to_device(struct vm_area_struct *vma, unsigned long address, int hnid)
-{
+static int move_to_device(struct vm_area_struct *vma, unsigned long address, int hnid) {
 	struct device_page *page;
 	unsigned long flags;
 
@@ -268,16 +254,14 @@ static int move_to_device(struct vm_area_struct *vma, unsigned long address, int
 
 /* ---- the life of a process ------------------------------------------------------------------------------ */
 
-static int unmapped(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
-{
+static int unmapped(struct mmu_notifier *notifier, const struct mmu_notifier_range *range) {
 	/* Of other events the pages stay where they are. */
 	if (range->event == MMU_NOTIFY_UNMAP || range->event == MMU_NOTIFY_CLEAR)
 		drop(notifier->mm, range->start, range->end);
 	return 0;
 }
 
-static void ended(struct mmu_notifier *notifier, struct mm_struct *mm)
-{
+static void ended(struct mmu_notifier *notifier, struct mm_struct *mm) {
 	struct process *process = container_of(notifier, struct process, notifier);
 	unsigned long flags;
 
@@ -293,21 +277,18 @@ static const struct mmu_notifier_ops life = {
 	.release = ended,
 };
 
-static bool is_known(struct mm_struct *mm)
-{
+static bool is_known(struct mm_struct *mm) {
 	struct process *process;
 	unsigned long flags;
 	bool found = false;
 
 	spin_lock_irqsave(&lock, flags);
-	list_for_each_entry(process, &processes, list)
-		found |= process->notifier.mm == mm;
+	list_for_each_entry(process, &processes, list) found |= process->notifier.mm == mm;
 	spin_unlock_irqrestore(&lock, flags);
 	return found;
 }
 
-static int follow(struct mm_struct *mm)
-{
+static int follow(struct mm_struct *mm) {
 	struct process *process;
 	unsigned long flags;
 	int failed;
@@ -331,8 +312,7 @@ static int follow(struct mm_struct *mm)
 
 /* ---- mmap(2), munmap(2), page faults ----------------------------------------------------------------------- */
 
-static bool huge_pages_are_off(void)
-{
+static bool huge_pages_are_off(void) {
 	char text[64] = "";
 	loff_t at = 0;
 	struct file *file = filp_open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY, 0);
@@ -346,15 +326,14 @@ static bool huge_pages_are_off(void)
 
 /* In the place of ksys_mmap_pgoff(), for calls that have the bit. */
 static unsigned long map(unsigned long hint, unsigned long length, unsigned long protection, unsigned long flags,
-			 unsigned long fd, unsigned long offset)
-{
+	unsigned long fd, unsigned long offset) {
 	struct mm_struct *mm = current->mm;
 	const bool is_fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
 	struct vm_area_struct *vma;
 	unsigned long start, begin;
 
-	if (checks_flags && (!enabled || (flags & MAP_TYPE) != MAP_PRIVATE || (flags & MAP_HUGETLB) ||
-			     !(flags & MAP_ANONYMOUS)))
+	if (checks_flags &&
+		(!enabled || (flags & MAP_TYPE) != MAP_PRIVATE || (flags & MAP_HUGETLB) || !(flags & MAP_ANONYMOUS)))
 		return -EINVAL;
 	length = ALIGN(length, HUGE);
 	if (!length)
@@ -363,8 +342,8 @@ static unsigned long map(unsigned long hint, unsigned long length, unsigned long
 		return -ENOMEM;
 	/* A margin on either side, so that the kernel joins it with no neighbour. */
 	flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-	begin = is_fixed ? vm_mmap(NULL, hint, length, protection, flags | MAP_FIXED_NOREPLACE, 0) :
-			   vm_mmap(NULL, 0, length + 2 * HUGE, protection, flags, 0);
+	begin = is_fixed ? vm_mmap(NULL, hint, length, protection, flags | MAP_FIXED_NOREPLACE, 0)
+					 : vm_mmap(NULL, 0, length + 2 * HUGE, protection, flags, 0);
 	if (IS_ERR_VALUE(begin))
 		return begin == (unsigned long)-EEXIST ? begin : -ENOMEM;
 	start = is_fixed ? begin : ALIGN(begin + PAGE_SIZE, HUGE);
@@ -389,14 +368,12 @@ static unsigned long map(unsigned long hint, unsigned long length, unsigned long
 }
 
 /* Called by the processor's trap or by ftrace: the function that it stands at is left for another one. */
-static int go_to(struct pt_regs *registers, const void *instead)
-{
+static int go_to(struct pt_regs *registers, const void *instead) {
 	registers->ip = (unsigned long)instead;
 	return 1;
 }
 
-static int at_mmap(struct kprobe *probe, struct pt_regs *registers)
-{
+static int at_mmap(struct kprobe *probe, struct pt_regs *registers) {
 	/* As the first kernels without gmem=on: the bit means nothing. */
 	if (!current->mm || !(registers->cx & map_peer_shared) || (!checks_flags && !enabled))
 		return 0;
@@ -404,8 +381,7 @@ static int at_mmap(struct kprobe *probe, struct pt_regs *registers)
 }
 
 /* In the place of munmap(2), for processes with peer-shared memory. */
-static long unmap(const struct pt_regs *user)
-{
+static long unmap(const struct pt_regs *user) {
 	const unsigned long start = user->di, end = start + user->si;
 	struct mm_struct *mm = current->mm;
 	struct vm_area_struct *vma;
@@ -422,14 +398,13 @@ static long unmap(const struct pt_regs *user)
 	return misaligned ? -EINVAL : vm_munmap(start, length);
 }
 
-static int at_munmap(struct kprobe *probe, struct pt_regs *registers)
-{
+static int at_munmap(struct kprobe *probe, struct pt_regs *registers) {
 	return current->mm && is_known(current->mm) ? go_to(registers, unmap) : 0;
 }
 
 /* In the place of handle_mm_fault() where the page is on the device. */
-static vm_fault_t fault(struct vm_area_struct *vma, unsigned long address, unsigned int flags, struct pt_regs *registers)
-{
+static vm_fault_t fault(
+	struct vm_area_struct *vma, unsigned long address, unsigned int flags, struct pt_regs *registers) {
 	struct mm_struct *mm = vma->vm_mm;
 	struct device_page *page;
 	int failed = 0;
@@ -451,8 +426,7 @@ static vm_fault_t fault(struct vm_area_struct *vma, unsigned long address, unsig
 	return failed ? VM_FAULT_SIGBUS : handle_mm_fault(vma, address, flags, registers);
 }
 
-static int at_fault(struct kprobe *probe, struct pt_regs *registers)
-{
+static int at_fault(struct kprobe *probe, struct pt_regs *registers) {
 	struct vm_area_struct *vma = (struct vm_area_struct *)registers->di;
 
 	return is_peer_shared(vma) && is_on_device(vma->vm_mm, registers->si) ? go_to(registers, fault) : 0;
@@ -460,8 +434,7 @@ static int at_fault(struct kprobe *probe, struct pt_regs *registers)
 
 /* ---- /dev/gmem --------------------------------------------------------------------------------------------- */
 
-static long get_hnid(unsigned long user)
-{
+static long get_hnid(unsigned long user) {
 	struct hnid_argument argument;
 
 	if (copy_from_user(&argument, (void __user *)user, sizeof(argument)))
@@ -471,8 +444,7 @@ static long get_hnid(unsigned long user)
 	return put_user(first_hnid, (int __user *)argument.hnid) ? -EFAULT : 0;
 }
 
-static long move_range(struct mm_struct *mm, unsigned long start, size_t length, int hnid)
-{
+static long move_range(struct mm_struct *mm, unsigned long start, size_t length, int hnid) {
 	unsigned long from = HUGE_FLOOR(start), end = ALIGN(start + length, HUGE), at;
 	struct vm_area_struct *vma;
 	long result = 0;
@@ -498,8 +470,7 @@ static long move_range(struct mm_struct *mm, unsigned long start, size_t length,
 	return result;
 }
 
-static long free_pages_of(struct mm_struct *mm, unsigned long start, size_t length)
-{
+static long free_pages_of(struct mm_struct *mm, unsigned long start, size_t length) {
 	unsigned long from = ALIGN(start, HUGE), end = HUGE_FLOOR(start + length);
 	struct vm_area_struct *vma;
 
@@ -523,8 +494,7 @@ static long free_pages_of(struct mm_struct *mm, unsigned long start, size_t leng
 	return 0;
 }
 
-static long advise(unsigned long user)
-{
+static long advise(unsigned long user) {
 	struct madvise_argument argument;
 
 	if (copy_from_user(&argument, (void __user *)user, sizeof(argument)))
@@ -537,31 +507,21 @@ static long advise(unsigned long user)
 	if (argument.hnid == -1 ? argument.behavior != MADV_DONTNEED : !is_device(argument.hnid))
 		return -EINVAL;
 	switch (argument.behavior) {
-	case GMEM_PREFETCH:
-		return move_range(current->mm, argument.start, argument.length, argument.hnid);
-	case MADV_DONTNEED:
-		return free_pages_of(current->mm, argument.start, argument.length);
-	default:
-		return -EINVAL;
+	case GMEM_PREFETCH: return move_range(current->mm, argument.start, argument.length, argument.hnid);
+	case MADV_DONTNEED: return free_pages_of(current->mm, argument.start, argument.length);
+	default: return -EINVAL;
 	}
 }
 
-static long control(struct file *file, unsigned int command, unsigned long argument)
-{
+static long control(struct file *file, unsigned int command, unsigned long argument) {
 	switch (command) {
-	case GMEM_GET_HNUMA_ID:
-		return get_hnid(argument);
-	case GMEM_MADVISE:
-		return advise(argument);
-	default:
-		return -EINVAL;
+	case GMEM_GET_HNUMA_ID: return get_hnid(argument);
+	case GMEM_MADVISE: return advise(argument);
+	default: return -EINVAL;
 	}
 }
 
-static int opened(struct inode *inode, struct file *file)
-{
-	return open_error;
-}
+static int opened(struct inode *inode, struct file *file) { return open_error; }
 
 static const struct file_operations operations = {
 	.owner = THIS_MODULE,
@@ -580,23 +540,17 @@ static struct miscdevice node = {
 
 static struct kobject *devices[DEVICES];
 
-static int index_of(const struct kobject *device)
-{
-	return device == devices[0] ? 0 : 1;
-}
+static int index_of(const struct kobject *device) { return device == devices[0] ? 0 : 1; }
 
-static ssize_t max_memsize_show(struct kobject *device, struct kobj_attribute *attribute, char *text)
-{
+static ssize_t max_memsize_show(struct kobject *device, struct kobj_attribute *attribute, char *text) {
 	return sysfs_emit(text, "%lu\n", capacity * HUGE);
 }
 
-static ssize_t nr_activepages_show(struct kobject *device, struct kobj_attribute *attribute, char *text)
-{
+static ssize_t nr_activepages_show(struct kobject *device, struct kobj_attribute *attribute, char *text) {
 	return sysfs_emit(text, "%u\n", on_device[index_of(device)]);
 }
 
-static ssize_t nr_freepages_show(struct kobject *device, struct kobj_attribute *attribute, char *text)
-{
+static ssize_t nr_freepages_show(struct kobject *device, struct kobj_attribute *attribute, char *text) {
 	return sysfs_emit(text, "%u\n", capacity - on_device[index_of(device)]);
 }
 
@@ -606,15 +560,13 @@ static struct kobj_attribute nr_freepages = __ATTR_RO(nr_freepages);
 static struct attribute *attributes[] = {&max_memsize.attr, &nr_activepages.attr, &nr_freepages.attr, NULL};
 static const struct attribute_group group = {.attrs = attributes};
 
-static int show_statistics(struct seq_file *file, void *unused)
-{
+static int show_statistics(struct seq_file *file, void *unused) {
 	seq_puts(file, "migrating H2D: 0\nmigrating D2H: 0\n");
 	return 0;
 }
 
 /* The kernel shows modules no kallsyms_lookup_name(), but where a probe of it would be. */
-static unsigned long (*symbol(void))(const char *name)
-{
+static unsigned long (*symbol(void))(const char *name) {
 	struct kprobe probe = {.symbol_name = "kallsyms_lookup_name"};
 	void *found;
 
@@ -625,8 +577,7 @@ static unsigned long (*symbol(void))(const char *name)
 	return found;
 }
 
-static int make_files(void)
-{
+static int make_files(void) {
 	unsigned long (*find)(const char *name) = symbol();
 	struct kobject **memory = find ? (struct kobject **)find("mm_kobj") : NULL;
 	struct kobject *folder = memory ? kobject_create_and_add("gmem", *memory) : NULL;
@@ -650,8 +601,7 @@ static struct kprobe probes[] = {
 	{.symbol_name = "handle_mm_fault", .pre_handler = at_fault},
 };
 
-static int __init start(void)
-{
+static int __init start(void) {
 	int i, failed;
 
 	/* The first id behind those that memory nodes may have. */
