@@ -150,7 +150,7 @@ def gmem_kernel(image):
             shutil.copy(source, folder)
         compiler = "gcc-12" if shutil.which("gcc-12") else "gcc"
         # Without the last setting, 6.12 asks for a tool that is no use here.
-        done = run.command("make", "-C", headers(image), f"M={folder}", f"CC={tool(compiler, 'gcc')}",
+        done = run.command(tool("make", "make"), "-C", headers(image), f"M={folder}", f"CC={tool(compiler, 'gcc')}",
                            "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules", quiet=True, check=False)
         if done.returncode != 0:
             print(done.stdout)

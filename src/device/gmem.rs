@@ -43,11 +43,12 @@ impl Device for Gmem {
     }
 
     fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()> {
-        if numa::memory_nodes().contains(request.node) {
+        let hnid = i32::try_from(request.node).unwrap_or(i32::MAX);
+        if Host.node(hnid).is_ok() {
             return Host.prefetch(request, report);
         }
         let start = Instant::now();
-        let outcome = to_device(request, report);
+        let outcome = to_device(request, hnid, report);
         report.nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         outcome
     }
@@ -98,14 +99,13 @@ fn device_node(hnid: i32) -> Result<usize> {
 /// At most so much in one call of the kernel's, which works on four parts of it at once and cannot be cancelled.
 const PIECE_BYTES: usize = 64 << 20;
 
-fn to_device(request: &Request<'_>, report: &mut Report) -> Result<()> {
+fn to_device(request: &Request<'_>, hnid: i32, report: &mut Report) -> Result<()> {
     let page = mapping::gmem_page();
     let (asked, total) = (request.asked, request.asked.len());
     let pages = asked.outward(page);
     if page.floor(pages.end()) != pages.end() {
         return Err(Error::RangeOverflow { addr: asked.start(), size: total });
     }
-    let hnid = i32::try_from(request.node).unwrap_or(i32::MAX);
     let parts = mappings(pages, hnid)?;
     report.threads = 1;
     // The kernel tells of none of these.

@@ -3,7 +3,6 @@
 //! The numbers are those of its public versions; no header that is installed has them.
 
 use std::ffi::{CStr, c_int, c_ulong, c_void};
-use std::mem;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -152,17 +151,10 @@ fn descriptor() -> SysResult<c_int> {
         return Ok(known);
     }
     let fresh = Descriptor::open_for_reading(NODE)?.out_of_the_way();
-    let kept = opened
-        .compare_exchange(NOT_OPENED, fresh.0, Ordering::Relaxed, Ordering::Relaxed)
-        .map_or_else(
-            |others| others,
-            |_| {
-                let number = fresh.0;
-                mem::forget(fresh);
-                number
-            },
-        );
-    Ok(kept)
+    match opened.compare_exchange(NOT_OPENED, fresh.0, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => Ok(fresh.kept_open()),
+        Err(others) => Ok(others),
+    }
 }
 
 #[cfg(test)]
@@ -173,9 +165,9 @@ mod tests {
     fn arguments_are_laid_out_as_the_kernel_reads_them() {
         assert_eq!((size_of::<HnidArgument>(), size_of::<AdviseArgument>()), (8, 32));
         let offsets = (
-            mem::offset_of!(AdviseArgument, start),
-            mem::offset_of!(AdviseArgument, len_in),
-            mem::offset_of!(AdviseArgument, behavior),
+            std::mem::offset_of!(AdviseArgument, start),
+            std::mem::offset_of!(AdviseArgument, len_in),
+            std::mem::offset_of!(AdviseArgument, behavior),
         );
         assert_eq!(offsets, (8, 16, 24));
     }

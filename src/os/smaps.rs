@@ -123,7 +123,7 @@ mod tests {
             "Rss:   12 kB",
             "AnonHugePages:  4 kB",
             "ShmemPmdMapped:  2048 kB",
-            "VmFlags: rd wr ht",
+            "VmFlags: rd wr ht ps",
             "9000-a000 r--p 0 00:00 0",
         ] {
             read_line(line.as_bytes(), &mut mapping, &mut |one| seen.push(one));
@@ -135,6 +135,7 @@ mod tests {
             huge: 4 << 10,
             huge_shared: 2 << 20,
             is_hugetlb: true,
+            is_peer_shared: true,
         };
         assert_eq!(seen, [expected]);
         assert_eq!(mapping.unwrap().start, 0x9000);

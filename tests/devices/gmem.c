@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The device "gmem": on a machine without a GMEM kernel clear errors, and ordinary memory as ever; on a stand-in for
  * that kernel, in the virtual machine (guest.py --gmem), all that it documents, through the library. */
+#include <sys/ioctl.h>
+
 #include "../nodes/nodes.h"
 
 enum { FIRST_BIT = 0x10000000 };
@@ -93,6 +95,77 @@ static long on_device(int hnid) {
 	char path[128];
 	snprintf(path, sizeof path, "/sys/kernel/mm/gmem/hnode%d/nr_activepages", hnid);
 	return read_number(path, "");
+}
+
+/* ---- the kernel itself: that the stand-in keeps to the documentation ---------------------------------------- */
+
+struct madvise_argument {
+	int hnid;
+	unsigned long start;
+	size_t length;
+	int behavior;
+};
+
+enum { GMEM_GET_HNUMA_ID = 0x40085501, GMEM_MADVISE = 0x40205502, MADV_PREFETCH = 0x1000 };
+
+/* 0, a positive code, or a negative errno. */
+static int advise(int node, int hnid, const void *start, size_t size, int behavior) {
+	struct madvise_argument argument = {hnid, (unsigned long)(uintptr_t)start, size, behavior};
+	const int result = ioctl(node, GMEM_MADVISE, &argument);
+	return result == -1 ? -errno : result;
+}
+
+/* 0, or why there is no mapping. */
+static int map_errno(void *at, size_t size, int flags) {
+	void *start = mmap(at, size, PROT_READ | PROT_WRITE, flags | FIRST_BIT, -1, 0);
+	if (start == MAP_FAILED) {
+		return errno;
+	}
+	munmap(start, page);
+	return 0;
+}
+
+static void ioctls_are_as_documented(char *start) {
+	const int node = open("/dev/gmem", O_RDONLY | O_CLOEXEC);
+	int *none = NULL;
+	NEED(node >= 0);
+	CHECK(ioctl(node, GMEM_GET_HNUMA_ID, NULL) == -1 && errno == EFAULT);
+	CHECK(ioctl(node, GMEM_GET_HNUMA_ID, &none) == -1 && errno == EFAULT);
+	CHECK(ioctl(node, GMEM_MADVISE, NULL) == -1 && errno == EFAULT);
+	CHECK(ioctl(node, GMEM_MADVISE + 1, start) == -1 && errno == EINVAL);
+	CHECK_EQUAL(advise(node, -1, start, page, MADV_PREFETCH), -EINVAL);
+	CHECK_EQUAL(advise(node, -2, start, page, MADV_DONTNEED), -EINVAL);
+	CHECK_EQUAL(advise(node, 0, start, page, MADV_DONTNEED), -EINVAL);
+	CHECK_EQUAL(advise(node, device, start, page, MADV_PAGEOUT), -EINVAL);
+	CHECK_EQUAL(advise(node, device, start, page, MADV_DONTNEED), 0);
+	CHECK_EQUAL(advise(node, device, start, UINTPTR_MAX, MADV_PREFETCH), -EINVAL);
+	CHECK_EQUAL(advise(node, -1, (void *)UINTPTR_MAX, 0, MADV_DONTNEED), -EINVAL);
+	CHECK_EQUAL(advise(node, -1, (void *)UINTPTR_MAX, UINTPTR_MAX, MADV_DONTNEED), -EINVAL);
+	CHECK_EQUAL(advise(node, device, start, 0, MADV_PREFETCH), 0);
+	CHECK_EQUAL(on_device(device), 0);
+	CHECK_EQUAL(advise(node, device, start + 1, 0, MADV_PREFETCH), 0);
+	CHECK_EQUAL(on_device(device), 1);
+	CHECK_EQUAL(advise(node, device, start, 2 * page, MADV_PREFETCH), 5);
+	CHECK_EQUAL(advise(node, -1, start, 2 * page, MADV_DONTNEED), 0);
+	CHECK_EQUAL(on_device(device), 0);
+	close(node);
+}
+
+static void mappings_are_as_documented(char *start) {
+	CHECK_EQUAL(map_errno(NULL, page, MAP_SHARED | MAP_ANONYMOUS), EINVAL);
+	CHECK_EQUAL(map_errno(NULL, page, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB), EINVAL);
+	CHECK_EQUAL(map_errno(NULL, page, MAP_PRIVATE), EINVAL);
+	CHECK_EQUAL(map_errno(start, page, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED), EEXIST);
+	CHECK_EQUAL(map_errno(start, page, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE), EEXIST);
+	CHECK_EQUAL(map_errno(NULL, 1, MAP_PRIVATE | MAP_ANONYMOUS), 0);
+	CHECK_EQUAL((uintptr_t)start % page, 0);
+	start[page - 1] = 1; /* of 4096 bytes that were asked for */
+	set("attached", 0);
+	CHECK_EQUAL(map_errno(NULL, page, MAP_PRIVATE | MAP_ANONYMOUS), ENOMEM);
+	set("attached", 1);
+	CHECK(munmap(start + base, base) == -1 && errno == EINVAL);
+	CHECK(munmap(start, base) == 0); /* all of it */
+	CHECK(msync(start + base, base, MS_ASYNC) == -1 && errno == ENOMEM);
 }
 
 /* As frameworks do it that know the flag. */
@@ -287,6 +360,30 @@ static void a_device_may_fail_or_be_full(void) {
 	munmap(start, 4 * page);
 }
 
+static int pieces;
+
+static int count_pieces(size_t done, size_t total, void *last) {
+	++pieces;
+	CHECK(done <= total);
+	return done >= *(size_t *)last;
+}
+
+/* Large ranges go in pieces, between which they may be ended. */
+static void may_be_cancelled(void) {
+	const size_t size = 35 * page;
+	char *start = map_peer_shared(size);
+	size_t last = SIZE_MAX;
+	const gmemPrefetchOptions_t options = {.size = sizeof options, .progress = count_pieces, .progress_arg = &last};
+	CHECK_EQUAL(gmemPrefetchEx((unsigned long)(uintptr_t)start, size, device, NULL, &options, NULL), 0);
+	CHECK_EQUAL(pieces, 2);
+	CHECK_EQUAL(on_device(device), 35);
+	CHECK_EQUAL(free_eager(start, size), 0);
+	last = page;
+	CHECK_EQUAL(gmemPrefetchEx((unsigned long)(uintptr_t)start, size, device, NULL, &options, NULL), -ECANCELED);
+	CHECK_EQUAL(on_device(device), 32);
+	munmap(start, size);
+}
+
 static void in_order_on_a_stream(void) {
 	char *start = map_peer_shared(2 * page);
 	gmemStream_t stream = NULL;
@@ -455,6 +552,8 @@ int main(int argc, char **argv) {
 													  : opens_late();
 	}
 	CHECK(strcmp(gmemGetDevice(), "gmem") == 0);
+	ioctls_are_as_documented(map_peer_shared(1));
+	mappings_are_as_documented(map_peer_shared(base));
 	ids();
 	pages_go_and_come_back();
 	ranges_are_rounded();
@@ -462,6 +561,7 @@ int main(int argc, char **argv) {
 	only_peer_shared_memory_goes();
 	a_device_may_fail_or_be_full();
 	codes_become_errnos();
+	may_be_cancelled();
 	in_order_on_a_stream();
 	ordinary_memory_is_as_ever();
 	blocks_are_the_devices();

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /* A stand-in for openEuler's GMEM kernel, for the tests in the virtual machine (tools/guest.py --gmem). Never
  * installed.
  *
