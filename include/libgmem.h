@@ -102,6 +102,12 @@ int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEP
  *   -EOPNOTSUPP  the kernel is older than Linux 5.14;
  *   -ENODEV  the current device cannot be used (see gmemSetDevice());
  *   -EIO     the device's driver failed (gmemLastError() has its code).
+ *
+ * On the device "gmem" hnid may also be a device's. The range then goes there in whole GMEM pages; it has to be
+ * peer-shared memory (see gmemSetDevice()), and the next touch by the processor brings a page back, with a fault. Then
+ * also: -EINVAL  it is other memory, or hnid is neither a node nor a device; -ENODEV  there is no GMEM kernel, or the
+ * process has no device yet; -EFAULT  the device failed or is full: some pages are where they were; -EAGAIN, -EEXIST,
+ * -EIO, -EOPNOTSUPP  as the kernel's driver has it (gm_ret 4, 2, 3, 6).
  */
 int gmemPrefetch(unsigned long addr, size_t size, int hnid, void *stream) LIBGMEM_NOEXCEPT;
 
@@ -132,10 +138,11 @@ typedef struct {
 	int result;                 /**< 0, a negative errno, or -EINPROGRESS as long as it waits on a stream */
 	unsigned threads;           /**< threads that worked on it, the caller's included */
 	size_t bytes;               /**< asked for */
-	size_t there;               /**< base pages that were on the node before */
+	size_t there;               /**< base pages that were on the node before; GMEM_UNKNOWN, as the two that follow,
+									 where the node is a device of the device "gmem" */
 	size_t populated;           /**< base pages that were not in memory, or swapped out, and are on the node now */
 	size_t migrated;            /**< base pages that were on another node and are on this one now */
-	size_t failed;              /**< base pages that are not on the node now */
+	size_t failed;              /**< base pages that are not on the node now; GMEM_UNKNOWN where such a device failed */
 	size_t huge;                /**< GMEM pages that lie on a huge page now; GMEM_UNKNOWN before Linux 6.7 */
 	size_t fallen_back;         /**< whole GMEM pages that were to be huge (prefer, require, or the system's
 									 setting) and are not; GMEM_UNKNOWN before Linux 6.7 */
@@ -214,7 +221,8 @@ int gmemGetHugePolicy(unsigned long addr) LIBGMEM_NOEXCEPT;
  * @brief The heterogeneous NUMA id of the current device.
  *
  * On the device "host" it is the memory node nearest to the CPU that the caller runs on; on "opencl" the same if the
- * device is the processor, else a number behind those that memory nodes of the machine can have.
+ * device is the processor, else a number behind those that memory nodes of the machine can have; on "gmem" the first
+ * device that is attached to the process (-ENODEV as long as there is none; it is asked anew each time).
  * @return an id >= 0 to pass to gmemPrefetch(), or a negative errno if there is no device.
  */
 int gmemGetNumaId(void) LIBGMEM_NOEXCEPT;
@@ -442,7 +450,9 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  * The first use of a device picks GMEM_DEVICE from the environment, else the one chosen when the
  * library was configured (-DLIBGMEM_DEVICE, "host" unless set).
  *
- * "host" is the machine's own memory. "opencl" is the first OpenCL device that has fine-grained buffers of shared
+ * "host" is the machine's own memory.
+ *
+ * "opencl" is the first OpenCL device that has fine-grained buffers of shared
  * virtual memory and OpenCL 2.1, or the one that GMEM_OPENCL_DEVICE names by its number, counted from 0 through all
  * platforms, or by a part of its name. libOpenCL.so.1 is opened when the device is first used, and what comes of that
  * holds for the life of the process. A device that runs its kernels on the processor has the machine's memory nodes,
@@ -450,8 +460,14 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  * it takes memory of its own context only; of that gmemFreeEager() frees nothing (-EOPNOTSUPP), and a receipt counts
  * each page that the driver was asked to move as migrated, since the driver does not tell what it did. A forked child
  * has no OpenCL: ranges are prefetched and freed there as on "host", and what needs the driver is -ENODEV.
- * @param name "host" or "opencl"
- * @return 0; -EINVAL for an unknown or NULL name (the error lists the valid ones); -ENODEV if the device cannot be
+ *
+ * "gmem" is openEuler's GMEM kernel with an accelerator; on it large blocks of the heap are
+ * *peer-shared*: the kernel moves them between the processor and the device, whichever touches them. To choose "gmem"
+ * succeeds on any machine, and ordinary memory is treated as on "host"; what needs the device fails with -ENODEV, -EACCES
+ * (/dev/gmem is root's unless udev says otherwise) or -ENOMEM and the reason, and works once the driver is there.
+ * Peer-shared memory is not inherited: after fork(2) the child reads zeros there.
+ * @param name "host", "gmem" or "opencl"
+ * @return 0; -EINVAL for an unknown or NULL name (the error lists the valid ones); -ENODEV if "opencl" cannot be
  *   used (the error says what is missing and where it was looked for). After an error the device is what it was.
  */
 int gmemSetDevice(const char *name) LIBGMEM_NOEXCEPT;

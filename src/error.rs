@@ -44,6 +44,43 @@ impl fmt::Display for ClCode {
     }
 }
 
+/// What a GMEM kernel answers when it refuses: like any kernel, or with a positive code of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GmemAnswer {
+    /// The call failed.
+    Errno(Errno),
+    /// `gm_ret`; the errno is not touched.
+    Code(i32),
+}
+
+impl GmemAnswer {
+    /// `GM_RET_FAILURE_UNKNOWN`, which a prefetch means this by.
+    pub const NOT_ONE_PEER_SHARED_MAPPING: Self = Self::Code(5);
+
+    /// The errno that says the same.
+    pub const fn errno(self) -> Errno {
+        match self {
+            Self::Errno(errno) => errno,
+            Self::Code(1) => Errno(libc::ENOMEM),
+            Self::Code(2) => Errno(libc::EEXIST),
+            Self::Code(4) => Errno(libc::EAGAIN),
+            Self::NOT_ONE_PEER_SHARED_MAPPING => Errno(libc::EINVAL),
+            Self::Code(6) => Errno(libc::EOPNOTSUPP),
+            // 3 is a failure of the device's; others are none that is known.
+            Self::Code(_) => Errno(libc::EIO),
+        }
+    }
+}
+
+impl fmt::Display for GmemAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Errno(errno) => write!(f, "{errno}"),
+            Self::Code(code) => write!(f, "gm_ret {code}, {}", self.errno()),
+        }
+    }
+}
+
 /// Every failure of the library.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are the values in the message")]
@@ -58,6 +95,30 @@ pub enum Error {
         "hnid = {hnid} is not a node with memory; the nodes are {nodes} (gmemGetNumaId() gives the current device's)"
     )]
     NotAMemoryNode { hnid: i32, nodes: String },
+
+    #[error(
+        "hnid = {hnid} is neither a node with memory, which are {nodes}, nor a device of the GMEM kernel, which are \
+         {devices:?} (/sys/kernel/mm/gmem; gmemGetNumaId() gives the first)"
+    )]
+    NotADevice { hnid: i32, nodes: String, devices: String },
+
+    #[error(
+        "/dev/gmem cannot be opened: {errno}; {remedy}. Without it, the device \"host\" does what a stock kernel can \
+         (GMEM_DEVICE, gmemSetDevice)"
+    )]
+    NoGmemKernel { errno: Errno, remedy: &'static str },
+
+    #[error("there is no peer-shared memory: {why} ({errno})")]
+    NoPeerSharedMemory { why: &'static str, errno: Errno },
+
+    #[error(
+        "{from:#x}..{to:#x} is not peer-shared memory, and no other can go to a device (hnid = {hnid}). Take blocks of \
+         2 MiB and more of libgmem's malloc, on the device \"gmem\", or mmap(2) with MAP_PEER_SHARED"
+    )]
+    NotPeerShared { from: usize, to: usize, hnid: i32 },
+
+    #[error("the GMEM kernel refused {what}: {answer}; {remedy}")]
+    GmemRefused { what: String, answer: GmemAnswer, remedy: &'static str },
 
     #[error("nothing is mapped at {at:#x}, inside {from:#x}..{to:#x}; {done}")]
     Hole { at: usize, from: usize, to: usize, done: &'static str },
@@ -230,6 +291,8 @@ impl Error {
         Errno(match self {
             Error::RangeOverflow { .. }
             | Error::NotAMemoryNode { .. }
+            | Error::NotADevice { .. }
+            | Error::NotPeerShared { .. }
             | Error::UnknownDevice { .. }
             | Error::Null { .. }
             | Error::StructSize { .. }
@@ -254,6 +317,10 @@ impl Error {
             Error::TimedOut { .. } => libc::ETIMEDOUT,
             Error::Unsupported { errno, .. } => *errno,
             Error::System { errno, .. } | Error::FaultsNotCounted { errno } => errno.0,
+            // That a file is missing says little to whoever asked for a device.
+            Error::NoGmemKernel { errno: Errno(libc::ENOENT | libc::ENXIO), .. } => libc::ENODEV,
+            Error::NoGmemKernel { errno, .. } | Error::NoPeerSharedMemory { errno, .. } => errno.0,
+            Error::GmemRefused { answer, .. } => answer.errno().0,
             Error::NotMoved { .. } => libc::EBUSY,
             Error::SelfSynchronize { .. } => libc::EDEADLK,
             Error::StreamFull { .. } | Error::NoThread { .. } => libc::EAGAIN,
@@ -272,6 +339,22 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_of_a_gmem_kernel_become_errnos() {
+        let errnos = [1, 2, 3, 4, 5, 6, 7, i32::MIN].map(|code| GmemAnswer::Code(code).errno().0);
+        let expected = [
+            libc::ENOMEM,
+            libc::EEXIST,
+            libc::EIO,
+            libc::EAGAIN,
+            libc::EINVAL,
+            libc::EOPNOTSUPP,
+            libc::EIO,
+            libc::EIO,
+        ];
+        assert_eq!(errnos, expected);
+    }
 
     #[test]
     fn messages_name_the_value_and_the_remedy() {

@@ -30,6 +30,9 @@ pub struct Report {
 }
 
 impl Report {
+    /// A number that the kernel does not tell: `GMEM_UNKNOWN`.
+    pub const UNKNOWN: usize = usize::MAX;
+
     /// Nothing done yet.
     pub const EMPTY: Self = Self {
         bytes: 0,

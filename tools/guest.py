@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a program in a virtual machine with three memory nodes, one of them without a processor.
 
-usage: guest.py [--kernel 6.12|6.1] [--hugepages N] [--tiers] [--swap MIB] [--timeout SECONDS] PROGRAM [ARGUMENT...]
+usage: guest.py [--kernel 6.12|6.1] [--hugepages N] [--tiers] [--swap MIB] [--gmem] [--env NAME=VALUE]...
+                [--timeout SECONDS] PROGRAM [ARGUMENT...]
 
 The machine has 3 GiB: nodes 0 and 1 with a processor each, node 2 with memory alone, and N pages of hugetlb on
 each. With --tiers, node 2 is a slower tier, to which the kernel demotes what is cold; with --swap there is swap
-space. The kernel is the distribution's, downloaded and unpacked into build/guest, not installed; the file system
+space; with --gmem the kernel behaves as openEuler's GMEM kernel does (tests/standins/gmem_kernel). The kernel is the distribution's, downloaded and unpacked into build/guest, not installed; the file system
 is in memory, with the program, the libraries that it is linked with, busybox, and cgroup2 in /sys/fs/cgroup. QEMU
 translates (it needs no KVM), so a boot takes about three seconds, and time means nothing in there.
 
@@ -33,6 +34,7 @@ CACHE = setup.ROOT / "build" / "guest"
 KERNELS = {"6.12": "linux-image-6.12-cloud-amd64", "6.1": "linux-image-cloud-amd64"}
 # In the order of loading.
 MODULES = {"6.12": [], "6.1": ["dax_hmem", "kmem"]}
+GMEM_KERNEL = setup.ROOT / "tests" / "standins" / "gmem_kernel"
 # Each of 1 GiB; the distances are those of two sockets and an expander behind both.
 NODES = ["-object", "memory-backend-ram,id=m0,size=1G", "-object", "memory-backend-ram,id=m1,size=1G",
          "-object", "memory-backend-ram,id=m2,size=1G",
@@ -55,7 +57,7 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm; mount -t cgroup2 cgroup /sys/fs/cgroup
 stty -F /dev/ttyS1 raw -echo
 for module in /modules/*; do [ -e $module ] && insmod $module; done
-[ -e /modules ] && echo dax0.0 > /sys/bus/dax/drivers/kmem/new_id
+[ -e /sys/bus/dax/drivers/kmem ] && echo dax0.0 > /sys/bus/dax/drivers/kmem/new_id
 [ -e /dev/nvme0n1 ] && mkswap /dev/nvme0n1 > /dev/null && swapon /dev/nvme0n1
 for pool in /sys/devices/system/node/node*/hugepages/hugepages-2048kB/nr_hugepages; do echo @HUGEPAGES@ > $pool; done
 cd /tmp
@@ -76,34 +78,84 @@ def tool(name, package):
     return setup.tool(name)
 
 
+def download(packages, folder):
+    """Unpack packages of the distribution into a folder, without installing them."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        skip("it runs a kernel of Debian's, and this is another distribution")
+    subprocess.run(["apt-get", "update"], capture_output=True, check=False)
+    with tempfile.TemporaryDirectory(prefix="guest-") as archives:
+        done = subprocess.run(["apt-get", "download", *packages], cwd=archives, text=True, capture_output=True,
+                              check=False)
+        if done.returncode != 0:
+            skip(f"{' '.join(packages)} cannot be downloaded: {done.stderr.strip()}")
+        for archive in pathlib.Path(archives).glob("*.deb"):
+            run.command("dpkg", "-x", archive, folder, quiet=True)
+
+
+def dependencies(package, pattern):
+    """Packages that a package needs, of those whose name matches."""
+    found = subprocess.run(["apt-cache", "depends", package], text=True, capture_output=True, check=False)
+    return re.findall(rf"Depends: ({pattern})$", found.stdout, re.MULTILINE)
+
+
 def kernel(version):
     """The kernel's image and modules, downloaded once."""
     folder = CACHE / version
     image, modules = folder / "vmlinuz", [folder / f"{name}.ko" for name in MODULES[version]]
     if not all(file.exists() for file in [image, *modules]):
-        if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-            skip("it runs a kernel of Debian's, and this is another distribution")
         run.step(f"fetching Linux {version} (once)")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        subprocess.run(["apt-get", "update"], capture_output=True, check=False)
-        found = subprocess.run(["apt-cache", "depends", KERNELS[version]], text=True, capture_output=True, check=False)
         # The package of that name only names the newest of its series.
-        package = re.search(rf"Depends: (linux-image-{re.escape(version)}\.\S*)", found.stdout)
-        if package is None:
+        packages = dependencies(KERNELS[version], rf"linux-image-{re.escape(version)}\.\S*")
+        if not packages:
             skip(f"the distribution has no {KERNELS[version]}")
-        done = subprocess.run(["apt-get", "download", package[1]], cwd=folder, text=True, capture_output=True,
-                              check=False)
-        archive = next(folder.glob("*.deb"), None)
-        if done.returncode != 0 or archive is None:
-            skip(f"{package[1]} cannot be downloaded: {done.stderr.strip()}")
-        run.command("dpkg", "-x", archive, folder / "package", quiet=True)
+        download(packages, folder / "package")
         for module in modules:
             next((folder / "package").rglob(module.name)).rename(module)
         next((folder / "package" / "boot").glob("vmlinuz-*")).rename(image)
         shutil.rmtree(folder / "package")
-        archive.unlink()
     return image, modules
+
+
+def release(image):
+    """The kernel's full version, as its image says it."""
+    data = image.read_bytes()
+    at = 0x200 + int.from_bytes(data[0x20E:0x210], "little")
+    return data[at:data.index(b" ", at)].decode()
+
+
+def headers(image):
+    """What modules for a kernel are built with, downloaded once."""
+    folder = image.parent / "headers"
+    name = f"linux-headers-{release(image)}"
+    found = folder / "usr" / "src" / name
+    if not found.exists():
+        run.step(f"fetching {name} (once)")
+        shutil.rmtree(folder, ignore_errors=True)
+        download([name, *dependencies(name, r"linux-(?:headers|kbuild)-\S*")], folder)
+        makefile = found / "Makefile"
+        makefile.write_text(makefile.read_text().replace("/usr/src/", f"{folder}/usr/src/"))
+    return found
+
+
+def gmem_kernel(image):
+    """The stand-in for a GMEM kernel, built for this one."""
+    folder = image.parent / "gmem_kernel"
+    module, sources = folder / "gmem_kernel.ko", list(GMEM_KERNEL.iterdir())
+    newest = max(source.stat().st_mtime for source in sources)
+    if not module.exists() or module.stat().st_mtime < newest:
+        folder.mkdir(exist_ok=True)
+        for source in sources:
+            shutil.copy(source, folder)
+        compiler = "gcc-12" if shutil.which("gcc-12") else "gcc"
+        # Without the last setting, 6.12 asks for a tool that is no use here.
+        done = run.command(tool("make", "make"), "-C", headers(image), f"M={folder}", f"CC={tool(compiler, 'gcc')}",
+                           "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules", quiet=True, check=False)
+        if done.returncode != 0:
+            print(done.stdout)
+            sys.exit("guest: the stand-in for a GMEM kernel does not compile")
+    return module
 
 
 def cpio_entry(name, mode, content=b""):
@@ -116,7 +168,7 @@ def cpio_entry(name, mode, content=b""):
     return padded + content + bytes(-len(content) % 4)
 
 
-def file_system(program, arguments, hugepages, modules):
+def file_system(program, arguments, environment, hugepages, modules):
     """The archive: busybox, the program, the libraries of both, the modules to load."""
     files = {"bin/busybox": pathlib.Path(tool("busybox", "busybox-static")), "program": program}
     files |= {f"modules/{number}.ko": module for number, module in enumerate(modules)}
@@ -128,7 +180,7 @@ def file_system(program, arguments, hugepages, modules):
         folders |= {str(parent) for parent in pathlib.PurePath(name).parents} - {"."}
     archive = [cpio_entry(folder, stat.S_IFDIR | 0o755) for folder in sorted(folders)]
     archive += [cpio_entry(name, stat.S_IFREG | 0o755, path.read_bytes()) for name, path in files.items()]
-    command = f"#!/bin/sh\nexec /program {' '.join(map(shlex.quote, arguments))}\n"
+    command = f"#!/bin/sh\nexec env {shlex.join(environment)} /program {shlex.join(arguments)}\n"
     archive.append(cpio_entry("command", stat.S_IFREG | 0o755, command.encode()))
     archive.append(cpio_entry("init", stat.S_IFREG | 0o755, INIT.replace("@HUGEPAGES@", str(hugepages)).encode()))
     return b"".join(archive) + cpio_entry("TRAILER!!!", 0)
@@ -181,6 +233,8 @@ def main():
     parser.add_argument("--hugepages", type=int, default=0)
     parser.add_argument("--tiers", action="store_true")
     parser.add_argument("--swap", type=int, metavar="MIB", default=0)
+    parser.add_argument("--gmem", action="store_true")
+    parser.add_argument("--env", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument("--timeout", type=int, default=240)
     parser.add_argument("program", type=pathlib.Path)
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -190,7 +244,8 @@ def main():
     qemu = tool("qemu-system-x86_64", "qemu-system-x86")
     image, modules = kernel(args.kernel)
     options, kernel_arguments = machine(args.kernel, args.tiers)
-    archive = file_system(args.program, args.arguments, args.hugepages, modules if args.tiers else [])
+    loaded = [*(modules if args.tiers else []), *([gmem_kernel(image)] if args.gmem else [])]
+    archive = file_system(args.program, args.arguments, args.env, args.hugepages, loaded)
     console, output = boot(qemu, options, image, archive, kernel_arguments, args.swap, args.timeout)
     print(output.replace("\r\n", "\n"), end="")
     status = re.search(r"guest: status (\d+)", console)

@@ -39,8 +39,6 @@ unsafe impl Grows for PrefetchReport {}
 
 impl PrefetchReport {
     fn new(report: &Report, result: c_int) -> Self {
-        /// `GMEM_UNKNOWN`
-        const UNKNOWN: usize = usize::MAX;
         let (errno, at) = report.first_failure.map_or((0, 0), |(errno, at)| (errno.0, at));
         Self {
             size: size_of::<Self>(),
@@ -51,8 +49,8 @@ impl PrefetchReport {
             populated: report.populated,
             migrated: report.migrated,
             failed: report.failed,
-            huge: report.huge.unwrap_or(UNKNOWN),
-            fallen_back: report.fallen_back.unwrap_or(UNKNOWN),
+            huge: report.huge.unwrap_or(Report::UNKNOWN),
+            fallen_back: report.fallen_back.unwrap_or(Report::UNKNOWN),
             first_failed: at as c_ulong,
             first_errno: errno,
             stalled: report.stalled.into(),

@@ -87,8 +87,16 @@ impl Device for Host {
     }
 
     fn free_eager(&self, pages: PageRange) -> Result<()> {
-        free::drop_pages(pages)
+        free_eager_after(pages, |_| Ok(()))
     }
+}
+
+/// Free, after `first` has done its part for each stretch of private memory.
+pub(super) fn free_eager_after(
+    pages: PageRange,
+    first: impl Fn(PageRange) -> Result<()>,
+) -> Result<()> {
+    free::drop_pages(pages, first)
 }
 
 /// The memory nodes when first asked for: reading them is three system calls, and they seldom change.
@@ -107,7 +115,8 @@ fn hnid(node: usize) -> i32 {
     i32::try_from(node).unwrap_or(i32::MAX)
 }
 
-fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> Result<()> {
+/// Call `visit` for each mapping that touches `range`.
+pub(super) fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> Result<()> {
     vma::walk(range, visit).map_err(|errno| {
         let remedy = match errno.0 {
             libc::EMFILE | libc::ENFILE => "; raise ulimit -n or fs.file-max",

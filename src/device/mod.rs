@@ -2,6 +2,7 @@
 //!
 //! To add a device, write its file and add it to [`ALL`]; nothing else changes.
 
+mod gmem;
 mod host;
 mod opencl;
 
@@ -118,7 +119,7 @@ impl dyn Device {
 }
 
 /// Every device, in the order in which messages list them.
-const ALL: [&dyn Device; 2] = [&host::Host, &opencl::OpenCl];
+const ALL: [&dyn Device; 3] = [&host::Host, &gmem::Gmem, &opencl::OpenCl];
 
 /// The device chosen when the library was configured (`-DLIBGMEM_DEVICE`).
 pub const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {

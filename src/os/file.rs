@@ -24,6 +24,11 @@ impl Descriptor {
         if fd < 0 { self } else { Self(fd) }
     }
 
+    /// Its number, from now on nobody's to close.
+    pub(super) fn kept_open(self) -> libc::c_int {
+        std::mem::ManuallyDrop::new(self).0
+    }
+
     /// Bytes read into `buffer`; 0 at the end of the file.
     pub(super) fn read(&self, buffer: &mut [u8]) -> SysResult<usize> {
         loop {

@@ -10,6 +10,7 @@ pub mod dynamic;
 pub mod env;
 pub mod faults;
 pub mod file;
+pub mod gmem;
 pub mod lazy;
 pub mod machine;
 pub mod mapping;

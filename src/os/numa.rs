@@ -64,6 +64,15 @@ impl NodeSet {
     }
 }
 
+impl FromIterator<usize> for NodeSet {
+    /// Ids that no node can have are left out.
+    fn from_iter<I: IntoIterator<Item = usize>>(nodes: I) -> Self {
+        let mut set = Self::EMPTY;
+        nodes.into_iter().for_each(|node| set.insert(node));
+        set
+    }
+}
+
 impl std::fmt::Display for NodeSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ids: Vec<_> = self.iter().map(|node| node.to_string()).collect();
@@ -81,14 +90,18 @@ pub fn memory_nodes() -> NodeSet {
         .unwrap_or_else(|| NodeSet::only(0))
 }
 
-/// The number after those that memory nodes of this machine can ever have.
-pub fn first_impossible_node() -> usize {
+/// The nodes that there may ever be, memory or none.
+pub fn possible_nodes() -> NodeSet {
     let mut buffer = [0; 4096];
     file::read_start(c"/sys/devices/system/node/possible", &mut buffer)
         .ok()
         .and_then(|text| NodeSet::parse(std::str::from_utf8(text).ok()?))
-        .and_then(|nodes| nodes.iter().last())
-        .map_or(1, |last| last + 1)
+        .unwrap_or_else(|| NodeSet::only(0))
+}
+
+/// The number after those that memory nodes of this machine can ever have.
+pub fn first_impossible_node() -> usize {
+    possible_nodes().iter().last().map_or(1, |last| last + 1)
 }
 
 /// The node of the CPU that the caller runs on.

@@ -19,6 +19,8 @@ pub struct Resident {
     pub huge_shared: usize,
     /// Whether its pages are hugetlb's, which are not among the bytes above.
     pub is_hugetlb: bool,
+    /// Whether a GMEM kernel says that it shares it with a device.
+    pub is_peer_shared: bool,
 }
 
 impl Resident {
@@ -53,6 +55,15 @@ pub fn each_mapping(mut visit: impl FnMut(Resident)) -> SysResult<()> {
     Ok(())
 }
 
+/// Whether a GMEM kernel says so of the mapping at `address`.
+pub fn is_peer_shared(address: usize) -> bool {
+    let mut is_so = false;
+    let look = |mapping: Resident| {
+        is_so |= mapping.is_peer_shared && (mapping.start..mapping.end).contains(&address);
+    };
+    each_mapping(look).is_ok() && is_so
+}
+
 /// A mapping begins with `start-end ...`; what follows are lines of `Name:   number kB`.
 fn read_line(line: &[u8], mapping: &mut Option<Resident>, visit: &mut impl FnMut(Resident)) {
     let Ok(line) = std::str::from_utf8(line) else { return };
@@ -65,7 +76,12 @@ fn read_line(line: &[u8], mapping: &mut Option<Resident>, visit: &mut impl FnMut
         ("ShmemPmdMapped:" | "FilePmdMapped:", Some(mapping)) => {
             mapping.huge_shared += kilobytes(words.next());
         }
-        ("VmFlags:", Some(mapping)) => mapping.is_hugetlb = words.any(|flag| flag == "ht"),
+        ("VmFlags:", Some(mapping)) => {
+            for flag in words {
+                mapping.is_hugetlb |= flag == "ht";
+                mapping.is_peer_shared |= flag == "ps";
+            }
+        }
         _ => {
             let address = |hex| usize::from_str_radix(hex, 16).ok();
             let range =
@@ -107,7 +123,7 @@ mod tests {
             "Rss:   12 kB",
             "AnonHugePages:  4 kB",
             "ShmemPmdMapped:  2048 kB",
-            "VmFlags: rd wr ht",
+            "VmFlags: rd wr ht ps",
             "9000-a000 r--p 0 00:00 0",
         ] {
             read_line(line.as_bytes(), &mut mapping, &mut |one| seen.push(one));
@@ -119,6 +135,7 @@ mod tests {
             huge: 4 << 10,
             huge_shared: 2 << 20,
             is_hugetlb: true,
+            is_peer_shared: true,
         };
         assert_eq!(seen, [expected]);
         assert_eq!(mapping.unwrap().start, 0x9000);

@@ -8,11 +8,12 @@ use crate::os::advice;
 use crate::os::vma::Backing;
 use crate::page::PageRange;
 
-/// Drop what is mapped in `pages`; nothing where a part of it must not be dropped.
-pub fn drop_pages(pages: PageRange) -> Result<()> {
+/// Drop what is mapped in `pages`; nothing where a part of it must not be dropped. Private memory is shown to `first`
+/// before.
+pub fn drop_pages(pages: PageRange, first: impl Fn(PageRange) -> Result<()>) -> Result<()> {
     let plan = plan(pages)?;
     plan.segments.iter().try_for_each(|(range, kind)| match kind {
-        Memory::Private => drop_private(*range),
+        Memory::Private => first(*range).and_then(|()| drop_private(*range)),
         Memory::Shared => drop_shared(*range),
     })?;
     match plan.hole {

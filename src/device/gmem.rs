@@ -1,0 +1,296 @@
+//! Device `gmem`: an accelerator behind openEuler's GMEM kernel, which moves *peer-shared* memory between the processor
+//! and the device in pages of 2 MiB.
+//!
+//! Memory nodes of the machine and ordinary memory are [`Host`]'s as ever. A device is a node too, with an id behind all
+//! that memory nodes may have. To name this device asks for nothing; without such a kernel what needs it fails.
+//!
+//! - [`peer_shared`]: which flag of `mmap(2)` gives such memory, if any
+
+mod peer_shared;
+
+use std::ffi::CStr;
+use std::ops::ControlFlow;
+use std::ptr::NonNull;
+use std::time::Instant;
+
+use super::host::{self, Host};
+use super::{Device, DeviceMemory, Request};
+use crate::error::{Errno, Error, GmemAnswer, Result};
+use crate::huge_policy::HugePolicy;
+use crate::os::gmem::{Advice, Refusal};
+use crate::os::vma::Backing;
+use crate::os::{gmem, mapping, numa};
+use crate::page::PageRange;
+use crate::report::Report;
+
+/// The device of a GMEM kernel.
+pub struct Gmem;
+
+impl Device for Gmem {
+    fn c_name(&self) -> &'static CStr {
+        c"gmem"
+    }
+
+    fn numa_id(&self) -> Result<i32> {
+        let hnid = gmem::hnuma_id()
+            .map_err(|refusal| refused(refusal, || "GMEM_GET_HNUMA_ID".into(), remedy_for_id))?;
+        // A kernel that says yes and writes nothing has no device.
+        if hnid < 0 { Err(not_a_node(hnid)) } else { Ok(hnid) }
+    }
+
+    fn node(&self, hnid: i32) -> Result<usize> {
+        Host.node(hnid).or_else(|_| device_node(hnid))
+    }
+
+    fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()> {
+        let hnid = i32::try_from(request.node).unwrap_or(i32::MAX);
+        if Host.node(hnid).is_ok() {
+            return Host.prefetch(request, report);
+        }
+        let start = Instant::now();
+        let outcome = to_device(request, hnid, report);
+        report.nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        outcome
+    }
+
+    fn collapse(&self, pages: PageRange) {
+        Host.collapse(pages);
+    }
+
+    fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
+        Host.advise_huge(range, policy)
+    }
+
+    fn free_eager(&self, pages: PageRange) -> Result<()> {
+        host::free_eager_after(pages, drop_peer_shared)
+    }
+
+    fn memory(&self) -> Option<&dyn DeviceMemory> {
+        Some(self)
+    }
+}
+
+impl DeviceMemory for Gmem {
+    fn map(&self, length: usize) -> Result<NonNull<u8>> {
+        gmem::open().map_err(not_there)?;
+        peer_shared::map(length)
+    }
+
+    unsafe fn unmap(&self, start: NonNull<u8>, length: usize) {
+        // Whole GMEM pages of one mapping, as the kernel wants it; it cannot fail but for memory, and then they stay.
+        let _ = mapping::unmap(start, length);
+    }
+}
+
+/// The node that a device's id stands for. The first kernels look for it in a set of bits without asking whether it is
+/// that large, so it is made sure of here.
+fn device_node(hnid: i32) -> Result<usize> {
+    let node = usize::try_from(hnid).map_err(|_| not_a_node(hnid))?;
+    let is_possible = node < numa::MAX_NODES && !numa::possible_nodes().contains(node);
+    match gmem::devices() {
+        Some(devices) if devices.contains(node) => Ok(node),
+        Some(_) => Err(not_a_node(hnid)),
+        None if !is_possible => Err(not_a_node(hnid)),
+        // A kernel that lists none: it is asked.
+        None => gmem::open().map(|()| node).map_err(not_there),
+    }
+}
+
+/// At most so much in one call of the kernel's, which works on four parts of it at once and cannot be cancelled.
+const PIECE_BYTES: usize = 64 << 20;
+
+fn to_device(request: &Request<'_>, hnid: i32, report: &mut Report) -> Result<()> {
+    let page = mapping::gmem_page();
+    let (asked, total) = (request.asked, request.asked.len());
+    let pages = asked.outward(page);
+    if page.floor(pages.end()) != pages.end() {
+        return Err(Error::RangeOverflow { addr: asked.start(), size: total });
+    }
+    let parts = mappings(pages, hnid)?;
+    report.threads = 1;
+    // The kernel tells of none of these.
+    report.there = Report::UNKNOWN;
+    report.populated = Report::UNKNOWN;
+    report.migrated = Report::UNKNOWN;
+    let pieces = parts.iter().flat_map(|part| {
+        let starts = (part.start()..part.end()).step_by(PIECE_BYTES);
+        starts.map(|at| part.intersect(PageRange::new(at, at.saturating_add(PIECE_BYTES))))
+    });
+    let mut done = 0;
+    for piece in pieces {
+        request.watch.go_on(done, total)?;
+        gmem::advise(hnid, piece, Advice::Prefetch).map_err(|refusal| {
+            let failure = not_prefetched(refusal, piece, hnid);
+            report.failed = Report::UNKNOWN;
+            report.first_failure = Some((failure.errno(), piece.start().max(asked.start())));
+            failure
+        })?;
+        done += piece.intersect(asked).len();
+        request.watch.progress(done, total)?;
+    }
+    report.huge = Some(pages.len() / page.bytes());
+    Ok(())
+}
+
+/// The parts of `pages` that lie in one mapping each, because the kernel takes no more at once.
+fn mappings(pages: PageRange, hnid: i32) -> Result<Vec<PageRange>> {
+    let mut parts: Vec<PageRange> = Vec::new();
+    let mut covered = pages.start();
+    let mut wrong = None;
+    let mut is_full = false;
+    host::walk(pages, |vma| {
+        let inside = vma.range.intersect(pages);
+        is_full = parts.try_reserve(1).is_err();
+        if vma.backing != Backing::Anonymous {
+            wrong = Some(inside);
+        }
+        if is_full || wrong.is_some() || inside.start() > covered {
+            return ControlFlow::Break(());
+        }
+        covered = inside.end();
+        parts.push(inside);
+        ControlFlow::Continue(())
+    })?;
+    if is_full {
+        return Err(Error::OutOfMemory { what: "the list of what is mapped in the range" });
+    }
+    if let Some(range) = wrong {
+        return Err(Error::NotPeerShared { from: range.start(), to: range.end(), hnid });
+    }
+    if covered < pages.end() {
+        return Err(Error::Hole {
+            at: covered,
+            from: pages.start(),
+            to: pages.end(),
+            done: "nothing was moved. Pass a range that is mapped throughout",
+        });
+    }
+    Ok(parts)
+}
+
+/// What of private memory is peer-shared is the kernel's to know: it skips the rest. Where there is no such kernel, nothing is.
+fn drop_peer_shared(range: PageRange) -> Result<()> {
+    const ANY_DEVICE: i32 = -1;
+    match gmem::advise(ANY_DEVICE, range, Advice::DontNeed) {
+        Ok(()) => Ok(()),
+        Err(Refusal::NotOpened(Errno(errno))) if errno != libc::EMFILE && errno != libc::ENFILE => {
+            Ok(())
+        }
+        // Another driver's node of that name.
+        Err(Refusal::Answer(GmemAnswer::Errno(Errno(libc::ENOTTY)))) => Ok(()),
+        Err(refusal) => {
+            let what = || format!("gmemFreeEager of {:#x}..{:#x}", range.start(), range.end());
+            Err(refused(refusal, what, |_| "nothing there was freed; try again"))
+        }
+    }
+}
+
+// ---- what went wrong, and what helps --------------------------------------------------------------
+
+fn not_there(errno: Errno) -> Error {
+    let remedy = match errno.0 {
+        libc::ENOENT | libc::ENXIO | libc::ENODEV => {
+            "it takes openEuler's GMEM kernel, booted with gmem=on, and the accelerator's driver loaded"
+        }
+        libc::EACCES | libc::EPERM => {
+            "by default it is root's alone: run as root, or give the node to a group (udev)"
+        }
+        libc::EMFILE | libc::ENFILE => "raise ulimit -n or fs.file-max",
+        _ => "see what the driver says (dmesg)",
+    };
+    Error::NoGmemKernel { errno, remedy }
+}
+
+fn not_a_node(hnid: i32) -> Error {
+    let devices = gmem::devices().map(|devices| devices.to_string()).unwrap_or_default();
+    Error::NotADevice { hnid, nodes: numa::memory_nodes().to_string(), devices }
+}
+
+fn refused(
+    refusal: Refusal,
+    what: impl FnOnce() -> String,
+    remedy: impl FnOnce(GmemAnswer) -> &'static str,
+) -> Error {
+    match refusal {
+        Refusal::NotOpened(errno) => not_there(errno),
+        Refusal::Answer(answer) => {
+            Error::GmemRefused { what: what(), answer, remedy: remedy(answer) }
+        }
+    }
+}
+
+fn remedy_for_id(answer: GmemAnswer) -> &'static str {
+    match answer.errno().0 {
+        libc::ENODEV => NOT_ATTACHED,
+        _ => "see what the driver says (dmesg)",
+    }
+}
+
+const NOT_ATTACHED: &str =
+    "no device is attached to this process yet: let its runtime do that first (aclrtSetDevice)";
+
+fn not_prefetched(refusal: Refusal, piece: PageRange, hnid: i32) -> Error {
+    let (from, to) = (piece.start(), piece.end());
+    if refusal == Refusal::Answer(GmemAnswer::NOT_ONE_PEER_SHARED_MAPPING) {
+        return Error::NotPeerShared { from, to, hnid };
+    }
+    let what = || format!("the prefetch of {from:#x}..{to:#x} to hnid {hnid}");
+    refused(refusal, what, |answer| match answer.errno().0 {
+        libc::ENODEV => NOT_ATTACHED,
+        libc::ENOMEM | libc::EAGAIN => "call again",
+        libc::EFAULT => {
+            "pages that failed are where they were; the device is out of memory or faulty: free some there \
+             (gmemFreeEager), or see what the driver says (dmesg)"
+        }
+        libc::EINVAL => {
+            "the device has gone, or cpuset.mems of the control group keeps it from this process"
+        }
+        _ => "see what the driver says (dmesg)",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Unwatched;
+
+    #[test]
+    fn ids_are_checked_before_the_kernel_sees_them() {
+        for hnid in [-1, i32::MIN, i32::MAX, 1 << 20] {
+            assert_eq!(Gmem.node(hnid).map_err(|failure| failure.errno().0), Err(libc::EINVAL));
+        }
+        let here = Host.numa_id().unwrap_or_default();
+        assert_eq!(Gmem.node(here), Host.node(here));
+    }
+
+    #[test]
+    fn a_range_at_the_end_of_the_addresses_does_not_wrap() {
+        let asked = PageRange::new(usize::MAX - 9, usize::MAX);
+        let request = Request {
+            asked,
+            node: numa::MAX_NODES - 1,
+            huge: HugePolicy::AsIs,
+            max_threads: 0,
+            wants_report: false,
+            watch: &Unwatched,
+        };
+        let failure = Gmem.prefetch(&request, &mut { Report::EMPTY });
+        assert!(matches!(failure, Err(Error::RangeOverflow { .. })));
+    }
+
+    #[test]
+    fn regions_are_there_or_the_reason_is_said() {
+        let length = 3 * mapping::gmem_page().bytes();
+        match Gmem.map(length) {
+            Ok(start) => {
+                // SAFETY: `length` bytes, mapped just now and ours.
+                unsafe {
+                    assert_eq!(start.add(length - 1).read(), 0);
+                    start.add(length - 1).write(1);
+                    Gmem.unmap(start, length);
+                }
+            }
+            Err(failure) => assert!(failure.to_string().contains("/dev/gmem"), "{failure}"),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Peer-shared memory: what a GMEM kernel maps for the processor and the device alike.
+//!
+//! The flag of `mmap(2)` that asks for it has had three values, and a kernel gives ordinary memory for one that it does
+//! not know. So it is tried out, with a length that is no multiple of the GMEM page: others are aligned anyway.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use crate::error::{Errno, Error, Result};
+use crate::os::{gmem, mapping, memory, smaps};
+
+/// Map `length` bytes, a multiple of the GMEM page.
+pub fn map(length: usize) -> Result<NonNull<u8>> {
+    let start = gmem::map(length, bit()?).map_err(|errno| match errno.0 {
+        libc::ENOMEM => not_yet(),
+        _ => Error::NoPeerSharedMemory { why: "mmap(2) refused it", errno },
+    })?;
+    if mapping::gmem_page().floor(start.addr().get()) == start.addr().get() {
+        return Ok(start);
+    }
+    let _ = mapping::unmap(start, length);
+    Err(UNKNOWN)
+}
+
+/// What a kernel makes of a value of the flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It gives peer-shared memory.
+    Live,
+    /// It may later: there is no device yet, or no huge pages, or no memory.
+    NotYet,
+    /// It knows the flag and was booted without gmem=on.
+    Off,
+    /// It gives ordinary memory.
+    Unknown,
+}
+
+const UNKNOWN: Error = Error::NoPeerSharedMemory {
+    why: "mmap(2) gives ordinary memory for each value of MAP_PEER_SHARED; boot openEuler's GMEM kernel with gmem=on",
+    errno: Errno(libc::ENODEV),
+};
+
+const OFF_AT_BOOT: Error = Error::NoPeerSharedMemory {
+    why: "the kernel was booted without gmem=on",
+    errno: Errno(libc::ENODEV),
+};
+
+/// The value that gives peer-shared memory. Found out once, unless it is not there yet.
+fn bit() -> Result<i32> {
+    const NOT_TRIED: i32 = 0;
+    const NONE: i32 = -1;
+    const OFF: i32 = -2;
+    static FOUND: AtomicI32 = AtomicI32::new(NOT_TRIED);
+    let mut found = FOUND.load(Ordering::Relaxed);
+    if found == NOT_TRIED {
+        let verdicts = gmem::PEER_SHARED_BITS.map(|bit| (try_out(bit), bit));
+        let of = |wanted| verdicts.iter().find(|(verdict, _)| *verdict == wanted);
+        found = match of(Verdict::Live) {
+            Some((_, bit)) => *bit,
+            None if of(Verdict::NotYet).is_some() => return Err(not_yet()),
+            None if of(Verdict::Off).is_some() => OFF,
+            None => NONE,
+        };
+        FOUND.store(found, Ordering::Relaxed);
+    }
+    match found {
+        NONE => Err(UNKNOWN),
+        OFF => Err(OFF_AT_BOOT),
+        bit => Ok(bit),
+    }
+}
+
+fn not_yet() -> Error {
+    let why = if memory::huge_pages() == memory::HugePages::Never {
+        "transparent huge pages are off; as root, `echo always > /sys/kernel/mm/transparent_hugepage/enabled`"
+    } else {
+        "no device is attached to this process yet (let its runtime do that first: aclrtSetDevice), or no memory is left"
+    };
+    Error::NoPeerSharedMemory { why, errno: Errno(libc::ENOMEM) }
+}
+
+fn try_out(bit: i32) -> Verdict {
+    let length = mapping::base_page().bytes();
+    let first = match gmem::map(length, bit) {
+        Ok(start) => start,
+        Err(Errno(libc::EINVAL)) => return Verdict::Off,
+        Err(_) => return Verdict::NotYet,
+    };
+    // Held while the next are mapped, so that not each of them is aligned by chance.
+    let more = [(); 2].map(|()| gmem::map(length, bit));
+    let all = || std::iter::once(first).chain(more.iter().copied().flatten());
+    let page = mapping::gmem_page();
+    let is_aligned = more.iter().all(|mapped| mapped.is_ok())
+        && all().all(|start| page.floor(start.addr().get()) == start.addr().get());
+    let verdict = match gmem::map_wrongly(length, bit) {
+        Err(Errno(libc::EINVAL)) => Verdict::Live,
+        Err(_) => Verdict::Unknown,
+        Ok(shared) => {
+            let _ = mapping::unmap(shared, length);
+            // The first kernels took it for anything; some of them only tell.
+            let is_live = is_aligned || smaps::is_peer_shared(first.addr().get());
+            if is_live { Verdict::Live } else { Verdict::Unknown }
+        }
+    };
+    // Such a kernel rounds the length up itself; and no other may be told to unmap what is not ours.
+    for start in all() {
+        let _ = mapping::unmap(start, length);
+    }
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a kernel without such memory; on one that has some, or would have, each answer but `Unknown` is as good.
+    #[test]
+    fn a_kernel_that_ignores_the_flag_is_not_believed() {
+        if gmem::open().is_err() {
+            let verdicts = gmem::PEER_SHARED_BITS.map(try_out);
+            assert_eq!(verdicts, [Verdict::Unknown; 3]);
+            assert_eq!(bit(), Err(UNKNOWN));
+        }
+    }
+}

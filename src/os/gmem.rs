@@ -1,0 +1,174 @@
+//! openEuler's GMEM kernel: `/dev/gmem` with its two ioctls, and mappings with `MAP_PEER_SHARED`.
+//!
+//! The numbers are those of its public versions; no header that is installed has them.
+
+use std::ffi::{CStr, c_int, c_ulong, c_void};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use super::file::Descriptor;
+use super::numa::NodeSet;
+use super::process::PerProcess;
+use super::{SysResult, errno};
+use crate::error::{Errno, GmemAnswer};
+use crate::page::PageRange;
+
+/// Where the kernel is asked.
+pub const NODE: &CStr = c"/dev/gmem";
+
+/// `MAP_PEER_SHARED` as kernels have had it, the newest first. One that does not know a bit ignores it without a word.
+pub const PEER_SHARED_BITS: [c_int; 3] = [0x1000_0000, 0x100_0000, 0x800_0000];
+
+/// Why nothing was done, or not all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// [`NODE`] cannot be opened.
+    NotOpened(Errno),
+    /// What the kernel said.
+    Answer(GmemAnswer),
+}
+
+/// What to do with a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// Bring it to the device.
+    Prefetch,
+    /// Drop it wherever it is; the device does not matter.
+    DontNeed,
+}
+
+/// `struct gmem_hnid_arg`
+#[repr(C)]
+struct HnidArgument {
+    hnuma_id: *mut c_int,
+}
+
+/// `struct hmadvise_arg`
+#[repr(C)]
+struct AdviseArgument {
+    hnid: c_int,
+    start: c_ulong,
+    len_in: libc::size_t,
+    behavior: c_int,
+}
+
+/// The id of the first device that is attached to the process.
+pub fn hnuma_id() -> Result<c_int, Refusal> {
+    /// `_IOW(0x55, 1, struct gmem_hnid_arg)`, though it is the kernel that writes.
+    const GMEM_GET_HNUMA_ID: libc::Ioctl = 0x4008_5501;
+    let mut hnid = -1;
+    let mut argument = HnidArgument { hnuma_id: &raw mut hnid };
+    // SAFETY: the argument is as the kernel has it, and the int that it points to may be written.
+    unsafe { ask(GMEM_GET_HNUMA_ID, (&raw mut argument).cast()) }?;
+    Ok(hnid)
+}
+
+/// Advise the kernel on a range.
+///
+/// What lies in memory that [`Advice::DontNeed`] drops is gone: it is the caller's.
+pub fn advise(hnid: c_int, range: PageRange, advice: Advice) -> Result<(), Refusal> {
+    /// `_IOW(0x55, 2, struct hmadvise_arg)`
+    const GMEM_MADVISE: libc::Ioctl = 0x4020_5502;
+    const MADV_PREFETCH: c_int = 0x1000;
+    let behavior = match advice {
+        Advice::Prefetch => MADV_PREFETCH,
+        Advice::DontNeed => libc::MADV_DONTNEED,
+    };
+    let start = range.start() as c_ulong;
+    let mut argument = AdviseArgument { hnid, start, len_in: range.len(), behavior };
+    // SAFETY: the argument is as the kernel has it; what becomes of the range is the caller's wish.
+    unsafe { ask(GMEM_MADVISE, (&raw mut argument).cast()) }
+}
+
+/// Whether [`NODE`] can be opened.
+pub fn open() -> SysResult<()> {
+    descriptor().map(|_| ())
+}
+
+/// Devices, as the kernel lists them; `None` where it does not.
+pub fn devices() -> Option<NodeSet> {
+    let entries = std::fs::read_dir("/sys/kernel/mm/gmem").ok()?;
+    let id = |name: &str| name.strip_prefix("hnode")?.parse().ok();
+    Some(entries.flatten().filter_map(|entry| id(entry.file_name().to_str()?)).collect())
+}
+
+/// Map `length` bytes, a multiple of the GMEM page unless it is a probe, with one of [`PEER_SHARED_BITS`].
+pub fn map(length: usize, bit: c_int) -> SysResult<NonNull<u8>> {
+    map_with(length, libc::MAP_PRIVATE | bit)
+}
+
+/// The same in a way that no kernel allows with a bit that it knows.
+pub fn map_wrongly(length: usize, bit: c_int) -> SysResult<NonNull<u8>> {
+    map_with(length, libc::MAP_SHARED | bit)
+}
+
+fn map_with(length: usize, flags: c_int) -> SysResult<NonNull<u8>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+    let start = unsafe {
+        libc::mmap(ptr::null_mut(), length, protection, flags | libc::MAP_ANONYMOUS, -1, 0)
+    };
+    if start == libc::MAP_FAILED { Err(errno()) } else { NonNull::new(start.cast()).ok_or(errno()) }
+}
+
+/// One ioctl. A program that closes descriptors it does not know, as daemons do, has closed ours, too: once more then.
+///
+/// # Safety
+/// `argument` is what `request` expects.
+unsafe fn ask(request: libc::Ioctl, argument: *mut c_void) -> Result<(), Refusal> {
+    let mut is_again = false;
+    loop {
+        let node = descriptor().map_err(Refusal::NotOpened)?;
+        // SAFETY: the caller's promise.
+        let answer = match unsafe { libc::ioctl(node, request, argument) } {
+            0 => return Ok(()),
+            -1 => GmemAnswer::Errno(errno()),
+            // The errno is of some call before.
+            code => GmemAnswer::Code(code),
+        };
+        if answer == GmemAnswer::Errno(Errno(libc::EBADF)) && !is_again {
+            is_again = true;
+            let _ = OPENED.get().compare_exchange(
+                node,
+                NOT_OPENED,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+        } else {
+            return Err(Refusal::Answer(answer));
+        }
+    }
+}
+
+static OPENED: PerProcess<AtomicI32> = PerProcess::new(|_| AtomicI32::new(NOT_OPENED));
+const NOT_OPENED: c_int = -1;
+
+/// The node, opened when first needed. What fails is tried again by the next call: drivers are loaded late.
+fn descriptor() -> SysResult<c_int> {
+    let opened = OPENED.get();
+    let known = opened.load(Ordering::Relaxed);
+    if known != NOT_OPENED {
+        return Ok(known);
+    }
+    let fresh = Descriptor::open_for_reading(NODE)?.out_of_the_way();
+    match opened.compare_exchange(NOT_OPENED, fresh.0, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => Ok(fresh.kept_open()),
+        Err(others) => Ok(others),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_laid_out_as_the_kernel_reads_them() {
+        assert_eq!((size_of::<HnidArgument>(), size_of::<AdviseArgument>()), (8, 32));
+        let offsets = (
+            std::mem::offset_of!(AdviseArgument, start),
+            std::mem::offset_of!(AdviseArgument, len_in),
+            std::mem::offset_of!(AdviseArgument, behavior),
+        );
+        assert_eq!(offsets, (8, 16, 24));
+    }
+}
