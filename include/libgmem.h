@@ -463,7 +463,8 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  *
  * "gmem" is openEuler's GMEM kernel with an accelerator; on it large blocks of the heap are
  * *peer-shared*: the kernel moves them between the processor and the device, whichever touches them. To choose "gmem"
- * succeeds on any machine, and ordinary memory is treated as on "host"; what needs the device fails with -ENODEV, -EACCES
+ * succeeds on any machine, and ordinary memory is treated as on "host"; what needs the device fails with -ENODEV,
+ * -EACCES
  * (/dev/gmem is root's unless udev says otherwise) or -ENOMEM and the reason, and works once the driver is there.
  * Peer-shared memory is not inherited: after fork(2) the child reads zeros there.
  * @param name "host", "gmem" or "opencl"
