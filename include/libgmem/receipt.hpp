@@ -108,7 +108,7 @@ private:
 } // namespace detail
 
 /// What a prefetch did: pages there already, populated, migrated, failed, on which kind of page, how long, on how many
-/// threads. See gmemPrefetchReport_t for what each number means.
+/// threads. See gmemPrefetchReport_t for what each number means; GMEM_UNKNOWN is one that the device does not tell.
 ///
 /// Of a prefetch on a stream it is ready when the stream has passed it; asking for a number waits until then. It may be
 /// dropped at any time, and copied; all functions may be called from several threads. A receipt of a prefetch that was
