@@ -161,7 +161,7 @@ mod tests {
         let mut report = Report::EMPTY;
         Host.prefetch(&request, &mut report).unwrap();
         assert_eq!((report.populated, report.there), (512, 0));
-        assert_eq!(migrate::settle(range, node), Ok(migrate::Moved::AsTheyWere));
+        assert_eq!(migrate::settle(range, node), Ok(migrate::Moved::Nothing));
         let mut report = Report::EMPTY;
         Host.prefetch(&request, &mut report).unwrap();
         assert_eq!((report.populated, report.there), (0, 512));

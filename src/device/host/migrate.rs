@@ -33,6 +33,8 @@ pub struct Page {
 /// What moving did to the pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
+    /// None had to be moved.
+    Nothing,
     /// They are what they were.
     AsTheyWere,
     /// Huge pages were among them. Where the node has none free, the kernel takes them apart, and what of them is all
@@ -47,7 +49,7 @@ pub fn settle(range: PageRange, node: usize) -> Result<Moved> {
     let huge = mapping::gmem_page().bytes();
     let mut left = misplaced_at_rest(range, node).map_err(failed)?;
     if left.is_empty() {
-        return Ok(Moved::AsTheyWere);
+        return Ok(Moved::Nothing);
     }
     let has_huge = !pagemap::knows_huge() || left.iter().any(|page| page.base_pages > 1);
     // One address moves a whole huge page, and naming its others as well would report them busy. Where the kernel

@@ -1,14 +1,16 @@
 //! Brings segments into memory, piece by piece: on the calling thread, and where that shows that there is much to do on
 //! others beside it.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::migrate::{self, Moved};
 use super::plan::Segment;
 use super::tally::Tally;
-use super::{has_one_node, hot, huge, migrate, system};
+use super::{has_one_node, hot, huge, system};
 use crate::config::config;
 use crate::device::Request;
 use crate::error::{Errno, Error, Result};
@@ -203,27 +205,37 @@ impl Run<'_> {
 
     fn bring(&self, piece: Segment) -> Result<()> {
         let there = hot::There::in_range(piece.range);
-        piece.with_margin(|part| self.populate_there(part))?;
-        // A mark that cannot be set is no failure: the page is there.
-        let _ = there.mark(piece);
+        let moved = Cell::new(false);
+        piece.with_margin(|part| self.populate_there(part, &moved))?;
+        if !moved.get() {
+            // A mark that cannot be set is no failure: the page is there.
+            let _ = there.mark(piece);
+        }
         match self.request.huge {
             HugePolicy::Require => huge::insist(piece),
             _ => Ok(()),
         }
     }
 
-    /// Populate on the node, and move there what is elsewhere.
-    fn populate_there(&self, part: Segment) -> Result<()> {
+    /// Populate on the node, and move there what is elsewhere; `moved` is set where there was any.
+    fn populate_there(&self, part: Segment, moved: &Cell<bool>) -> Result<()> {
         self.populate(part)?;
         if self.one_node {
             return Ok(());
         }
         // What is missing after the first time comes as base pages, which are not taken apart again.
         for _ in 0..3 {
-            if migrate::settle(part.range, self.request.node)? == migrate::Moved::AsTheyWere {
-                break;
+            match migrate::settle(part.range, self.request.node)? {
+                Moved::Nothing => break,
+                Moved::AsTheyWere => {
+                    moved.set(true);
+                    break;
+                }
+                Moved::PerhapsApart => {
+                    moved.set(true);
+                    populate(part)?;
+                }
             }
-            populate(part)?;
         }
         Ok(())
     }
