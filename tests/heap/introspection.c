@@ -120,11 +120,11 @@ static void refusals_leave_nothing_behind(void) {
 	void *held = gmem_malloc(70 * MIB);
 	NEED(held != NULL);
 	for (int i = 0; i < 10; ++i) {
-		CHECK(gmem_malloc((80 + (size_t)i) * MIB) == NULL);
+		CHECK(gmem_malloc((300 + (size_t)i) * MIB) == NULL);
 	}
 	const size_t mapped = now().mapped;
 	for (int i = 0; i < 2000; ++i) {
-		CHECK(gmem_malloc((80 + (size_t)i % 10) * MIB) == NULL);
+		CHECK(gmem_malloc((300 + (size_t)i % 10) * MIB) == NULL);
 	}
 	CHECK_EQUAL(now().mapped, mapped);
 	gmem_free(held);
