@@ -3,10 +3,6 @@
 /// What a call on a stream costs its caller: on libgmem's own streams with little and much waiting, and on those of
 /// other executors above what the executor itself takes for a function. And what a stream takes of memory.
 #include <atomic>
-#include <condition_variable>
-#include <deque>
-#include <functional>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -18,6 +14,7 @@
 #include <libgmem/streams/opencl.hpp>
 #endif
 
+#include "../tests/thread_pool.hpp"
 #include "compare.hpp"
 
 namespace {
@@ -165,43 +162,6 @@ struct bare_queue {
 	}
 };
 
-/// A thread that takes functions from a queue, as many programs have one.
-class worker {
-public:
-	worker() = default;
-	worker(const worker &) = delete;
-	worker &operator=(const worker &) = delete;
-	~worker() {
-		execute(nullptr);
-		thread_.join();
-	}
-	void execute(std::function<void()> function) {
-		const std::lock_guard lock(mutex_);
-		queue_.push_back(std::move(function));
-		more_.notify_one();
-	}
-
-private:
-	void work() {
-		for (;;) {
-			std::unique_lock lock(mutex_);
-			more_.wait(lock, [this] { return !queue_.empty(); });
-			const auto function = std::move(queue_.front());
-			queue_.pop_front();
-			lock.unlock();
-			if (!function) {
-				return;
-			}
-			function();
-		}
-	}
-
-	std::mutex mutex_;
-	std::condition_variable more_;
-	std::deque<std::function<void()>> queue_;
-	std::thread thread_{[this] { work(); }};
-};
-
 void adapters() {
 	bare_queue bare;
 	const gmem::wrapped_stream over_bare(bare_queue::add, &bare);
@@ -209,7 +169,7 @@ void adapters() {
 		"wrapped, above a queue that only keeps it", [&] { need(gmemStreamLaunch(over_bare.get(), nothing, nullptr)); },
 		[&] { need(bare_queue::add(&bare, nothing, nullptr)); }, [&] { bare.run(); });
 
-	worker thread;
+	thread_pool thread(1);
 	const gmem::wrapped_stream over_thread = gmem::streams::executor(thread);
 	print_above(
 		"executor.hpp, above a thread's std::function queue",

@@ -10,7 +10,6 @@ mod peer_shared;
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
-use std::ptr::NonNull;
 use std::time::Instant;
 
 use super::host::{self, Host};
@@ -18,6 +17,7 @@ use super::{Device, DeviceMemory, Request};
 use crate::error::{Errno, Error, GmemAnswer, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::gmem::{Advice, Refusal};
+use crate::os::mapping::Region;
 use crate::os::vma::Backing;
 use crate::os::{gmem, mapping, numa};
 use crate::page::PageRange;
@@ -71,14 +71,14 @@ impl Device for Gmem {
 }
 
 impl DeviceMemory for Gmem {
-    fn map(&self, length: usize) -> Result<NonNull<u8>> {
+    fn map(&self, length: usize) -> Result<Region> {
         gmem::open().map_err(not_there)?;
         peer_shared::map(length)
     }
 
-    unsafe fn unmap(&self, start: NonNull<u8>, length: usize) {
+    fn unmap(&self, region: Region) {
         // Whole GMEM pages of one mapping, as the kernel wants it; it cannot fail but for memory, and then they stay.
-        let _ = mapping::unmap(start, length);
+        let _ = region.unmap();
     }
 }
 
@@ -282,13 +282,9 @@ mod tests {
     fn regions_are_there_or_the_reason_is_said() {
         let length = 3 * mapping::gmem_page().bytes();
         match Gmem.map(length) {
-            Ok(start) => {
-                // SAFETY: `length` bytes, mapped just now and ours.
-                unsafe {
-                    assert_eq!(start.add(length - 1).read(), 0);
-                    start.add(length - 1).write(1);
-                    Gmem.unmap(start, length);
-                }
+            Ok(mut region) => {
+                assert_eq!(std::mem::replace(&mut region.bytes()[length - 1], 1), 0);
+                Gmem.unmap(region);
             }
             Err(failure) => assert!(failure.to_string().contains("/dev/gmem"), "{failure}"),
         }

@@ -135,7 +135,7 @@ fn system(call: &'static str, range: PageRange, errno: Errno, remedy: &'static s
 mod tests {
     use super::*;
     use crate::device::Unwatched;
-    use crate::os::mapping::{gmem_page, map_aligned, unmap};
+    use crate::os::mapping::{Mapping, gmem_page};
 
     #[test]
     fn the_current_node_is_a_memory_node() {
@@ -147,8 +147,8 @@ mod tests {
     #[test]
     fn settling_where_the_pages_are_is_nothing_to_do() {
         let page = gmem_page();
-        let start = map_aligned(page.bytes(), page).unwrap();
-        let range = PageRange::new(start.addr().get(), start.addr().get() + page.bytes());
+        let mapping = Mapping::new(page.bytes(), page).unwrap();
+        let range = mapping.range();
         let node = Host.node(Host.numa_id().unwrap()).unwrap();
         let request = Request {
             asked: range,
@@ -165,6 +165,5 @@ mod tests {
         let mut report = Report::EMPTY;
         Host.prefetch(&request, &mut report).unwrap();
         assert_eq!((report.populated, report.there), (0, 512));
-        unmap(start, page.bytes()).unwrap();
     }
 }

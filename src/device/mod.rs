@@ -7,12 +7,13 @@ mod host;
 mod opencl;
 
 use std::ffi::{CStr, c_void};
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::config;
 use crate::error::{Error, Result};
 use crate::huge_policy::HugePolicy;
+use crate::os::mapping::Region;
 use crate::page::PageRange;
 use crate::report::Report;
 
@@ -64,13 +65,10 @@ pub trait Device: Sync {
 pub trait DeviceMemory: Sync {
     /// Map `length` bytes, a multiple of the GMEM page, on a GMEM page; they read as zeros. Fails where the device is not
     /// there or has none left; ordinary memory is taken then.
-    fn map(&self, length: usize) -> Result<NonNull<u8>>;
+    fn map(&self, length: usize) -> Result<Region>;
 
     /// Give back what [`map`](Self::map) gave, all of it.
-    ///
-    /// # Safety
-    /// `start` and `length` are those of one call of `map`, and nobody uses the memory any more.
-    unsafe fn unmap(&self, start: NonNull<u8>, length: usize);
+    fn unmap(&self, region: Region);
 }
 
 /// What to prefetch, and how.

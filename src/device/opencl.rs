@@ -11,7 +11,6 @@ mod choice;
 mod regions;
 
 use std::ffi::{CStr, c_void};
-use std::ptr::NonNull;
 use std::time::Instant;
 
 use super::host::Host;
@@ -19,6 +18,7 @@ use super::{Device, DeviceMemory, Request};
 use crate::error::{ClCode, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
+use crate::os::mapping::Region;
 use crate::os::opencl::{Context, Description, Shared};
 use crate::os::{mapping, numa, process};
 use crate::page::PageRange;
@@ -88,14 +88,13 @@ impl Device for OpenCl {
 }
 
 impl DeviceMemory for OpenCl {
-    fn map(&self, length: usize) -> Result<NonNull<u8>> {
+    fn map(&self, length: usize) -> Result<Region> {
         opened_already().ok_or(Error::OutOfMemory { what: "OpenCL, not opened yet" })?.map(length)
     }
 
-    unsafe fn unmap(&self, start: NonNull<u8>, length: usize) {
+    fn unmap(&self, region: Region) {
         if let Some(accelerator) = opened_already() {
-            // SAFETY: the caller's promise.
-            unsafe { accelerator.unmap(start, length) };
+            accelerator.unmap(region);
         }
     }
 }
@@ -253,6 +252,7 @@ fn failed(call: &'static str, range: PageRange, code: ClCode) -> Error {
 mod tests {
     use super::*;
     use crate::device::Unwatched;
+    use crate::os::mapping::Mapping;
     use crate::os::pagemap;
 
     /// The device, as it is or as if it had memory of its own; `None`, with a line that says so, where there is none.
@@ -274,10 +274,6 @@ mod tests {
         Request { asked, node, huge, max_threads: 0, wants_report, watch: &Unwatched }
     }
 
-    fn range_of(start: NonNull<u8>, length: usize) -> PageRange {
-        PageRange::new(start.addr().get(), start.addr().get() + length)
-    }
-
     fn present(range: PageRange) -> usize {
         let mut bytes = 0;
         pagemap::scan(range, |run| bytes += if run.present { run.range.len() } else { 0 }).unwrap();
@@ -285,11 +281,9 @@ mod tests {
     }
 
     /// Whether each page begins with this number; writes another one.
-    fn all_begin_with(start: NonNull<u8>, length: usize, value: u8, then: u8) -> bool {
-        (0..length).step_by(4096).all(|at| {
-            // SAFETY: a block of `length` bytes.
-            unsafe { start.add(at).replace(then) == value }
-        })
+    fn all_begin_with(region: &mut Region, value: u8, then: u8) -> bool {
+        let mut first_bytes = region.bytes().iter_mut().step_by(4096);
+        first_bytes.all(|byte| std::mem::replace(byte, then) == value)
     }
 
     #[test]
@@ -298,13 +292,11 @@ mod tests {
         for own_memory in [false, true] {
             let Some(device) = accelerator(own_memory) else { return };
             for _ in 0..4 {
-                let start = device.map(length).unwrap();
-                assert_eq!(start.addr().get() % mapping::gmem_page().bytes(), 0);
-                assert!(all_begin_with(start, length, 0, 0xA5));
-                let range = range_of(start, length);
-                assert_eq!(device.regions.within(PageRange::new(0, usize::MAX)), [range]);
-                // SAFETY: not used again.
-                unsafe { device.unmap(start, length) };
+                let mut region = device.map(length).unwrap();
+                assert_eq!(region.range().inward(mapping::gmem_page()).len(), length);
+                assert!(all_begin_with(&mut region, 0, 0xA5));
+                assert_eq!(device.regions.within(PageRange::new(0, usize::MAX)), [region.range()]);
+                device.unmap(region);
                 assert!(device.regions.within(PageRange::new(0, usize::MAX)).is_empty());
             }
             assert!(device.map(usize::MAX).is_err() && device.map(1 << 50).is_err());
@@ -317,19 +309,18 @@ mod tests {
             return;
         };
         let length = 2 * mapping::gmem_page().bytes();
-        let start = device.map(length).unwrap();
-        let range = range_of(start, length);
+        let mut region = device.map(length).unwrap();
+        let range = region.range();
         assert_eq!(present(range), 0);
         let node = device.node(device.numa_id().unwrap()).unwrap();
         let mut report = Report::EMPTY;
         device.prefetch(&request(range, node), &mut report).unwrap();
         assert_eq!((report.populated, report.failed, present(range)), (length / 4096, 0, length));
-        assert!(all_begin_with(start, length, 0, 1));
+        assert!(all_begin_with(&mut region, 0, 1));
         device.free_eager(range).unwrap();
         assert_eq!(present(range), 0);
-        assert!(all_begin_with(start, length, 0, 0));
-        // SAFETY: not used again.
-        unsafe { device.unmap(start, length) };
+        assert!(all_begin_with(&mut region, 0, 0));
+        device.unmap(region);
     }
 
     #[test]
@@ -338,9 +329,9 @@ mod tests {
         let own = device.node(device.numa_id().unwrap()).unwrap();
         assert!(!numa::memory_nodes().contains(own));
         let length = 2 * mapping::gmem_page().bytes();
-        let (one, two) = (device.map(length).unwrap(), device.map(length).unwrap());
-        assert!(all_begin_with(one, length, 0, 7));
-        let inside = PageRange::new(one.addr().get() + 5, one.addr().get() + length - 5);
+        let (mut one, two) = (device.map(length).unwrap(), device.map(length).unwrap());
+        assert!(all_begin_with(&mut one, 0, 7));
+        let inside = PageRange::new(one.range().start() + 5, one.range().end() - 5);
         for node in [own, device.node(0).unwrap()] {
             let mut report = Report::EMPTY;
             device.prefetch(&request(inside, node), &mut report).unwrap();
@@ -348,48 +339,39 @@ mod tests {
             assert_eq!((report.migrated, report.there, report.populated), (length / 4096, 0, 0));
             assert_eq!(report.huge.is_none(), node == own);
         }
-        assert!(all_begin_with(one, length, 7, 7));
+        assert!(all_begin_with(&mut one, 7, 7));
         let require = Request { huge: HugePolicy::Require, ..request(inside, own) };
         let failure = device.prefetch(&require, &mut { Report::EMPTY }).unwrap_err();
         assert_eq!(failure.errno().0, libc::EOPNOTSUPP);
         // What is not the device's does not go there, and is not freed in part.
-        let mine = mapping::map_aligned(length, mapping::gmem_page()).unwrap();
-        let failure =
-            device.prefetch(&request(range_of(mine, length), own), &mut { Report::EMPTY });
+        let mine = Mapping::new(length, mapping::gmem_page()).unwrap();
+        let failure = device.prefetch(&request(mine.range(), own), &mut { Report::EMPTY });
         assert_eq!(failure.unwrap_err().errno().0, libc::EINVAL);
-        assert_eq!(
-            device.free_eager(range_of(two, length)).unwrap_err().errno().0,
-            libc::EOPNOTSUPP
-        );
-        assert_eq!(device.free_eager(range_of(mine, length)), Ok(()));
+        let failure = device.free_eager(two.range());
+        assert_eq!(failure.unwrap_err().errno().0, libc::EOPNOTSUPP);
+        assert_eq!(device.free_eager(mine.range()), Ok(()));
         let text = device.node(i32::MAX).unwrap_err().to_string();
         assert!(text.contains(&format!(",{own} ")), "{text}");
         // CL_INVALID_VALUE: what the driver refuses comes out as an error.
         assert_eq!(device.context.migrate(&[], false), Err(ClCode(-30)));
-        mapping::unmap(mine, length).unwrap();
-        // SAFETY: not used again.
-        unsafe {
-            device.unmap(one, length);
-            device.unmap(two, length);
-        }
+        device.unmap(one);
+        device.unmap(two);
     }
 
     #[test]
     fn what_the_driver_asks_for_itself_is_ordinary_memory_and_what_it_frees_waits() {
         let Some(device) = accelerator(false) else { return };
         let length = mapping::gmem_page().bytes();
-        let start = device.map(length).unwrap();
+        let region = device.map(length).unwrap();
         let everything = PageRange::new(0, usize::MAX);
         {
             let _turn = Turn::take().unwrap();
             assert!(device.map(length).is_err());
-            // SAFETY: not used again.
-            unsafe { device.unmap(start, length) };
+            device.unmap(region);
             assert_eq!(device.regions.within(everything).len(), 1);
         }
         let other = device.map(length).unwrap();
-        assert_eq!(device.regions.within(everything), [range_of(other, length)]);
-        // SAFETY: not used again.
-        unsafe { device.unmap(other, length) };
+        assert_eq!(device.regions.within(everything), [other.range()]);
+        device.unmap(other);
     }
 }

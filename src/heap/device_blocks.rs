@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use super::page_map::{self, HEAP_PAGE};
 use super::settings;
 use crate::device;
+use crate::os::mapping::Region;
 use crate::os::{mapping, process};
 use crate::page::PageRange;
 
@@ -97,16 +98,15 @@ fn ask(size: usize, zero: bool) -> Option<NonNull<u8>> {
         }
         return Some(start);
     }
-    let Ok(start) = memory.map(length) else {
+    let Ok(region) = memory.map(length) else {
         TOTALS.refused.fetch_add(1, Ordering::Relaxed);
         return None;
     };
-    let address = start.as_ptr().expose_provenance();
-    let range = PageRange::new(address, address + length);
+    let (start, range) = (region.start(), region.range());
+    let address = range.start();
     // A driver that has no memory but the process's has taken it from this heap.
     if !page_map::is_owned(address) && page_map::adopt(range).is_err() {
-        // SAFETY: mapped just now.
-        unsafe { memory.unmap(start, length) };
+        memory.unmap(region);
         return None;
     }
     page_map::set_class(address, 0);
@@ -235,7 +235,7 @@ unsafe fn unmap(idle: Idle) {
     if let Some(start) = NonNull::new(ptr::with_exposed_provenance_mut(idle.start)) {
         let asking = ASKING.replace(true);
         // SAFETY: what `map` gave; the caller's promise.
-        unsafe { memory.unmap(start, idle.length) };
+        memory.unmap(unsafe { Region::new(start, idle.length) });
         ASKING.set(asking);
     }
 }

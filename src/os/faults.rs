@@ -119,22 +119,14 @@ fn software() -> SysResult<libc::c_int> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::os::{advice, mapping};
-    use crate::page::PageRange;
+    use crate::os::advice;
+    use crate::os::mapping::Mapping;
 
     #[test]
     fn touching_is_counted_and_populated_memory_takes_no_fault() {
-        let base = mapping::base_page();
-        let length = 64 * base.bytes();
-        let start = mapping::map_aligned(length, base).unwrap();
-        let range = PageRange::new(start.addr().get(), start.addr().get() + length);
-        advice::small_pages(range);
-        let touch = || {
-            for at in (0..length).step_by(base.bytes()) {
-                // SAFETY: the test's own mapping.
-                unsafe { start.add(at).write_volatile(1) };
-            }
-        };
+        let mut mapping = Mapping::of_base_pages(64);
+        let range = mapping.range();
+        let mut touch = || mapping.bytes().fill(1);
         for whose in [Whose::Thread, Whose::Process] {
             advice::drop_private(range).unwrap();
             let mut counter = Counter::open(whose).unwrap();
@@ -148,6 +140,5 @@ mod tests {
         touch();
         assert_eq!(counter.read().unwrap(), 0);
         counter.close();
-        mapping::unmap(start, length).unwrap();
     }
 }

@@ -7,6 +7,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::file::Descriptor;
+use super::mapping::Region;
 use super::numa::NodeSet;
 use super::process::PerProcess;
 use super::{SysResult, errno};
@@ -93,22 +94,27 @@ pub fn devices() -> Option<NodeSet> {
 }
 
 /// Map `length` bytes, a multiple of the GMEM page unless it is a probe, with one of [`PEER_SHARED_BITS`].
-pub fn map(length: usize, bit: c_int) -> SysResult<NonNull<u8>> {
+pub fn map(length: usize, bit: c_int) -> SysResult<Region> {
     map_with(length, libc::MAP_PRIVATE | bit)
 }
 
 /// The same in a way that no kernel allows with a bit that it knows.
-pub fn map_wrongly(length: usize, bit: c_int) -> SysResult<NonNull<u8>> {
+pub fn map_wrongly(length: usize, bit: c_int) -> SysResult<Region> {
     map_with(length, libc::MAP_SHARED | bit)
 }
 
-fn map_with(length: usize, flags: c_int) -> SysResult<NonNull<u8>> {
+fn map_with(length: usize, flags: c_int) -> SysResult<Region> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
     let start = unsafe {
         libc::mmap(ptr::null_mut(), length, protection, flags | libc::MAP_ANONYMOUS, -1, 0)
     };
-    if start == libc::MAP_FAILED { Err(errno()) } else { NonNull::new(start.cast()).ok_or(errno()) }
+    if start == libc::MAP_FAILED {
+        return Err(errno());
+    }
+    let start = NonNull::new(start.cast()).ok_or(Errno(libc::ENOMEM))?;
+    // SAFETY: mapped just now.
+    Ok(unsafe { Region::new(start, length) })
 }
 
 /// One ioctl. A program that closes descriptors it does not know, as daemons do, has closed ours, too: once more then.

@@ -1,5 +1,7 @@
 //! What the kernel says of the whole machine's memory.
 
+use std::ffi::CStr;
+
 use super::file;
 
 /// The words that choose how transparent huge pages are given, as the kernel has them; `None` where it has no such
@@ -16,20 +18,44 @@ pub struct HugePageModes {
 
 /// How transparent huge pages are given.
 pub fn huge_page_modes() -> HugePageModes {
-    let chosen = |name| {
-        chosen_word(&file::read_text(&format!("/sys/kernel/mm/transparent_hugepage/{name}"))?)
+    let chosen = |path| {
+        let mut buffer = [0; 128];
+        chosen_word(file::read_start(path, &mut buffer).ok()?).map(str::to_owned)
     };
     HugePageModes {
-        enabled: chosen("enabled"),
-        defrag: chosen("defrag"),
-        shared: chosen("shmem_enabled"),
+        enabled: chosen(ENABLED),
+        defrag: chosen(c"/sys/kernel/mm/transparent_hugepage/defrag"),
+        shared: chosen(c"/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
     }
 }
 
+/// Where the kernel gives private memory huge pages without being asked for them by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HugePages {
+    /// Everywhere.
+    Always,
+    /// Where `MADV_HUGEPAGE` asks for them.
+    Advised,
+    /// Nowhere.
+    Never,
+}
+
+/// The same as [`HugePageModes::enabled`], for those who have no memory to spare.
+pub fn huge_pages() -> HugePages {
+    let mut buffer = [0; 128];
+    match file::read_start(ENABLED, &mut buffer).ok().and_then(chosen_word) {
+        Some("always") => HugePages::Always,
+        Some("madvise") => HugePages::Advised,
+        _ => HugePages::Never,
+    }
+}
+
+const ENABLED: &CStr = c"/sys/kernel/mm/transparent_hugepage/enabled";
+
 /// Of `always [madvise] never` the one in brackets.
-fn chosen_word(text: &str) -> Option<String> {
-    let (_, chosen) = text.split_once('[')?;
-    Some(chosen.split_once(']')?.0.to_owned())
+fn chosen_word(text: &[u8]) -> Option<&str> {
+    let (_, chosen) = std::str::from_utf8(text).ok()?.split_once('[')?;
+    Some(chosen.split_once(']')?.0)
 }
 
 /// `kernel.numa_balancing`: 0 off, 1 normal, 2 memory tiering, 3 both.
@@ -77,8 +103,8 @@ mod tests {
 
     #[test]
     fn the_chosen_word() {
-        assert_eq!(chosen_word("always [defer+madvise] never\n").as_deref(), Some("defer+madvise"));
-        assert_eq!(chosen_word("always"), None);
+        assert_eq!(chosen_word(b"always [defer+madvise] never\n"), Some("defer+madvise"));
+        assert_eq!(chosen_word(b"always"), None);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Mappings: `mmap(2)`, `munmap(2)`, and the size of the machine's pages.
 
+#[cfg(test)]
+use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
+use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{SysResult, check, errno, file};
 use crate::error::Errno;
-use crate::page::PageSize;
+use crate::page::{PageRange, PageSize};
 
 /// The kernel's base page.
 pub fn base_page() -> PageSize {
@@ -37,6 +40,109 @@ pub fn gmem_page() -> PageSize {
         BYTES.store(bytes, Ordering::Relaxed);
     }
     PageSize::new(bytes).unwrap_or(FALLBACK)
+}
+
+/// Memory, mapped for reading and writing, that belongs to whoever has this value. It does not go back by itself: it
+/// came from somewhere, and goes back there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Region {
+    start: NonNull<u8>,
+    length: usize,
+}
+// SAFETY: the memory is the value's, whichever thread has that.
+unsafe impl Send for Region {}
+
+impl Region {
+    /// Take possession.
+    ///
+    /// # Safety
+    /// The bytes are mapped for reading and writing, and nobody else uses them as long as the value is there.
+    pub const unsafe fn new(start: NonNull<u8>, length: usize) -> Self {
+        Self { start, length }
+    }
+
+    /// Its first byte.
+    pub const fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Its addresses.
+    pub fn range(&self) -> PageRange {
+        let start = self.start.as_ptr().expose_provenance();
+        PageRange::new(start, start + self.length)
+    }
+
+    /// What is in it.
+    pub const fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the promise to `new`.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+
+    /// Give it back to the kernel, addresses and all; it was mapped as it is.
+    pub fn unmap(self) -> SysResult<()> {
+        unmap(self.start, self.length)
+    }
+}
+
+/// Fresh private memory that goes back with this value.
+#[derive(Debug)]
+pub struct Mapping(Region);
+
+impl Mapping {
+    /// See [`map_aligned`].
+    pub fn new(length: usize, alignment: PageSize) -> SysResult<Self> {
+        let start = map_aligned(length, alignment)?;
+        // SAFETY: mapped just now.
+        Ok(Self(unsafe { Region::new(start, length) }))
+    }
+
+    /// Its addresses.
+    pub fn range(&self) -> PageRange {
+        self.0.range()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // There is nothing to do about a failure.
+        let _ = unmap(self.0.start, self.0.length);
+    }
+}
+
+/// For tests: base pages, counted from the first of a mapping.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+impl Mapping {
+    /// So many, none of which becomes part of a huge one.
+    pub fn of_base_pages(count: usize) -> Self {
+        let mapping = Self::new(count * base_page().bytes(), base_page()).unwrap();
+        super::advice::small_pages(mapping.range());
+        mapping
+    }
+
+    /// Addresses of the pages `from..to`.
+    pub fn pages(&self, from: usize, to: usize) -> PageRange {
+        let (start, page) = (self.range().start(), base_page().bytes());
+        PageRange::new(start + from * page, start + to * page)
+    }
+
+    /// Make a hole of the pages `from..to`; what is left lies before it and behind it.
+    pub fn with_hole(self, from: usize, to: usize) -> [Self; 2] {
+        let (whole, hole) = (self.range(), self.pages(from, to));
+        let _parts_are_dropped = ManuallyDrop::new(self);
+        let part = |from: usize, to: usize| {
+            let start = NonNull::new(ptr::with_exposed_provenance_mut(from)).unwrap();
+            // SAFETY: parts of the mapping, which has none of them any more, and no byte of which is in two.
+            Self(unsafe { Region::new(start, to - from) })
+        };
+        drop(part(hole.start(), hole.end()));
+        [part(whole.start(), hole.start()), part(hole.end(), whole.end())]
+    }
+
+    /// What is in it.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        self.0.bytes()
+    }
 }
 
 /// Map fresh private memory for reading and writing, aligned to `alignment`.

@@ -2,13 +2,14 @@
 
 use std::ffi::CString;
 
-use super::{file, mapping};
+use super::{file, machine, mapping, numa};
+use crate::page::PageSize;
 
 /// Bytes that can be had without ending a process: free, or easily freed, and free room for swapping.
 pub fn available() -> Option<usize> {
     let mut buffer = [0; 4096];
     let text = file::read_start(c"/proc/meminfo", &mut buffer).ok()?;
-    Some(kilobytes(text, "MemAvailable:")? + kilobytes(text, "SwapFree:").unwrap_or(0))
+    Some(kilobytes(text, "MemAvailable:")? + machine::swap().map_or(0, |(_, free)| free))
 }
 
 /// Bytes that this process has in memory, pages of files included and those of the hugetlb pool not.
@@ -29,7 +30,7 @@ pub fn available_on(node: usize) -> Option<usize> {
 }
 
 /// A line is `Name:   number kB`, in a node's file with `Node n` before it. In bytes.
-fn kilobytes(text: &[u8], name: &str) -> Option<usize> {
+pub(super) fn kilobytes(text: &[u8], name: &str) -> Option<usize> {
     let text = std::str::from_utf8(text).ok()?;
     let mut words = text.lines().find_map(|line| line.split_once(name))?.1.split_ascii_whitespace();
     words.next()?.parse::<usize>().ok().map(|number| number << 10)
@@ -59,11 +60,10 @@ fn free_blocks(text: &str, node: usize, order: u32) -> usize {
 
 /// Pages of `bytes` each that the hugetlb pool has free, on a node or everywhere; `None` where there is no such pool.
 pub fn free_pool_pages(bytes: usize, node: Option<usize>) -> Option<usize> {
-    let place = match node {
-        Some(node) => format!("/sys/devices/system/node/node{node}"),
-        None => "/sys/kernel/mm".into(),
-    };
-    let path = format!("{place}/hugepages/hugepages-{}kB/free_hugepages", bytes >> 10);
+    if let Some(node) = node {
+        return numa::hugetlb_pages(node, PageSize::new(bytes)?).map(|(_, free)| free);
+    }
+    let path = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages", bytes >> 10);
     file::read_number(&CString::new(path).ok()?)
 }
 
@@ -76,48 +76,10 @@ pub fn compaction_stalls() -> Option<usize> {
     line?.parse().ok()
 }
 
-/// Where the kernel gives huge pages without being asked for them by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HugePages {
-    /// Everywhere.
-    Always,
-    /// Where `MADV_HUGEPAGE` asks for them.
-    Advised,
-    /// Nowhere.
-    Never,
-}
-
-/// For private memory.
-pub fn huge_pages() -> HugePages {
-    let mut buffer = [0; 64];
-    let chosen = file::read_start(c"/sys/kernel/mm/transparent_hugepage/enabled", &mut buffer);
-    match chosen.ok().and_then(chosen_word) {
-        Some(b"always") => HugePages::Always,
-        Some(b"madvise") => HugePages::Advised,
-        _ => HugePages::Never,
-    }
-}
-
-/// For memory that processes share, where `MADV_HUGEPAGE` asks for them.
-pub fn huge_shared_pages() -> bool {
-    let mut buffer = [0; 64];
-    let chosen =
-        file::read_start(c"/sys/kernel/mm/transparent_hugepage/shmem_enabled", &mut buffer);
-    let words: [&[u8]; 4] = [b"always", b"within_size", b"advise", b"force"];
-    chosen.ok().and_then(chosen_word).is_some_and(|word| words.contains(&word))
-}
-
 /// Whether this process has forbidden itself huge pages (`PR_SET_THP_DISABLE`).
 pub fn huge_pages_are_disabled_here() -> bool {
     // SAFETY: it only asks.
     unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) > 0 }
-}
-
-/// `always [madvise] never`
-fn chosen_word(text: &[u8]) -> Option<&[u8]> {
-    let start = text.iter().position(|byte| *byte == b'[')? + 1;
-    let length = text[start..].iter().position(|byte| *byte == b']')?;
-    Some(&text[start..start + length])
 }
 
 #[cfg(test)]
@@ -136,8 +98,6 @@ mod tests {
             Some(3072)
         );
         assert_eq!(kilobytes(b"MemFree: x\n", "MemFree:"), None);
-        assert_eq!(chosen_word(b"always [madvise] never\n"), Some(&b"madvise"[..]));
-        assert_eq!(chosen_word(b"none"), None);
     }
 
     #[test]

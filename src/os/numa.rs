@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_ulong, c_void};
 
-use super::{SysResult, errno, file};
+use super::{SysResult, errno, file, memory};
 use crate::error::Errno;
 use crate::page::PageSize;
 
@@ -150,10 +150,7 @@ pub fn cpus(node: usize) -> Option<usize> {
 /// Bytes of memory that a node has, and those that are free. Without NUMA: the machine's.
 pub fn memory(node: usize) -> Option<(usize, usize)> {
     let text = node_file(node, "meminfo").or_else(|| file::read_text("/proc/meminfo"))?;
-    let bytes = |name: &str| {
-        let mut words = text.split_ascii_whitespace().skip_while(|word| *word != name);
-        words.nth(1)?.parse::<usize>().ok()?.checked_mul(1024)
-    };
+    let bytes = |name| memory::kilobytes(text.as_bytes(), name);
     Some((bytes("MemTotal:")?, bytes("MemFree:")?))
 }
 
@@ -326,7 +323,7 @@ fn move_pages(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::os::mapping;
+    use crate::os::mapping::Mapping;
 
     #[test]
     fn node_lists_are_the_kernels() {
@@ -341,14 +338,11 @@ mod tests {
 
     #[test]
     fn a_touched_page_is_on_a_memory_node() {
-        let page = mapping::base_page();
-        let start = mapping::map_aligned(page.bytes(), page).unwrap();
-        // SAFETY: the mapping is one page long.
-        unsafe { start.write(1) };
+        let mut mapping = Mapping::of_base_pages(1);
+        mapping.bytes().fill(1);
         let mut places = Vec::new();
-        placement(&[start.addr().get()], |_, at| places.push(at)).unwrap();
+        placement(&[mapping.range().start()], |_, at| places.push(at)).unwrap();
         assert!(matches!(places[..], [Placement::Node(node)] if memory_nodes().contains(node)));
-        mapping::unmap(start, page.bytes()).unwrap();
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //! Names, numbers and rules are those of the OpenCL 3.0 specification.
 
 use std::ffi::{CStr, c_void};
+use std::num::NonZero;
 use std::ptr::{self, NonNull};
 
 use super::dynamic;
+use super::mapping::Region;
 use crate::error::ClCode;
-use crate::page::PageRange;
+use crate::page::{PageRange, PageSize};
 
 /// The loader's name, as its binary interface has it.
 pub const LIBRARY: &CStr = c"libOpenCL.so.1";
@@ -203,6 +205,12 @@ fn done(code: i32) -> ClResult<()> {
     if code == 0 { Ok(()) } else { Err(ClCode(code)) }
 }
 
+/// Where a block of the driver's begins, some bytes before the memory in it that is used.
+#[derive(Debug)]
+pub struct Given(NonNull<u8>);
+// SAFETY: only an address, for the driver.
+unsafe impl Send for Given {}
+
 /// A context of one device, with an in-order queue.
 pub struct Context {
     loader: Loader,
@@ -240,39 +248,41 @@ impl Context {
         self.context
     }
 
-    /// Memory that the device and the processor may use at the same time, aligned as the driver likes, with anything
-    /// in it.
-    pub fn allocate(&self, length: usize) -> Option<NonNull<u8>> {
+    /// Memory that the device and the processor may use at the same time, on a multiple of `page`, with anything in it;
+    /// and what it is given back by.
+    pub fn allocate(&self, length: usize, page: PageSize) -> Option<(Region, Given)> {
         const READ_WRITE: u64 = 1 << 0;
         const FINE_GRAIN_BUFFER: u64 = 1 << 10;
         let flags = READ_WRITE | FINE_GRAIN_BUFFER;
+        // OpenCL aligns to no more than its largest type.
+        let padded = length.checked_add(page.bytes())?;
         // SAFETY: a live context; what cannot be had is NULL.
-        let start = unsafe { (self.loader.functions.clSVMAlloc)(self.context, flags, length, 0) };
-        NonNull::new(start.cast())
+        let given = unsafe { (self.loader.functions.clSVMAlloc)(self.context, flags, padded, 0) };
+        let given = NonNull::new(given.cast::<u8>())?;
+        let start = given.map_addr(|address| {
+            let aligned = page.ceil(address.get()).and_then(NonZero::new);
+            aligned.unwrap_or(address)
+        });
+        // SAFETY: given just now, with a page more than `length`, which is room to align in.
+        Some((unsafe { Region::new(start, length) }, Given(given)))
     }
 
-    /// Give it back.
-    ///
-    /// # Safety
-    /// `start` is what [`allocate`](Self::allocate) gave, and nobody uses the memory any more.
-    pub unsafe fn free(&self, start: NonNull<u8>) {
-        // SAFETY: the caller's promise.
-        unsafe { (self.loader.functions.clSVMFree)(self.context, start.as_ptr().cast()) };
+    /// Give it back, when nobody uses the memory any more.
+    pub fn free(&self, given: Given) {
+        // SAFETY: what the driver gave, once.
+        unsafe { (self.loader.functions.clSVMFree)(self.context, given.0.as_ptr().cast()) };
     }
 
-    /// Have the device write zeros, and wait for it.
-    ///
-    /// # Safety
-    /// The range is of one block that [`allocate`](Self::allocate) gave; what is there is lost.
-    pub unsafe fn zero(&self, range: PageRange) -> ClResult<()> {
+    /// Have the device write zeros to what [`allocate`](Self::allocate) gave, and wait for it.
+    pub fn zero(&self, region: &mut Region) -> ClResult<()> {
         let zero = 0_u64;
-        let start = ptr::with_exposed_provenance_mut(range.start());
+        let (start, length) = (region.start().as_ptr().cast(), region.range().len());
         let mut event = ptr::null_mut();
-        // SAFETY: the caller's promise. A range of whole pages is a multiple of the pattern.
+        // SAFETY: the region is the caller's. Whole pages are a multiple of the pattern.
         done(unsafe {
             let fill = self.loader.functions.clEnqueueSVMMemFill;
             let (zero, size) = ((&raw const zero).cast(), size_of::<u64>());
-            fill(self.queue, start, zero, size, range.len(), 0, ptr::null(), &raw mut event)
+            fill(self.queue, start, zero, size, length, 0, ptr::null(), &raw mut event)
         })?;
         self.wait(event)
     }

@@ -86,15 +86,13 @@ impl PageFlags {
 mod tests {
     use super::*;
     use crate::os::advice;
+    use crate::os::mapping::Mapping;
 
     #[test]
     fn what_is_read_twice_is_hot_and_no_frame_is_not() {
         let Some(flags) = PageFlags::open() else { return };
-        let base = mapping::base_page();
-        let length = 64 * base.bytes();
-        let start = mapping::map_aligned(length, base).unwrap();
-        let range = PageRange::new(start.addr().get(), start.addr().get() + length);
-        advice::small_pages(range);
+        let mapping = Mapping::of_base_pages(64);
+        let range = mapping.range();
         advice::populate_write(range).unwrap();
         advice::populate_read(range).unwrap();
         advice::populate_read(range).unwrap();
@@ -102,6 +100,5 @@ mod tests {
         frames.push(0);
         let hot = flags.hot(&frames).unwrap();
         assert!(hot[..64].iter().all(|hot| *hot) && !hot[64], "{hot:?}");
-        mapping::unmap(start, length).unwrap();
     }
 }

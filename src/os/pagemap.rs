@@ -246,6 +246,7 @@ pub fn frames(range: PageRange) -> SysResult<Vec<u64>> {
 mod tests {
     use super::*;
     use crate::os::advice;
+    use crate::os::mapping::Mapping;
 
     type Scan = fn(&Descriptor, PageRange, &mut dyn FnMut(Run)) -> SysResult<()>;
 
@@ -258,12 +259,8 @@ mod tests {
 
     #[test]
     fn both_ways_of_asking_tell_what_is_there() {
-        let base = mapping::base_page();
-        let page = base.bytes();
-        let start = mapping::map_aligned(16 * page, base).unwrap();
-        let at = start.addr().get();
-        let part = |from: usize, to: usize| PageRange::new(at + from * page, at + to * page);
-        advice::small_pages(part(0, 16));
+        let mapping = Mapping::of_base_pages(16);
+        let part = |from, to| mapping.pages(from, to);
         advice::populate_write(part(2, 5)).unwrap();
         advice::populate_write(part(6, 7)).unwrap();
 
@@ -277,57 +274,46 @@ mod tests {
             assert_eq!(ranges, [part(2, 5), part(6, 7)]);
             assert!(asked.iter().all(|run| run.huge == Some(false) && run.present && !run.zero));
         }
-        mapping::unmap(start, 16 * page).unwrap();
     }
 
     #[test]
     fn a_guard_page_is_not_there() {
         // Linux 6.13; told apart from what is swapped out since 6.15.
         const MADV_GUARD_INSTALL: libc::c_int = 102;
-        let base = mapping::base_page();
-        let page = base.bytes();
-        let start = mapping::map_aligned(4 * page, base).unwrap();
-        let at = start.addr().get();
-        let whole = PageRange::new(at, at + 4 * page);
-        advice::small_pages(whole);
+        let mut mapping = Mapping::of_base_pages(4);
+        let (whole, page) = (mapping.range(), mapping::base_page().bytes());
         advice::populate_write(whole).unwrap();
+        let first = mapping.bytes().as_mut_ptr().cast();
         // SAFETY: the test's own mapping.
-        let guarded =
-            unsafe { libc::madvise(start.as_ptr().cast(), page, MADV_GUARD_INSTALL) == 0 };
+        let guarded = unsafe { libc::madvise(first, page, MADV_GUARD_INSTALL) == 0 };
         let told = Descriptor::open_for_reading(FILE).is_ok_and(|pagemap| {
             let mut word = [0];
-            pagemap.read_words_at(&mut word, at / page * 8).is_ok() && word[0] >> 58 & 1 != 0
+            pagemap.read_words_at(&mut word, whole.start() / page * 8).is_ok()
+                && word[0] >> 58 & 1 != 0
         });
         if guarded && told {
             for files in [Files::Told, Files::NotTold] {
                 let mut found = Vec::new();
                 scan_telling(whole, files, |run| found.push(run.range)).unwrap();
-                assert_eq!(found, [PageRange::new(at + page, at + 4 * page)]);
+                assert_eq!(found, [mapping.pages(1, 4)]);
             }
             let words = collect(|p, r, mut v| read_words(p, r, &mut v), whole).unwrap();
-            assert_eq!(words[0].range, PageRange::new(at + page, at + 4 * page));
+            assert_eq!(words[0].range, mapping.pages(1, 4));
         }
-        mapping::unmap(start, 4 * page).unwrap();
     }
 
     #[test]
     fn more_runs_than_fit_into_one_answer() {
-        let base = mapping::base_page();
-        let page = base.bytes();
-        let start = mapping::map_aligned(2000 * page, base).unwrap();
-        let at = start.addr().get();
-        let range = PageRange::new(at, at + 2000 * page);
-        advice::small_pages(range);
+        let mapping = Mapping::of_base_pages(2000);
         for i in (0..2000).step_by(2) {
-            advice::populate_write(PageRange::new(at + i * page, at + (i + 1) * page)).unwrap();
+            advice::populate_write(mapping.pages(i, i + 1)).unwrap();
         }
         let mut runs = 0;
-        scan(range, |run| {
-            assert_eq!(run.range, PageRange::new(at + 2 * runs * page, at + (2 * runs + 1) * page));
+        scan(mapping.range(), |run| {
+            assert_eq!(run.range, mapping.pages(2 * runs, 2 * runs + 1));
             runs += 1;
         })
         .unwrap();
         assert_eq!(runs, 1000);
-        mapping::unmap(start, 2000 * page).unwrap();
     }
 }

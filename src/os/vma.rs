@@ -256,6 +256,7 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::os::mapping::Mapping;
 
     type Walk = fn(&Descriptor, PageRange, &mut dyn FnMut(Vma) -> ControlFlow<()>) -> SysResult<()>;
 
@@ -273,8 +274,8 @@ mod tests {
     #[test]
     fn both_ways_of_asking_agree() {
         let page = mapping::gmem_page();
-        let start = mapping::map_aligned(page.bytes(), page).unwrap();
-        let range = PageRange::new(start.addr().get(), start.addr().get() + page.bytes());
+        let mapping = Mapping::new(page.bytes(), page).unwrap();
+        let range = mapping.range();
         let text = collect(|m, r, mut v| parse(m, r, &mut v), range);
         assert_eq!(text.len(), 1);
         assert_eq!(text[0].backing, Backing::Anonymous);
@@ -287,7 +288,6 @@ mod tests {
             asked[0].page_bytes = 0;
             assert_eq!(asked, text);
         }
-        mapping::unmap(start, page.bytes()).unwrap();
     }
 
     #[test]

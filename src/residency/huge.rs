@@ -89,6 +89,7 @@ fn mark(stretches: &[Stretch], huge: &[PageRange]) -> Result<Vec<Stretch>> {
 mod tests {
     use super::*;
     use crate::os::advice;
+    use crate::os::mapping::Mapping;
     use crate::residency::{MAPPED, PageState, RESIDENT};
 
     #[test]
@@ -108,17 +109,12 @@ mod tests {
 
     #[test]
     fn resident_parts_are_joined() {
-        let base = mapping::base_page();
-        let page = base.bytes();
-        let start = mapping::map_aligned(8 * page, base).unwrap();
-        let at = start.addr().get();
-        let part = |from: usize, to: usize| PageRange::new(at + from * page, at + to * page);
-        advice::small_pages(part(0, 8));
+        let mapping = Mapping::of_base_pages(8);
+        let part = |from, to| mapping.pages(from, to);
         advice::populate_write(part(1, 3)).unwrap();
         advice::populate_write(part(3, 4)).unwrap();
         advice::populate_write(part(6, 7)).unwrap();
         assert_eq!(resident_parts(part(0, 8)).unwrap(), [part(1, 4), part(6, 7)]);
-        mapping::unmap(start, 8 * page).unwrap();
     }
 
     #[test]

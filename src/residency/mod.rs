@@ -384,6 +384,7 @@ impl<'a> View<'a> {
 mod tests {
     use super::*;
     use crate::os::advice;
+    use crate::os::mapping::Mapping;
 
     fn states(residency: &Residency) -> Vec<PageState> {
         let mut all = Vec::new();
@@ -394,24 +395,16 @@ mod tests {
 
     #[test]
     fn holes_untouched_and_touched_pages_are_told_apart() {
-        let base = mapping::base_page();
-        let page = base.bytes();
-        let start = mapping::map_aligned(8 * page, base).unwrap();
-        let at = start.addr().get();
-        let part = |from: usize, to: usize| PageRange::new(at + from * page, at + to * page);
-        advice::small_pages(part(0, 8));
-        advice::populate_write(part(1, 3)).unwrap();
-        // SAFETY: pages of the test's own mapping.
-        mapping::unmap(unsafe { start.add(4 * page) }, page).unwrap();
-        let residency = read(at + 1, 8 * page - 2, false).unwrap();
+        let mapping = Mapping::of_base_pages(8);
+        let whole = mapping.range();
+        advice::populate_write(mapping.pages(1, 3)).unwrap();
+        let _parts = mapping.with_hole(4, 5);
+        let residency = read(whole.start() + 1, whole.len() - 2, false).unwrap();
         let seen = states(&residency);
         let flags: Vec<_> = seen.iter().map(|state| state.flags).collect();
         let there = MAPPED | RESIDENT;
         assert_eq!(flags, [MAPPED, there, there, MAPPED, 0, MAPPED, MAPPED, MAPPED]);
         assert!(seen[1].node >= 0 && seen[0].node == -1 && residency.known & HOT == 0);
-        mapping::unmap(start, 4 * page).unwrap();
-        // SAFETY: as above.
-        mapping::unmap(unsafe { start.add(5 * page) }, 3 * page).unwrap();
     }
 
     #[test]

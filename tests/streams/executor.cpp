@@ -2,9 +2,7 @@
 // gmem::streams::executor: a thread pool, asio where there is one, a lambda; executors that drop, throw, or run at
 // once.
 #include <atomic>
-#include <condition_variable>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <mutex>
 #include <stdexcept>
@@ -22,56 +20,9 @@
 #include <libgmem/streams/executor.hpp>
 
 #include "../check.h"
+#include "../thread_pool.hpp"
 
 namespace {
-
-/// As many write it: functions are copied into a queue that threads take from.
-class thread_pool {
-public:
-	explicit thread_pool(int threads) {
-		for (int i = 0; i < threads; ++i) {
-			threads_.emplace_back([this] { work(); });
-		}
-	}
-	thread_pool(const thread_pool &) = delete;
-	thread_pool &operator=(const thread_pool &) = delete;
-	~thread_pool() {
-		{
-			const std::lock_guard lock(mutex_);
-			ends_ = true;
-		}
-		more_.notify_all();
-		for (std::thread &thread : threads_) {
-			thread.join();
-		}
-	}
-	void execute(std::function<void()> function) {
-		const std::lock_guard lock(mutex_);
-		queue_.push_back(std::move(function));
-		more_.notify_one();
-	}
-
-private:
-	void work() {
-		for (;;) {
-			std::unique_lock lock(mutex_);
-			more_.wait(lock, [this] { return ends_ || !queue_.empty(); });
-			if (queue_.empty()) {
-				return;
-			}
-			auto function = std::move(queue_.front());
-			queue_.pop_front();
-			lock.unlock();
-			function();
-		}
-	}
-
-	std::mutex mutex_;
-	std::condition_variable more_;
-	std::deque<std::function<void()>> queue_;
-	bool ends_ = false;
-	std::vector<std::thread> threads_;
-};
 
 /// libgmem's calls among functions of the executor's own, which runs one at a time.
 template <class Give>

@@ -3,23 +3,28 @@
 //! The flag of `mmap(2)` that asks for it has had three values, and a kernel gives ordinary memory for one that it does
 //! not know. So it is tried out, with a length that is no multiple of the GMEM page: others are aligned anyway.
 
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::error::{Errno, Error, Result};
-use crate::os::{gmem, mapping, memory, smaps};
+use crate::os::mapping::Region;
+use crate::os::{gmem, machine, mapping, smaps};
 
 /// Map `length` bytes, a multiple of the GMEM page.
-pub fn map(length: usize) -> Result<NonNull<u8>> {
-    let start = gmem::map(length, bit()?).map_err(|errno| match errno.0 {
+pub fn map(length: usize) -> Result<Region> {
+    let region = gmem::map(length, bit()?).map_err(|errno| match errno.0 {
         libc::ENOMEM => not_yet(),
         _ => Error::NoPeerSharedMemory { why: "mmap(2) refused it", errno },
     })?;
-    if mapping::gmem_page().floor(start.addr().get()) == start.addr().get() {
-        return Ok(start);
+    if is_aligned(&region) {
+        return Ok(region);
     }
-    let _ = mapping::unmap(start, length);
+    let _ = region.unmap();
     Err(UNKNOWN)
+}
+
+fn is_aligned(region: &Region) -> bool {
+    let start = region.range().start();
+    mapping::gmem_page().floor(start) == start
 }
 
 /// What a kernel makes of a value of the flag.
@@ -71,7 +76,7 @@ fn bit() -> Result<i32> {
 }
 
 fn not_yet() -> Error {
-    let why = if memory::huge_pages() == memory::HugePages::Never {
+    let why = if machine::huge_pages() == machine::HugePages::Never {
         "transparent huge pages are off; as root, `echo always > /sys/kernel/mm/transparent_hugepage/enabled`"
     } else {
         "no device is attached to this process yet (let its runtime do that first: aclrtSetDevice), or no memory is left"
@@ -82,29 +87,27 @@ fn not_yet() -> Error {
 fn try_out(bit: i32) -> Verdict {
     let length = mapping::base_page().bytes();
     let first = match gmem::map(length, bit) {
-        Ok(start) => start,
+        Ok(region) => region,
         Err(Errno(libc::EINVAL)) => return Verdict::Off,
         Err(_) => return Verdict::NotYet,
     };
     // Held while the next are mapped, so that not each of them is aligned by chance.
     let more = [(); 2].map(|()| gmem::map(length, bit));
-    let all = || std::iter::once(first).chain(more.iter().copied().flatten());
-    let page = mapping::gmem_page();
-    let is_aligned = more.iter().all(|mapped| mapped.is_ok())
-        && all().all(|start| page.floor(start.addr().get()) == start.addr().get());
+    let are_aligned =
+        is_aligned(&first) && more.iter().all(|mapped| mapped.as_ref().is_ok_and(is_aligned));
     let verdict = match gmem::map_wrongly(length, bit) {
         Err(Errno(libc::EINVAL)) => Verdict::Live,
         Err(_) => Verdict::Unknown,
         Ok(shared) => {
-            let _ = mapping::unmap(shared, length);
+            let _ = shared.unmap();
             // The first kernels took it for anything; some of them only tell.
-            let is_live = is_aligned || smaps::is_peer_shared(first.addr().get());
+            let is_live = are_aligned || smaps::is_peer_shared(first.range().start());
             if is_live { Verdict::Live } else { Verdict::Unknown }
         }
     };
     // Such a kernel rounds the length up itself; and no other may be told to unmap what is not ours.
-    for start in all() {
-        let _ = mapping::unmap(start, length);
+    for region in std::iter::once(first).chain(more.into_iter().flatten()) {
+        let _ = region.unmap();
     }
     verdict
 }

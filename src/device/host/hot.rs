@@ -7,7 +7,7 @@ use super::plan::Segment;
 use super::populate;
 use crate::error::Result;
 use crate::os::lazy::Lazy;
-use crate::os::{advice, file, mapping, pagemap};
+use crate::os::{advice, machine, mapping, pagemap};
 use crate::page::PageRange;
 
 /// Runs of pages that are marked one by one; where a range has more of them, it is marked as a whole.
@@ -15,14 +15,8 @@ const MAX_RUNS: usize = 64;
 
 /// How often a base page has to be marked.
 fn marks() -> u32 {
-    static MARKS: Lazy<u32> = Lazy::new(|| {
-        let mut buffer = [0; 16];
-        // A mask of features, in hexadecimal; the lowest is the whole of it. Kernels without it have no such file.
-        let text = file::read_start(c"/sys/kernel/mm/lru_gen/enabled", &mut buffer).unwrap_or(&[]);
-        let last_digit =
-            text.trim_ascii_end().last().and_then(|digit| (*digit as char).to_digit(16));
-        if last_digit.is_some_and(|digit| digit & 1 == 1) { 5 } else { 2 }
-    });
+    static MARKS: Lazy<u32> =
+        Lazy::new(|| if machine::multi_generational() == Some(true) { 5 } else { 2 });
     *MARKS.get()
 }
 

@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use super::plan::Segment;
 use super::{has_one_node, walk};
 use crate::device::Request;
-use crate::error::{Errno, Error, Result};
+use crate::error::{Error, Result};
 use crate::huge_policy::HugePolicy;
+use crate::os::mapping::Mapping;
 use crate::os::vma::Backing;
-use crate::os::{advice, mapping, memory, numa, pagemap};
+use crate::os::{advice, machine, mapping, memory, numa, pagemap};
 use crate::page::PageRange;
 
 /// Before anything is populated: see to it that what is required can be had, and tell the kernel what is wanted.
@@ -53,7 +54,7 @@ pub fn is_wanted(segment: Segment, policy: HugePolicy) -> bool {
         HugePolicy::Prefer | HugePolicy::Require => true,
         HugePolicy::AsIs => {
             segment.backing == Backing::Anonymous
-                && memory::huge_pages() == memory::HugePages::Always
+                && machine::huge_pages() == machine::HugePages::Always
         }
     }
 }
@@ -103,7 +104,7 @@ fn are_there(segments: &[Segment], request: &Request<'_>) -> Result<()> {
     if needed == 0 {
         return Ok(());
     }
-    if memory::huge_pages() == memory::HugePages::Never {
+    if machine::huge_pages() == machine::HugePages::Never {
         return refuse(
             "the system gives none",
             "As root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
@@ -149,8 +150,8 @@ fn obtainable(needed: usize, node: usize) -> usize {
     if free >= needed || bytes > room {
         return free;
     }
-    let Ok(start) = mapping::map_aligned(bytes, page) else { return free };
-    let range = PageRange::new(start.addr().get(), start.addr().get() + bytes);
+    let Ok(mapping) = Mapping::new(bytes, page) else { return free };
+    let range = mapping.range();
     advice::huge_pages(range);
     let preferred = (!has_one_node(node)).then(|| numa::PreferNode::new(node));
     let mut found = 0;
@@ -167,7 +168,5 @@ fn obtainable(needed: usize, node: usize) -> usize {
         found += 1;
     }
     drop(preferred);
-    // It was mapped above; there is nothing to do about a failure.
-    let _: std::result::Result<(), Errno> = mapping::unmap(start, bytes);
     found
 }

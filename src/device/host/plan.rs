@@ -149,7 +149,7 @@ fn push(segments: &mut Vec<Segment>, next: Segment) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::os::mapping::{gmem_page, map_aligned, unmap};
+    use crate::os::mapping::{Mapping, gmem_page};
 
     fn segment(range: PageRange, asked: PageRange, write: bool) -> Segment {
         Segment { range, asked, write, backing: Backing::Anonymous, huge_tlb: false, page_bytes: 0 }
@@ -176,15 +176,15 @@ mod tests {
     #[test]
     fn a_plan_covers_the_margin_of_ordinary_memory() {
         let page = gmem_page();
-        let start = map_aligned(2 * page.bytes(), page).unwrap();
-        let at = start.addr().get();
+        let mapping = Mapping::new(2 * page.bytes(), page).unwrap();
+        let at = mapping.range().start();
         let plan = prefetch(PageRange::new(at + 5, at + 6)).unwrap();
         let asked = PageRange::new(at, at + mapping::base_page().bytes());
         let range = PageRange::new(at, at + page.bytes());
         let known = plan[0].page_bytes;
         assert_eq!(plan, [Segment { page_bytes: known, ..segment(range, asked, true) }]);
         assert_eq!(plan[0].huge_candidates(), range);
-        unmap(start, 2 * page.bytes()).unwrap();
+        drop(mapping);
         assert!(matches!(prefetch(PageRange::new(at + 5, at + 6)), Err(Error::Hole { .. })));
     }
 

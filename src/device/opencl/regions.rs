@@ -5,12 +5,13 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Accelerator, Device, Host, failed};
 use crate::error::{Error, Result};
+use crate::os::mapping::Region;
+use crate::os::opencl::Given;
 use crate::os::{advice, mapping};
 use crate::page::PageRange;
 
@@ -24,12 +25,8 @@ pub struct Regions {
 
 struct Block {
     end: usize,
-    /// Where the driver's own block begins, with some address before the first GMEM page.
-    given: NonNull<u8>,
+    given: Given,
 }
-
-// SAFETY: the address of memory that any thread may use.
-unsafe impl Send for Block {}
 
 impl Default for Regions {
     fn default() -> Self {
@@ -86,36 +83,27 @@ impl Drop for Turn {
 
 impl Accelerator {
     /// See [`map`](crate::device::DeviceMemory::map).
-    pub fn map(&self, length: usize) -> Result<NonNull<u8>> {
+    pub fn map(&self, length: usize) -> Result<Region> {
         let out_of_memory = Error::OutOfMemory { what: "a block of the OpenCL device" };
         let Some(_turn) = Turn::take() else { return Err(out_of_memory) };
         self.is_in_its_process()?;
         self.unmap_what_was_kept();
-        // OpenCL aligns to no more than its largest type.
-        let page = mapping::gmem_page();
-        let Some(padded) = length.checked_add(page.bytes()) else { return Err(out_of_memory) };
-        let Some(given) = self.context.allocate(padded) else { return Err(out_of_memory) };
-        let start = given.map_addr(|address| {
-            let aligned = page.ceil(address.get()).and_then(std::num::NonZero::new);
-            aligned.unwrap_or(address)
-        });
-        let first = start.as_ptr().expose_provenance();
-        let range = PageRange::new(first, first + length);
-        if let Err(failure) = self.zero(range) {
-            // SAFETY: given just now, and nobody has it.
-            unsafe { self.context.free(given) };
+        let Some((mut region, given)) = self.context.allocate(length, mapping::gmem_page()) else {
+            return Err(out_of_memory);
+        };
+        if let Err(failure) = self.zero(&mut region) {
+            self.context.free(given);
             return Err(failure);
         }
-        self.regions.blocks().insert(first, Block { end: range.end(), given });
-        Ok(start)
+        let range = region.range();
+        self.regions.blocks().insert(range.start(), Block { end: range.end(), given });
+        Ok(region)
     }
 
     /// See [`unmap`](crate::device::DeviceMemory::unmap).
-    ///
-    /// # Safety
-    /// As there.
-    pub unsafe fn unmap(&self, start: NonNull<u8>, length: usize) {
-        let first = start.addr().get();
+    pub fn unmap(&self, region: Region) {
+        let range = region.range();
+        let first = range.start();
         let turn = Turn::take();
         let is_here = self.is_in_its_process().is_ok();
         if turn.is_some() && is_here {
@@ -123,7 +111,7 @@ impl Accelerator {
             self.give_back(first);
         } else if !is_here || !self.regions.keep_for_later(first) {
             // The addresses are lost; the memory, where it is ordinary, is not.
-            let _ = Host.free_eager(PageRange::new(first, first + length));
+            let _ = Host.free_eager(range);
         }
     }
 
@@ -139,13 +127,13 @@ impl Accelerator {
     fn give_back(&self, first: usize) {
         let block = self.regions.blocks().remove(&first);
         if let Some(block) = block {
-            // SAFETY: what the driver gave; it is given back once, since it is no longer listed.
-            unsafe { self.context.free(block.given) };
+            self.context.free(block.given);
         }
     }
 
     /// What the driver gives may hold anything.
-    fn zero(&self, range: PageRange) -> Result<()> {
+    fn zero(&self, region: &mut Region) -> Result<()> {
+        let range = region.range();
         if self.own_node.is_none() {
             advice::huge_pages(range);
             // Ordinary memory reads as zeros when it is dropped, and takes no memory before it is used.
@@ -153,8 +141,6 @@ impl Accelerator {
                 return Ok(());
             }
         }
-        // SAFETY: a part of a block that was given just now.
-        unsafe { self.context.zero(range) }
-            .map_err(|code| failed("clEnqueueSVMMemFill", range, code))
+        self.context.zero(region).map_err(|code| failed("clEnqueueSVMMemFill", range, code))
     }
 }
