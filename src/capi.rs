@@ -14,7 +14,7 @@ use std::ptr;
 use crate::error::{Error, Result};
 use crate::guard::guard;
 use crate::os::{faults, mapping};
-use crate::{device, free_eager, heap, last_error, stream};
+use crate::{device, free_eager, heap, last_error, native_stream, stream};
 use growing::{Grows, Out};
 
 // ---- ranges -----------------------------------------------------------------------------------
@@ -169,6 +169,11 @@ unsafe extern "C" fn gmemStreamCreate(out: *mut *mut c_void) -> c_int {
     })
 }
 
+/// The handle of libgmem's that a stream has.
+fn resolve(stream: *mut c_void) -> Result<usize> {
+    native_stream::resolve(stream.addr())
+}
+
 /// `gmemHostFn` of `libgmem.h`.
 type HostFn = unsafe extern "C" fn(*mut c_void);
 
@@ -184,7 +189,7 @@ unsafe extern "C" fn gmemStreamLaunch(
         let function = function.ok_or(Error::Null { argument: "fn", wanted: "a function" })?;
         // As two numbers, so that registering it takes no memory.
         let with = [(function as *const ()).expose_provenance(), argument.expose_provenance()];
-        stream::call(handle.addr(), stream::Call { run: call_host_function, with }).map(|()| 0)
+        stream::call(resolve(handle)?, stream::Call { run: call_host_function, with }).map(|()| 0)
     })
 }
 
@@ -212,9 +217,13 @@ unsafe impl Send for Executor {}
 unsafe impl Sync for Executor {}
 
 impl stream::Executor for Executor {
-    fn launch(&self, place: usize) -> i32 {
+    fn launch(&self, place: usize) -> Result<()> {
+        let place = ptr::without_provenance_mut(place);
         // SAFETY: the caller of gmemStreamWrap answers for both.
-        unsafe { (self.launch)(self.native, reached, ptr::without_provenance_mut(place)) }
+        match unsafe { (self.launch)(self.native, reached, place) } {
+            0 => Ok(()),
+            code => Err(Error::LaunchRefused { code }),
+        }
     }
 }
 
@@ -260,17 +269,17 @@ extern "C" fn gmemLaunchDropped(place: *mut c_void) {
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemStreamQuery(handle: *mut c_void) -> c_int {
-    guard(|| Ok(if stream::is_idle(handle.addr())? { 0 } else { -libc::EBUSY }))
+    guard(|| Ok(if stream::is_idle(resolve(handle)?)? { 0 } else { -libc::EBUSY }))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemStreamSynchronize(handle: *mut c_void) -> c_int {
-    guard(|| stream::synchronize(handle.addr()).map(|()| 0))
+    guard(|| stream::synchronize(resolve(handle)?).map(|()| 0))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemStreamDestroy(handle: *mut c_void) -> c_int {
-    guard(|| stream::destroy(handle.addr()).map(|()| 0))
+    guard(|| native_stream::forget(handle.addr()).map(|()| 0))
 }
 
 // ---- events -----------------------------------------------------------------------------------
@@ -292,12 +301,12 @@ unsafe extern "C" fn gmemEventCreate(out: *mut *mut c_void) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemEventRecord(event: *mut c_void, stream: *mut c_void) -> c_int {
-    guard(|| stream::record(event.addr(), stream.addr()).map(|()| 0))
+    guard(|| stream::record(event.addr(), resolve(stream)?).map(|()| 0))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemStreamWaitEvent(stream: *mut c_void, event: *mut c_void) -> c_int {
-    guard(|| stream::wait_event(stream.addr(), event.addr()).map(|()| 0))
+    guard(|| stream::wait_event(resolve(stream)?, event.addr()).map(|()| 0))
 }
 
 #[unsafe(no_mangle)]

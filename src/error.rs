@@ -258,10 +258,10 @@ pub enum Error {
     InStream { handle: usize, number: u64, what: String, error: Box<Error> },
 
     #[error(
-        "the executor of stream = {handle:#x} refused the call: its launch function returned {code}, where 0 \
-         is success; nothing was registered"
+        "the stream's executor refused the call: its launch function returned {code}, where 0 is success; \
+         nothing was registered"
     )]
-    LaunchRefused { handle: usize, code: i32 },
+    LaunchRefused { code: i32 },
 
     #[error(
         "the stream's executor gave it up without running it; keep the executor running until the stream is synchronized"
@@ -325,7 +325,7 @@ impl Error {
             Error::SelfSynchronize { .. } => libc::EDEADLK,
             Error::StreamFull { .. } | Error::NoThread { .. } => libc::EAGAIN,
             Error::InStream { error, .. } => return error.errno(),
-            Error::LaunchRefused { code, .. } => match *code {
+            Error::LaunchRefused { code } => match *code {
                 // It speaks as libgmem does.
                 -4095..0 => -code,
                 _ => libc::EIO,

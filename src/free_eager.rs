@@ -3,6 +3,7 @@
 use crate::config::{LogLevel, log};
 use crate::device;
 use crate::error::Result;
+use crate::native_stream;
 use crate::os::mapping;
 use crate::page::PageRange;
 use crate::stream::{self, RangeVerb, RangeWork, Target};
@@ -14,7 +15,10 @@ pub fn free_eager(addr: usize, size: usize, stream: usize) -> Result<()> {
     // Rounded before it is queued, so that joining neighbours frees no page that neither had whole.
     let pages = PageRange::from_arguments(addr, size)?.inward(mapping::gmem_page());
     let target = Target { device: device::current_index()?, hnid: 0 };
-    stream::in_order(stream, RangeWork { verb: &FREE_EAGER, range: pages, target })
+    stream::in_order(
+        native_stream::resolve(stream)?,
+        RangeWork { verb: &FREE_EAGER, range: pages, target },
+    )
 }
 
 fn run(pages: PageRange, target: Target) -> Result<()> {

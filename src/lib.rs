@@ -7,6 +7,7 @@
 //! | [`capi`], `bridge` | the C functions of `libgmem.h`, and what the C++ headers call through cxx |
 //! | [`prefetch`], [`free_eager`] | the two verbs: an argument list becomes a range, a device, an order |
 //! | [`topology`], [`residency`] | seeing: what memory the machine has, and where the pages of a range are |
+//! | [`native_stream`] | a `void *stream` is NULL, a handle of libgmem's, or a stream of the device's driver |
 //! | [`stream`] | *when* it happens: queues served in order, events, executors of others, coalescing, errors kept for later |
 //! | [`device`] | *where* memory can live: `host`, a stock Linux kernel; `gmem`, openEuler's; `opencl`, an OpenCL device |
 //! | [`heap`] | `malloc`: blocks that threads keep, jemalloc behind them, pages of 2 MiB behind that |
@@ -25,6 +26,7 @@ pub mod guard;
 pub mod heap;
 pub mod huge_policy;
 pub mod last_error;
+pub mod native_stream;
 pub mod os;
 pub mod page;
 pub mod prefetch;

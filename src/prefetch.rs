@@ -7,6 +7,7 @@ use crate::config::{LogLevel, log};
 use crate::device::{self, Device, Request, Unwatched, Watch};
 use crate::error::{Error, Result};
 use crate::huge_policy::{self, HugePolicy};
+use crate::native_stream::resolve;
 use crate::os::mapping;
 use crate::os::process::PerProcess;
 use crate::page::PageRange;
@@ -18,7 +19,7 @@ static PREFETCH: RangeVerb = RangeVerb { name: "gmemPrefetch", apply: run, patie
 /// See `gmemPrefetch` in `libgmem.h`. `stream` 0 is no stream.
 pub fn prefetch(addr: usize, size: usize, hnid: i32, stream: usize) -> Result<()> {
     let (range, target) = checked(addr, size, hnid)?;
-    stream::in_order(stream, RangeWork { verb: &PREFETCH, range, target })
+    stream::in_order(resolve(stream)?, RangeWork { verb: &PREFETCH, range, target })
 }
 
 fn checked(addr: usize, size: usize, hnid: i32) -> Result<(PageRange, Target)> {
@@ -74,7 +75,8 @@ pub fn prefetch_with(
     });
     let outcome = match begun {
         Ok(watched) if stream == 0 => return watched.run(&options),
-        Ok(watched) => stream::launch(stream, Box::new(move || watched.run(&options))),
+        Ok(watched) => resolve(stream)
+            .and_then(|stream| stream::launch(stream, Box::new(move || watched.run(&options)))),
         Err(failure) => Err(failure),
     };
     if outcome.is_err() {

@@ -53,11 +53,44 @@ pub trait Device: Sync {
         Ok(ptr::null_mut())
     }
 
+    /// The nodes that it has beside the machine's.
+    fn nodes(&self) -> Vec<DeviceNode> {
+        Vec::new()
+    }
+
+    /// Its driver's streams, if programs may hand them over as they are.
+    fn native_streams(&self) -> Option<&dyn NativeStreams> {
+        None
+    }
+
     /// Where the heap's large blocks come from; `None` where ordinary memory is as good, and as long as the device is not
     /// open: `malloc` asks.
     fn memory(&self) -> Option<&dyn DeviceMemory> {
         None
     }
+}
+
+/// Streams of a device's driver, which programs hand over as they are.
+pub trait NativeStreams: Sync {
+    /// Whether a number can be one: told without following it, so that one which is none may pass.
+    fn may_be(&self, stream: usize) -> bool;
+
+    /// Have the driver call `function` with `argument` once, in the stream's order, by a thread of its own.
+    fn launch(&self, stream: usize, function: HostFunction, argument: usize) -> Result<()>;
+}
+
+/// What a driver calls.
+pub type HostFunction = extern "C" fn(*mut c_void);
+
+/// A node of a device's own, behind those of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceNode {
+    /// Its heterogeneous NUMA id.
+    pub id: usize,
+    /// Bytes; `None` where the driver does not say.
+    pub total: Option<usize>,
+    /// Bytes of them that nobody has.
+    pub free: Option<usize>,
 }
 
 /// Memory that a device maps itself, for the processor to use as well. Not called with a lock held that `malloc` or

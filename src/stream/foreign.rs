@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 /// Something that runs functions in order and is not libgmem's.
 pub trait Executor: Send + Sync {
     /// Have it call [`reached`](super::reached) with `place` once, in its order, or, where it gives that up,
-    /// [`given_up`](super::given_up). It must not wait for the call. A code other than 0 says that neither will happen.
-    fn launch(&self, place: usize) -> i32;
+    /// [`given_up`](super::given_up). It must not wait for the call. After a failure neither happens.
+    fn launch(&self, place: usize) -> Result<()>;
 }
 
 /// What a stream has that an executor serves.
@@ -62,13 +62,9 @@ impl Foreign {
             stream.wait_for_room()?;
         };
         let place = u64::from(self.number) << 32 | u64::from(number);
-        match self.executor.launch(place as usize) {
-            0 => Ok(()),
-            code => {
-                stream.reach(number, Some(Work::Refused));
-                Err(Error::LaunchRefused { handle: stream.handle(), code })
-            }
-        }
+        self.executor.launch(place as usize).inspect_err(|_| {
+            stream.reach(number, Some(Work::Refused));
+        })
     }
 
     /// Nothing is registered from now on.

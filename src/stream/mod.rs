@@ -45,15 +45,21 @@ struct Streams {
     events: Table<usize, Arc<Event>>,
     /// By the numbers in their places: foreign streams with work left stay here when they are destroyed.
     foreign: Table<u32, Arc<Stream>>,
+    /// Handles of streams that were wrapped when they were first seen, by whatever names them.
+    wrapped: Table<(usize, usize), usize>,
     next_handle: AtomicUsize,
     next_number: AtomicU32,
     pool: Arc<Pool>,
 }
 
+/// Drivers give some of their streams small numbers for names.
+const LOWEST_HANDLE: usize = 1 << 12;
+
 static STREAMS: PerProcess<Streams> = PerProcess::new(|forks| Streams {
     streams: Table::default(),
     events: Table::default(),
     foreign: Table::default(),
+    wrapped: Table::default(),
     next_handle: AtomicUsize::new((beginning(forks) >> 2) as usize),
     next_number: AtomicU32::new((beginning(forks) >> 32) as u32),
     pool: Arc::new(Pool::new()),
@@ -73,7 +79,8 @@ fn scatter(value: u64) -> u64 {
 
 impl Streams {
     fn handle(&self) -> usize {
-        (self.next_handle.fetch_add(1, Ordering::Relaxed) + 1) << 1 | 1
+        let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        (number % (usize::MAX >> 2) + LOWEST_HANDLE) << 1 | 1
     }
 }
 
@@ -112,6 +119,36 @@ pub fn wrap(executor: Box<dyn Executor>) -> Result<usize> {
         streams.foreign.remove(number);
     })?;
     Ok(handle)
+}
+
+/// Whether a number can be a handle; an address or a small number cannot.
+pub const fn is_handle(number: usize) -> bool {
+    number & 1 == 1 && number > LOWEST_HANDLE
+}
+
+/// The handle of an executor's stream that `name` stands for, made when it is first asked for.
+pub fn wrapped(
+    name: (usize, usize),
+    executor: impl FnOnce() -> Box<dyn Executor>,
+) -> Result<usize> {
+    let streams = STREAMS.get();
+    if let Some(handle) = streams.wrapped.get(name) {
+        return Ok(handle);
+    }
+    let what = "another stream";
+    ask_for::<[usize; 8]>(what)?;
+    let fresh = wrap(executor())?;
+    // Another thread's may have come in between.
+    let kept = streams.wrapped.get_or_insert(name, fresh, what);
+    if kept != Ok(fresh) {
+        destroy(fresh)?;
+    }
+    kept
+}
+
+/// Forget that; if it is not known there is nothing to forget.
+pub fn unwrap(name: (usize, usize)) -> Result<()> {
+    STREAMS.get().wrapped.remove(name).map_or(Ok(()), destroy)
 }
 
 /// Forget a stream. Work on it still runs.
@@ -263,6 +300,15 @@ impl<K: std::hash::Hash + Eq, V: Clone> Table<K, V> {
         Ok(())
     }
 
+    /// What is there already, else `value`.
+    fn get_or_insert(&self, key: K, value: V, what: &'static str) -> Result<V> {
+        let mut map = self.write();
+        if map.try_reserve(1).is_err() {
+            return Err(Error::OutOfMemory { what });
+        }
+        Ok(map.entry(key).or_insert(value).clone())
+    }
+
     fn len(&self) -> usize {
         self.read().len()
     }
@@ -347,6 +393,14 @@ mod tests {
             assert_eq!(*log.lock().unwrap(), (0..200).collect::<Vec<_>>());
             destroy(handle).unwrap();
         }
+    }
+
+    #[test]
+    fn handles_are_no_addresses_and_no_small_numbers() {
+        let stream = create().unwrap();
+        assert!(is_handle(stream));
+        assert!(![0, 1, 2, 3, 0x7f00_0000_1000, LOWEST_HANDLE].into_iter().any(is_handle));
+        destroy(stream).unwrap();
     }
 
     #[test]

@@ -300,13 +300,13 @@ mod tests {
     }
 
     impl Executor for Arc<Hands> {
-        fn launch(&self, place: usize) -> i32 {
+        fn launch(&self, place: usize) -> Result<()> {
             if self.launched.fetch_add(1, Ordering::SeqCst) == 1 {
-                return 7;
+                return Err(Error::LaunchRefused { code: 7 });
             }
             self.places.lock().unwrap().0.push(place);
             self.more.notify_one();
-            0
+            Ok(())
         }
     }
 
