@@ -269,12 +269,12 @@ extern "C" fn gmemLaunchDropped(place: *mut c_void) {
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemStreamQuery(handle: *mut c_void) -> c_int {
-    guard(|| Ok(if stream::is_idle(resolve(handle)?)? { 0 } else { -libc::EBUSY }))
+    guard(|| Ok(if native_stream::is_idle(handle.addr())? { 0 } else { -libc::EBUSY }))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemStreamSynchronize(handle: *mut c_void) -> c_int {
-    guard(|| stream::synchronize(resolve(handle)?).map(|()| 0))
+    guard(|| native_stream::synchronize(handle.addr()).map(|()| 0))
 }
 
 #[unsafe(no_mangle)]
@@ -301,12 +301,12 @@ unsafe extern "C" fn gmemEventCreate(out: *mut *mut c_void) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemEventRecord(event: *mut c_void, stream: *mut c_void) -> c_int {
-    guard(|| stream::record(event.addr(), resolve(stream)?).map(|()| 0))
+    guard(|| native_stream::record(event.addr(), stream.addr()).map(|()| 0))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemStreamWaitEvent(stream: *mut c_void, event: *mut c_void) -> c_int {
-    guard(|| stream::wait_event(resolve(stream)?, event.addr()).map(|()| 0))
+    guard(|| native_stream::wait_event(stream.addr(), event.addr()).map(|()| 0))
 }
 
 #[unsafe(no_mangle)]
@@ -321,7 +321,10 @@ extern "C" fn gmemEventSynchronize(event: *mut c_void) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemEventDestroy(event: *mut c_void) -> c_int {
-    guard(|| stream::destroy_event(event.addr()).map(|()| 0))
+    guard(|| {
+        native_stream::forget_event(event.addr());
+        stream::destroy_event(event.addr()).map(|()| 0)
+    })
 }
 
 // ---- the heap ---------------------------------------------------------------------------------

@@ -24,6 +24,10 @@ pub struct Config {
     pub device: Option<String>,
     /// `GMEM_OPENCL_DEVICE`: number or part of the name of the OpenCL device.
     pub opencl_device: Option<String>,
+    /// `GMEM_CUDA_DEVICE`: number of the GPU, or the beginning of its UUID.
+    pub cuda_device: Option<String>,
+    /// `GMEM_CUDA_MEMORY`: `managed` or `system`.
+    pub cuda_memory: Option<String>,
     /// `GMEM_LOG`: `error` or `trace`.
     pub log: LogLevel,
     /// `GMEM_HUGE_PAGES`: `off`, `prefer` or `require`.
@@ -37,6 +41,8 @@ pub fn config() -> &'static Config {
     static CONFIG: Lazy<Config> = Lazy::new(|| Config {
         device: env::secure("GMEM_DEVICE").filter(|name| !name.is_empty()),
         opencl_device: env::secure("GMEM_OPENCL_DEVICE").filter(|which| !which.is_empty()),
+        cuda_device: env::secure("GMEM_CUDA_DEVICE").filter(|which| !which.is_empty()),
+        cuda_memory: env::secure("GMEM_CUDA_MEMORY").filter(|which| !which.is_empty()),
         log: log_level(env::secure("GMEM_LOG").as_deref()),
         huge_pages: env::secure("GMEM_HUGE_PAGES")
             .and_then(|word| HugePolicy::from_word(&word))

@@ -44,6 +44,80 @@ impl fmt::Display for ClCode {
     }
 }
 
+/// A number of CUDA's (`CUresult`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CuCode(pub i32);
+
+impl CuCode {
+    /// Memory of one kind or another.
+    pub const OUT_OF_MEMORY: Self = Self(2);
+    /// No GPU.
+    pub const NO_DEVICE: Self = Self(100);
+    /// What was passed is no stream, or none any more.
+    pub const INVALID_HANDLE: Self = Self(400);
+    /// Not done yet.
+    pub const NOT_READY: Self = Self(600);
+    /// The context that the stream was made in has gone.
+    pub const CONTEXT_IS_DESTROYED: Self = Self(709);
+    /// Not on this GPU, or with this driver.
+    pub const NOT_SUPPORTED: Self = Self(801);
+
+    /// Whether the context is of no use any more, as after a kernel's bad access.
+    fn is_lasting(self) -> bool {
+        matches!(self.0, 700 | 702 | 709 | 710 | 714..=719 | 999)
+    }
+
+    /// cuda.h's name for those that libgmem may meet.
+    fn name(self) -> Option<&'static str> {
+        Some(match self.0 {
+            1 => "CUDA_ERROR_INVALID_VALUE",
+            2 => "CUDA_ERROR_OUT_OF_MEMORY",
+            3 => "CUDA_ERROR_NOT_INITIALIZED",
+            4 => "CUDA_ERROR_DEINITIALIZED",
+            34 => "CUDA_ERROR_STUB_LIBRARY",
+            46 => "CUDA_ERROR_DEVICE_UNAVAILABLE",
+            100 => "CUDA_ERROR_NO_DEVICE",
+            101 => "CUDA_ERROR_INVALID_DEVICE",
+            201 => "CUDA_ERROR_INVALID_CONTEXT",
+            214 => "CUDA_ERROR_ECC_UNCORRECTABLE",
+            304 => "CUDA_ERROR_OPERATING_SYSTEM",
+            400 => "CUDA_ERROR_INVALID_HANDLE",
+            700 => "CUDA_ERROR_ILLEGAL_ADDRESS",
+            702 => "CUDA_ERROR_LAUNCH_TIMEOUT",
+            709 => "CUDA_ERROR_CONTEXT_IS_DESTROYED",
+            710 => "CUDA_ERROR_ASSERT",
+            715 => "CUDA_ERROR_ILLEGAL_INSTRUCTION",
+            716 => "CUDA_ERROR_MISALIGNED_ADDRESS",
+            719 => "CUDA_ERROR_LAUNCH_FAILED",
+            800 => "CUDA_ERROR_NOT_PERMITTED",
+            801 => "CUDA_ERROR_NOT_SUPPORTED",
+            802 => "CUDA_ERROR_SYSTEM_NOT_READY",
+            803 => "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+            804 => "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE",
+            900 => "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+            901 => "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+            906 => "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT",
+            999 => "CUDA_ERROR_UNKNOWN",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for CuCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CUDA's code {}", self.0)?;
+        if let Some(name) = self.name() {
+            write!(f, ", {name}")?;
+        }
+        if self.is_lasting() {
+            f.write_str(
+                " (the context is lost: nothing more works in this process but to end it)",
+            )?;
+        }
+        Ok(())
+    }
+}
+
 /// What a GMEM kernel answers when it refuses: like any kernel, or with a positive code of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GmemAnswer {
@@ -203,6 +277,27 @@ pub enum Error {
     #[error("{call} of {from:#x}..{to:#x} failed: {code}")]
     Opencl { call: &'static str, from: usize, to: usize, code: ClCode },
 
+    #[error("device cuda cannot be used: {why}. {remedy}")]
+    NoCuda { why: Cow<'static, str>, remedy: &'static str },
+
+    #[error("{call} of {from:#x}..{to:#x} failed: {code}")]
+    Cuda { call: &'static str, from: usize, to: usize, code: CuCode },
+
+    #[error("{call} on stream {stream:#x} failed: {code}")]
+    CudaStream { call: &'static str, stream: usize, code: CuCode },
+
+    #[error(
+        "stream = {stream:#x} is being captured into a graph, which would do this each time that it is launched, and \
+         libgmem's streams do it once; call before cuStreamBeginCapture() or behind cuStreamEndCapture()"
+    )]
+    Capturing { stream: usize },
+
+    #[error(
+        "{what} needs the CUDA driver, and was called from a function that the driver calls on a stream, where CUDA \
+         forbids that; register it on a stream from elsewhere"
+    )]
+    InHostFunction { what: &'static str },
+
     #[error("{argument} is NULL; pass {wanted}")]
     Null { argument: &'static str, wanted: &'static str },
 
@@ -308,7 +403,18 @@ impl Error {
             | Error::PoolTooSmall { .. }
             | Error::HugePagesMissing { .. }
             | Error::HugePagesLost { .. } => libc::ENOMEM,
-            Error::NoOpencl { .. } => libc::ENODEV,
+            Error::NoOpencl { .. } | Error::NoCuda { .. } => libc::ENODEV,
+            Error::Cuda { code: CuCode::OUT_OF_MEMORY, .. }
+            | Error::CudaStream { code: CuCode::OUT_OF_MEMORY, .. } => libc::ENOMEM,
+            Error::CudaStream {
+                code: CuCode::INVALID_HANDLE | CuCode::CONTEXT_IS_DESTROYED,
+                ..
+            } => libc::EINVAL,
+            Error::Cuda { code: CuCode::NOT_SUPPORTED, .. } | Error::Capturing { .. } => {
+                libc::EOPNOTSUPP
+            }
+            Error::Cuda { .. } | Error::CudaStream { .. } => libc::EIO,
+            Error::InHostFunction { .. } => libc::EDEADLK,
             Error::Opencl { code, .. } if code.is_lack_of_memory() => libc::ENOMEM,
             Error::Opencl { .. } => libc::EIO,
             Error::NoHugePages { .. } => libc::EOPNOTSUPP,

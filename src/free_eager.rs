@@ -15,10 +15,16 @@ pub fn free_eager(addr: usize, size: usize, stream: usize) -> Result<()> {
     // Rounded before it is queued, so that joining neighbours frees no page that neither had whole.
     let pages = PageRange::from_arguments(addr, size)?.inward(mapping::gmem_page());
     let target = Target { device: device::current_index()?, hnid: 0 };
-    stream::in_order(
-        native_stream::resolve(stream)?,
-        RangeWork { verb: &FREE_EAGER, range: pages, target },
-    )
+    let parts = match native_stream::native(stream)? {
+        Some(streams) => streams.free_eager(stream, pages)?,
+        None => return register(stream, pages, target),
+    };
+    parts.into_iter().try_for_each(|part| register(stream, part, target))
+}
+
+fn register(stream: usize, range: PageRange, target: Target) -> Result<()> {
+    let work = RangeWork { verb: &FREE_EAGER, range, target };
+    stream::in_order(native_stream::resolve(stream)?, work)
 }
 
 fn run(pages: PageRange, target: Target) -> Result<()> {

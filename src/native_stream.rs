@@ -2,11 +2,18 @@
 //!
 //! They are told apart by their numbers alone: a handle of libgmem's is odd, and what a driver calls a stream is an
 //! address, or one of the few small numbers that it names.
+//!
+//! A stream of the driver's has two orders that agree: the driver's own, in which its commands stand, and that of
+//! libgmem's handle for it, whose places are functions among those commands.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::device::{self, NativeStreams};
 use crate::error::{Error, Result};
+use crate::heap::reserve;
+use crate::os::process::PerProcess;
 use crate::stream::{self, Executor};
 
 /// The handle of libgmem's that a `void *stream` stands for; 0 for NULL. A stream of the driver's gets one when it is
@@ -37,12 +44,80 @@ pub fn forget(stream: usize) -> Result<()> {
     stream::unwrap((device, stream))
 }
 
+/// Wait for the work registered so far; its first failure comes out.
+pub fn synchronize(stream: usize) -> Result<()> {
+    let handle = resolve(stream)?;
+    if let Some(streams) = native(stream)? {
+        // First, since a driver whose context is lost runs no functions any more, and says so.
+        streams.synchronize(stream)?;
+    }
+    stream::synchronize(handle)
+}
+
+/// Whether all work is done.
+pub fn is_idle(stream: usize) -> Result<bool> {
+    let handle = resolve(stream)?;
+    let drivers_is_done = match native(stream)? {
+        Some(streams) => streams.is_idle(stream)?,
+        None => true,
+    };
+    Ok(drivers_is_done && stream::is_idle(handle)?)
+}
+
 fn driver_of(stream: usize) -> Result<(usize, &'static dyn NativeStreams)> {
     let unknown = Error::UnknownStream { handle: stream };
     let device = device::current_index()?;
     let streams = device::by_index(device).native_streams().ok_or_else(|| unknown.clone())?;
     if streams.may_be(stream) { Ok((device, streams)) } else { Err(unknown) }
 }
+
+// ---- events ---------------------------------------------------------------------------------------
+
+/// Which events were last recorded on streams of a driver's, and on which. Waiting in a function for another function
+/// of the driver's could be for ever: it may have one thread for all of them.
+static RECORDED: PerProcess<Mutex<HashMap<usize, usize>>> = PerProcess::new(|_| Mutex::default());
+
+fn recorded() -> MutexGuard<'static, HashMap<usize, usize>> {
+    RECORDED.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The event now stands for this place in the stream.
+pub fn record(event: usize, stream: usize) -> Result<()> {
+    let handle = resolve(stream)?;
+    let is_native = native(stream)?.is_some();
+    if is_native {
+        reserve::ask(size_of::<[usize; 4]>(), "the event's stream")?;
+    }
+    stream::record(event, handle)?;
+    if is_native {
+        recorded().insert(event, stream);
+    } else {
+        forget_event(event);
+    }
+    Ok(())
+}
+
+/// What is registered on the stream from now on waits for the place that the event stands for; between two streams of
+/// the driver's for whatever is on the other by now, which is no less.
+pub fn wait_event(stream: usize, event: usize) -> Result<()> {
+    let handle = resolve(stream)?;
+    if let Some(streams) = native(stream)?
+        && !stream::has_passed(event)?
+        && let Some(other) = recorded().get(&event).copied()
+        && native(other).is_ok_and(|of| of.is_some())
+        && streams.wait(stream, other)?
+    {
+        return Ok(());
+    }
+    stream::wait_event(handle, event)
+}
+
+/// The event has gone.
+pub fn forget_event(event: usize) {
+    recorded().remove(&event);
+}
+
+// ---- the executor -----------------------------------------------------------------------------------
 
 /// One of them.
 struct Native {
@@ -60,7 +135,7 @@ impl Executor for Native {
 extern "C" fn reached(place: *mut c_void) {
     // Nobody is there to be told of a panic, of which a stream makes a failure of its work.
     let _ = crate::guard::catch(|| {
-        stream::reached(place.addr());
+        device::in_host_function(|| stream::reached(place.addr()));
         Ok(())
     });
 }

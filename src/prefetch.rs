@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{LogLevel, log};
-use crate::device::{self, Device, Request, Unwatched, Watch};
+use crate::device::{self, Device, NativeStreams, Registered, Request, Unwatched, Watch};
 use crate::error::{Error, Result};
 use crate::huge_policy::{self, HugePolicy};
-use crate::native_stream::resolve;
+use crate::native_stream;
 use crate::os::mapping;
 use crate::os::process::PerProcess;
 use crate::page::PageRange;
@@ -19,7 +19,18 @@ static PREFETCH: RangeVerb = RangeVerb { name: "gmemPrefetch", apply: run, patie
 /// See `gmemPrefetch` in `libgmem.h`. `stream` 0 is no stream.
 pub fn prefetch(addr: usize, size: usize, hnid: i32, stream: usize) -> Result<()> {
     let (range, target) = checked(addr, size, hnid)?;
-    stream::in_order(resolve(stream)?, RangeWork { verb: &PREFETCH, range, target })
+    let register = |range| {
+        let work = RangeWork { verb: &PREFETCH, range, target };
+        stream::in_order(native_stream::resolve(stream)?, work)
+    };
+    match native_stream::native(stream)? {
+        Some(streams) => Options::default()
+            .register(streams, stream, range, target, &Unwatched)?
+            .left
+            .into_iter()
+            .try_for_each(register),
+        None => register(range),
+    }
 }
 
 fn checked(addr: usize, size: usize, hnid: i32) -> Result<(PageRange, Target)> {
@@ -75,8 +86,7 @@ pub fn prefetch_with(
     });
     let outcome = match begun {
         Ok(watched) if stream == 0 => return watched.run(&options),
-        Ok(watched) => resolve(stream)
-            .and_then(|stream| stream::launch(stream, Box::new(move || watched.run(&options)))),
+        Ok(watched) => watched.register(stream, options),
         Err(failure) => Err(failure),
     };
     if outcome.is_err() {
@@ -86,6 +96,35 @@ pub fn prefetch_with(
 }
 
 impl Options {
+    /// Have a driver's stream do what is its own to do.
+    fn register(
+        &self,
+        streams: &dyn NativeStreams,
+        stream: usize,
+        asked: PageRange,
+        target: Target,
+        watch: &dyn Watch,
+    ) -> Result<Registered> {
+        let node = device::by_index(target.device).node(target.hnid)?;
+        log(LogLevel::Trace, || {
+            format!(
+                "prefetch {:#x}..{:#x} to node {node} on {stream:#x}",
+                asked.start(),
+                asked.end()
+            )
+        });
+        streams.prefetch(stream, &self.request(asked, node, watch))
+    }
+
+    fn request<'a>(&self, asked: PageRange, node: usize, watch: &'a dyn Watch) -> Request<'a> {
+        let huge = match self.huge {
+            HugePolicy::AsIs => huge_policy::at(asked.start()),
+            own => own,
+        };
+        let wants_report = self.wants_report || huge == HugePolicy::Prefer;
+        Request { asked, node, huge, max_threads: self.max_threads, wants_report, watch }
+    }
+
     fn run(
         &self,
         asked: PageRange,
@@ -102,18 +141,8 @@ impl Options {
         log(LogLevel::Trace, || {
             format!("prefetch {:#x}..{:#x} to node {node}", asked.start(), asked.end())
         });
-        let huge = match self.huge {
-            HugePolicy::AsIs => huge_policy::at(asked.start()),
-            own => own,
-        };
-        let request = Request {
-            asked,
-            node,
-            huge,
-            max_threads: self.max_threads,
-            wants_report: self.wants_report || huge == HugePolicy::Prefer,
-            watch,
-        };
+        let request = self.request(asked, node, watch);
+        let huge = request.huge;
         let outcome = device.prefetch(&request, report);
         let fell_back = report.fallen_back.is_none_or(|pages| pages > 0);
         if report.stalled || (fell_back && huge == HugePolicy::Prefer) {
@@ -152,6 +181,39 @@ impl Watched {
         if let Err(failure) = &outcome {
             report.first_failure.get_or_insert((failure.errno(), self.asked.start()));
         }
+        self.caller.finished(&report, &outcome);
+        outcome
+    }
+
+    /// In the order of a stream, which does what is its own to do.
+    fn register(self, stream: usize, options: Options) -> Result<()> {
+        let registered = match native_stream::native(stream)? {
+            Some(streams) => options.register(streams, stream, self.asked, self.target, &self)?,
+            None => Registered { with_driver: false, left: Vec::new() },
+        };
+        let work: stream::Task = if registered.with_driver {
+            Box::new(move || self.run_rest(&options, &registered.left))
+        } else {
+            Box::new(move || self.run(&options))
+        };
+        stream::launch(native_stream::resolve(stream)?, work)
+    }
+
+    /// What the driver has left, when it has come to here.
+    fn run_rest(&self, options: &Options, left: &[PageRange]) -> Result<()> {
+        let mut report = Report::untold(self.asked.len());
+        let outcome = left.iter().try_for_each(|part| {
+            let mut done = Report::EMPTY;
+            let outcome = options.run(*part, self.target, &Unwatched, &mut done);
+            report.failed += done.failed;
+            report.threads = report.threads.max(done.threads);
+            outcome
+        });
+        if let Err(failure) = &outcome {
+            report.first_failure = Some((failure.errno(), self.asked.start()));
+        }
+        // All is done, whatever the caller says.
+        let _ = self.progress(self.asked.len(), self.asked.len());
         self.caller.finished(&report, &outcome);
         outcome
     }

@@ -48,6 +48,13 @@ impl Report {
         nanoseconds: 0,
     };
 
+    /// Of so many bytes, all of which a driver has brought where they should be, without a word of where they were.
+    pub const fn untold(bytes: usize) -> Self {
+        let (there, populated, migrated) = (Self::UNKNOWN, Self::UNKNOWN, Self::UNKNOWN);
+        let (huge, fallen_back) = (None, None);
+        Self { bytes, there, populated, migrated, huge, fallen_back, ..Self::EMPTY }
+    }
+
     /// Add what was done with another part of the same range.
     pub fn add(&mut self, part: &Self) {
         let sum = |a: Option<usize>, b: Option<usize>| Some(a? + b?);

@@ -2,10 +2,12 @@
 //!
 //! To add a device, write its file and add it to [`ALL`]; nothing else changes.
 
+mod cuda;
 mod gmem;
 mod host;
 mod opencl;
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,7 +47,8 @@ pub trait Device: Sync {
     /// Have the memory that is mapped in a range be huge, or not, from now on.
     fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()>;
 
-    /// Give the memory of whole GMEM pages back; afterwards they read as zeros.
+    /// Give the memory of whole GMEM pages back; afterwards they read as zeros, unless libgmem.h says otherwise of the
+    /// device.
     fn free_eager(&self, pages: PageRange) -> Result<()>;
 
     /// The driver's own object that its memory belongs to; NULL where there is none.
@@ -77,6 +80,55 @@ pub trait NativeStreams: Sync {
 
     /// Have the driver call `function` with `argument` once, in the stream's order, by a thread of its own.
     fn launch(&self, stream: usize, function: HostFunction, argument: usize) -> Result<()>;
+
+    /// Register with the driver itself what of a prefetch is its to do; the rest, which is returned, is for a function.
+    fn prefetch(&self, _stream: usize, request: &Request<'_>) -> Result<Registered> {
+        Ok(Registered { with_driver: false, left: vec![request.asked] })
+    }
+
+    /// The same for an eager free.
+    fn free_eager(&self, _stream: usize, pages: PageRange) -> Result<Vec<PageRange>> {
+        Ok(vec![pages])
+    }
+
+    /// Wait for what was registered with the driver itself.
+    fn synchronize(&self, _stream: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether that is done.
+    fn is_idle(&self, _stream: usize) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Have the driver let one stream wait for what is on another by now; false leaves that to functions.
+    fn wait(&self, _stream: usize, _other: usize) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+thread_local! {
+    static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Call what a driver's stream runs, by a thread of the driver's, from where many drivers forbid calls of their own.
+pub fn in_host_function(call: impl FnOnce()) {
+    let outer = IN_HOST_FUNCTION.replace(true);
+    call();
+    IN_HOST_FUNCTION.set(outer);
+}
+
+/// Whether the calling thread is there.
+pub fn is_in_host_function() -> bool {
+    IN_HOST_FUNCTION.get()
+}
+
+/// Who does what of a prefetch on a driver's stream.
+pub struct Registered {
+    /// Whether the driver does any of it.
+    pub with_driver: bool,
+    /// What a function is to do behind that.
+    pub left: Vec<PageRange>,
 }
 
 /// What a driver calls.
@@ -96,12 +148,17 @@ pub struct DeviceNode {
 /// Memory that a device maps itself, for the processor to use as well. Not called with a lock held that `malloc` or
 /// `free` may want: a driver calls both.
 pub trait DeviceMemory: Sync {
-    /// Map `length` bytes, a multiple of the GMEM page, on a GMEM page; they read as zeros. Fails where the device is not
+    /// Map `length` bytes, a multiple of the GMEM page, on a GMEM page. Fails where the device is not
     /// there or has none left; ordinary memory is taken then.
     fn map(&self, length: usize) -> Result<Region>;
 
     /// Give back what [`map`](Self::map) gave, all of it.
     fn unmap(&self, region: Region);
+
+    /// Whether what it maps reads as zeros; else there may be anything in it.
+    fn clears(&self) -> bool {
+        true
+    }
 }
 
 /// What to prefetch, and how.
@@ -150,7 +207,7 @@ impl dyn Device {
 }
 
 /// Every device, in the order in which messages list them.
-const ALL: [&dyn Device; 3] = [&host::Host, &gmem::Gmem, &opencl::OpenCl];
+const ALL: [&dyn Device; 4] = [&host::Host, &gmem::Gmem, &opencl::OpenCl, &cuda::Cuda];
 
 /// The device chosen when the library was configured (`-DLIBGMEM_DEVICE`).
 pub const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {

@@ -112,6 +112,10 @@ fn ask(size: usize, zero: bool) -> Option<NonNull<u8>> {
     page_map::set_class(address, 0);
     page_map::mark_device_block(address, index, length);
     TOTALS.live.fetch_add(length, Ordering::Relaxed);
+    if zero && !memory.clears() {
+        // SAFETY: a block of the device's that nobody has.
+        unsafe { start.write_bytes(0, length) };
+    }
     Some(start)
 }
 

@@ -52,6 +52,20 @@ fn object_of(address: *mut c_void) -> Option<usize> {
     }
 }
 
+/// What `look` says of the name of the object that an address lies in; false where it lies in none.
+pub fn object_name(address: usize, look: impl FnOnce(&[u8]) -> bool) -> bool {
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
+    // SAFETY: on success the whole structure is written, and the name is a text as long as the object is loaded.
+    unsafe {
+        let address = std::ptr::without_provenance(address);
+        if libc::dladdr(address, info.as_mut_ptr()) == 0 {
+            return false;
+        }
+        let name = info.assume_init().dli_fname;
+        !name.is_null() && look(CStr::from_ptr(name).to_bytes())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 
 pub mod advice;
 pub mod cgroup;
+pub mod cuda;
 pub mod dynamic;
 pub mod env;
 pub mod faults;

@@ -1,0 +1,431 @@
+//! Device `cuda`: a GPU of NVIDIA's whose kernels read the process's memory by its addresses.
+//!
+//! - [`choice`]: finding the driver and the GPU, and saying why there is none
+//! - [`regions`]: managed memory for the heap's large blocks
+//! - [`room`]: how much the GPU has free
+//! - [`streams`]: the program's streams, onto which work is put without a function in between
+//!
+//! Two kinds of memory go to a GPU and back: managed memory of the driver's, whoever in the process took it, and, where the
+//! GPU can read all of the process's (HMM, ATS), ordinary memory. The driver does what is asked for and does not tell what
+//! it did; receipts say so.
+
+mod choice;
+mod regions;
+mod room;
+mod streams;
+
+use std::ffi::{CStr, c_void};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::host::{self, Host};
+use super::{
+    Device, DeviceMemory, DeviceNode, NativeStreams, Request, Unwatched, is_in_host_function,
+};
+use crate::error::{CuCode, Error, Result};
+use crate::huge_policy::HugePolicy;
+use crate::os::cuda::{Context, Destination, Driver, Gpu};
+use crate::os::lazy::Lazy;
+use crate::os::mapping::Region;
+use crate::os::{numa, process};
+use crate::page::PageRange;
+use crate::report::Report;
+use regions::Regions;
+use room::Room;
+
+/// The GPU that `GMEM_CUDA_DEVICE` names, else the first that can be used.
+pub struct Cuda;
+
+/// Opened on first use, and for good; a failure is kept, too.
+static OPENED: Lazy<Result<Accelerator>> = Lazy::new(choice::open);
+
+fn opened() -> Result<&'static Accelerator> {
+    OPENED.get().as_ref().map_err(Clone::clone)
+}
+
+/// The same for `malloc`, which must not open a driver.
+fn opened_already() -> Option<&'static Accelerator> {
+    OPENED.known().and_then(|opened| opened.as_ref().ok())
+}
+
+impl Device for Cuda {
+    fn c_name(&self) -> &'static CStr {
+        c"cuda"
+    }
+
+    fn open(&self) -> Result<()> {
+        opened().map(|_| ())
+    }
+
+    fn numa_id(&self) -> Result<i32> {
+        opened().map(|accelerator| hnid(accelerator.current().node))
+    }
+
+    fn node(&self, hnid: i32) -> Result<usize> {
+        opened()?.node(hnid)
+    }
+
+    fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()> {
+        opened()?.prefetch(request, report)
+    }
+
+    fn collapse(&self, pages: PageRange) {
+        // The kernel leaves alone what a driver has mapped.
+        Host.collapse(pages);
+    }
+
+    fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
+        Host.advise_huge(range, policy)
+    }
+
+    fn free_eager(&self, pages: PageRange) -> Result<()> {
+        opened()?.free_eager(pages)
+    }
+
+    fn context(&self) -> Result<*mut c_void> {
+        let accelerator = opened()?;
+        accelerator.is_in_its_process().map(|()| accelerator.context.handle())
+    }
+
+    fn nodes(&self) -> Vec<DeviceNode> {
+        opened().map(Accelerator::nodes).unwrap_or_default()
+    }
+
+    fn native_streams(&self) -> Option<&dyn NativeStreams> {
+        Some(self)
+    }
+
+    fn memory(&self) -> Option<&dyn DeviceMemory> {
+        opened_already()
+            .filter(|accelerator| accelerator.memory == Memory::Managed)
+            .map(|_| self as _)
+    }
+}
+
+impl DeviceMemory for Cuda {
+    fn map(&self, length: usize) -> Result<Region> {
+        opened_already().ok_or(Error::OutOfMemory { what: "CUDA, not opened yet" })?.map(length)
+    }
+
+    fn unmap(&self, region: Region) {
+        if let Some(accelerator) = opened_already() {
+            accelerator.unmap(region);
+        }
+    }
+
+    fn clears(&self) -> bool {
+        false
+    }
+}
+
+/// What the heap's large blocks are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// The driver's (`cuMemAllocManaged`).
+    Managed,
+    /// The process's own, all of which the GPU reads.
+    Ordinary,
+}
+
+/// A GPU with the node that stands for it.
+struct Node {
+    node: usize,
+    gpu: Gpu,
+}
+
+/// The driver and its GPUs, of which one is the current.
+struct Accelerator {
+    context: Context,
+    driver: Arc<Driver>,
+    /// Those that can be used.
+    gpus: Vec<Node>,
+    /// Which of them it is.
+    current: usize,
+    memory: Memory,
+    regions: Regions,
+    room: Room,
+    /// The process that opened it: CUDA does not survive a fork.
+    process: i32,
+}
+
+/// A range, as far as the driver moves it and as far as the kernel does.
+#[derive(Default)]
+struct Split {
+    drivers: Vec<PageRange>,
+    kernels: Vec<PageRange>,
+}
+
+impl Accelerator {
+    fn new(
+        context: Context,
+        driver: Arc<Driver>,
+        gpus: Vec<Node>,
+        current: usize,
+        memory: Memory,
+        free: usize,
+    ) -> Self {
+        let (regions, room) = (Regions::with_room_for(free), Room::default());
+        let process = process::process_id();
+        Self { context, driver, gpus, current, memory, regions, room, process }
+    }
+
+    fn current(&self) -> &Node {
+        &self.gpus[self.current]
+    }
+
+    fn node(&self, hnid: i32) -> Result<usize> {
+        let own = self.gpus.iter().find(|gpu| usize::try_from(hnid) == Ok(gpu.node));
+        own.map_or_else(|| Host.node(hnid), |gpu| Ok(gpu.node)).map_err(|failure| match failure {
+            Error::NotAMemoryNode { hnid, nodes } => {
+                let own: String = self.gpus.iter().map(|gpu| format!(",{}", gpu.node)).collect();
+                Error::NotAMemoryNode { hnid, nodes: nodes + &own }
+            }
+            other => other,
+        })
+    }
+
+    /// What of its GPUs the kernel does not list itself.
+    fn nodes(&self) -> Vec<DeviceNode> {
+        let kernels = numa::memory_nodes();
+        let free_of = |gpu: &Node| {
+            let is_open = gpu.gpu == self.current().gpu && self.is_in_its_process().is_ok();
+            (is_open && !is_in_host_function()).then(|| self.context.free_bytes().ok()).flatten()
+        };
+        self.gpus
+            .iter()
+            .filter(|gpu| !kernels.contains(gpu.node))
+            .map(|gpu| DeviceNode { id: gpu.node, total: Some(gpu.gpu.total), free: free_of(gpu) })
+            .collect()
+    }
+
+    fn destination(&self, node: usize) -> (Destination, Option<&Gpu>) {
+        match self.gpus.iter().find(|gpu| gpu.node == node) {
+            Some(found) => (Destination::Gpu(found.gpu.ordinal), Some(&found.gpu)),
+            None => (Destination::Node(node), None),
+        }
+    }
+
+    // ---- prefetch ---------------------------------------------------------------------------------
+
+    fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()> {
+        let split = self.split_for_prefetch(request)?;
+        if split.drivers.is_empty() {
+            return Host.prefetch(request, report);
+        }
+        let stream = self.context.own_stream();
+        self.refuse_in_host_function("gmemPrefetch")?;
+        let begun = Instant::now();
+        let moved = self
+            .send(request, &split, stream)
+            .and_then(|()| self.synchronize_own("cuMemPrefetchAsync", request.asked));
+        *report = Report::untold(request.asked.len());
+        report.threads = 1;
+        report.nanoseconds = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        moved.inspect_err(|_| report.failed = Report::UNKNOWN)?;
+        for rest in split.kernels {
+            let mut part = Report::EMPTY;
+            // A part knows nothing of the whole.
+            let watch = if rest == request.asked { request.watch } else { &Unwatched };
+            let outcome = Host.prefetch(&Request { asked: rest, watch, ..*request }, &mut part);
+            report.failed += part.failed;
+            report.nanoseconds += part.nanoseconds;
+            outcome?;
+        }
+        // All is done, whatever the caller says.
+        let _ = request.watch.progress(request.asked.len(), request.asked.len());
+        Ok(())
+    }
+
+    /// Have the driver move its part, in the order of a stream.
+    fn send(&self, request: &Request<'_>, split: &Split, stream: usize) -> Result<()> {
+        let (to, gpu) = self.destination(request.node);
+        if let Some(gpu) = gpu {
+            self.has_room(request.asked, &split.drivers, gpu)?;
+        }
+        request.watch.go_on(0, request.asked.len())?;
+        for part in &split.drivers {
+            match self.context.prefetch(stream, *part, to) {
+                Ok(()) => {}
+                // Ordinary memory is brought back by the kernel as well.
+                Err(_) if gpu.is_none() && !split.kernels.is_empty() => {}
+                Err(code) => return Err(self.failed("cuMemPrefetchAsync", stream, *part, code)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Who moves what; refused where a part cannot go where it is to go.
+    fn split_for_prefetch(&self, request: &Request<'_>) -> Result<Split> {
+        let (asked, to_gpu) = (request.asked, self.destination(request.node).1.is_some());
+        if to_gpu {
+            self.is_in_its_process()?;
+        }
+        if to_gpu && request.huge == HugePolicy::Require {
+            return Err(Error::NoHugePages {
+                from: asked.start(),
+                to: asked.end(),
+                why: "CUDA's driver does not tell what pages it uses",
+                remedy: "Take GMEM_HUGE_PREFER.",
+            });
+        }
+        let split = self.split(asked);
+        if split.kernels.is_empty() {
+            return Ok(split);
+        }
+        if self.memory == Memory::Managed {
+            return if to_gpu { Err(cannot_go_there(asked)) } else { Ok(split) };
+        }
+        split.kernels.iter().try_for_each(|range| is_mapped(*range, asked))?;
+        let Split { drivers: managed, kernels: ordinary } = split;
+        let drivers = if to_gpu || !is_in_host_function() {
+            let mut all = managed;
+            all.extend(&ordinary);
+            all
+        } else {
+            managed
+        };
+        // On the way back the driver is quicker, and only the kernel makes sure that no fault follows.
+        Ok(Split { drivers, kernels: if to_gpu { Vec::new() } else { ordinary } })
+    }
+
+    /// What of a range is managed memory, of libgmem's or of the program's own. A forked child has none.
+    fn split(&self, range: PageRange) -> Split {
+        let mut split = Split::default();
+        let mut at = range.start();
+        if self.is_in_its_process().is_err() {
+            split.kernels.push(range);
+            return split;
+        }
+        for own in self.regions.within(range) {
+            self.split_foreign(PageRange::new(at, own.start()), &mut split);
+            split.drivers.push(own);
+            at = own.end();
+        }
+        self.split_foreign(PageRange::new(at, range.end()), &mut split);
+        split
+    }
+
+    fn split_foreign(&self, range: PageRange, split: &mut Split) {
+        let may_ask = !is_in_host_function();
+        let mut at = range.start();
+        while at < range.end() {
+            let block = may_ask.then(|| self.context.managed_block(at)).flatten();
+            let Some(part) =
+                block.map(|block| block.intersect(range)).filter(|part| !part.is_empty())
+            else {
+                break;
+            };
+            split.drivers.push(part);
+            at = part.end();
+        }
+        if at < range.end() {
+            split.kernels.push(PageRange::new(at, range.end()));
+        }
+    }
+
+    // ---- eager free -------------------------------------------------------------------------------
+
+    fn free_eager(&self, pages: PageRange) -> Result<()> {
+        let split = self.split(pages);
+        if !split.drivers.is_empty() {
+            self.refuse_in_host_function("gmemFreeEager")?;
+            self.can_discard(&split.drivers)?;
+        }
+        split.kernels.into_iter().try_for_each(|rest| Host.free_eager(rest))?;
+        if split.drivers.is_empty() {
+            return Ok(());
+        }
+        self.discard(self.context.own_stream(), &split.drivers, pages)?;
+        self.synchronize_own("cuMemDiscardBatchAsync", pages)
+    }
+
+    fn can_discard(&self, parts: &[PageRange]) -> Result<()> {
+        match parts.first() {
+            Some(part) if !self.driver.can_discard() => Err(Error::Unsupported {
+                verb: "gmemFreeEager",
+                from: part.start(),
+                to: part.end(),
+                what: "managed memory, of which a driver before CUDA 13.0 gives back whole blocks only",
+                remedy: "free() the block, or install a newer driver (cuMemDiscardBatchAsync).",
+                errno: libc::EOPNOTSUPP,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// In the order of a stream, which is not the legacy one.
+    fn discard(&self, stream: usize, parts: &[PageRange], pages: PageRange) -> Result<()> {
+        // SAFETY: who asks for an eager free owns the memory and has no more use for what is in it.
+        unsafe { self.context.discard(stream, parts) }
+            .map_err(|code| self.failed("cuMemDiscardBatchAsync", stream, pages, code))
+    }
+
+    // ---- both -------------------------------------------------------------------------------------
+
+    fn synchronize_own(&self, call: &'static str, range: PageRange) -> Result<()> {
+        let stream = self.context.own_stream();
+        self.context.synchronize(stream).map_err(|code| self.failed(call, stream, range, code))
+    }
+
+    /// A failure of one that is done with a range on a stream.
+    fn failed(&self, call: &'static str, stream: usize, range: PageRange, code: CuCode) -> Error {
+        let is_the_streams = matches!(code, CuCode::INVALID_HANDLE | CuCode::CONTEXT_IS_DESTROYED);
+        if is_the_streams && stream != self.context.own_stream() {
+            return Error::CudaStream { call, stream, code };
+        }
+        Error::Cuda { call, from: range.start(), to: range.end(), code }
+    }
+
+    fn refuse_in_host_function(&self, what: &'static str) -> Result<()> {
+        self.is_in_its_process()?;
+        if is_in_host_function() { Err(Error::InHostFunction { what }) } else { Ok(()) }
+    }
+
+    fn is_in_its_process(&self) -> Result<()> {
+        if process::process_id() == self.process {
+            return Ok(());
+        }
+        Err(Error::NoCuda {
+            why: "it was opened before fork(), and CUDA does not work in the child".into(),
+            remedy: "Start the child with posix_spawn() or exec(), or call gmemSetDevice(\"host\") there",
+        })
+    }
+}
+
+fn hnid(node: usize) -> i32 {
+    i32::try_from(node).unwrap_or(i32::MAX)
+}
+
+fn cannot_go_there(asked: PageRange) -> Error {
+    Error::Unsupported {
+        verb: "gmemPrefetch",
+        from: asked.start(),
+        to: asked.end(),
+        what: "not all of it memory that this GPU can have",
+        remedy: "Take a block of 2 MiB or more from libgmem's heap, or prefetch to a memory node.",
+        errno: libc::EINVAL,
+    }
+}
+
+/// Whether all of a range is mapped.
+fn is_mapped(range: PageRange, asked: PageRange) -> Result<()> {
+    let mut at = range.start();
+    host::walk(range, |vma| {
+        if vma.range.start() > at {
+            return ControlFlow::Break(());
+        }
+        at = vma.range.end();
+        if at < range.end() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    if at >= range.end() {
+        return Ok(());
+    }
+    let (from, to) = (asked.start(), asked.end());
+    Err(Error::Hole {
+        at,
+        from,
+        to,
+        done: "nothing was moved. Pass a range that is mapped throughout",
+    })
+}

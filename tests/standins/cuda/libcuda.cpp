@@ -1,0 +1,743 @@
+// SPDX-License-Identifier: Apache-2.0
+// Test code: a libcuda.so.1 without a GPU. Streams are threads, managed memory is mmap's with a note of where each page
+// was moved to, and two kernels are known by their names. It is stricter than the real one: a lock of its own is held
+// in each call, one that is taken again ends the process, a call from a host function is refused, and memory that was
+// discarded or is new has 0xD5 or 0x5A in it.
+//
+// STANDIN_CUDA, words with commas: no_gpu, init_fails, mismatch, version_10, no_context, unmanaged, unconcurrent,
+// pageable, two, on_a_node, misaligned, no_memory. STANDIN_CUDA_FREE: bytes of memory, 1 GiB unless set.
+// OLD_DRIVER: without functions of CUDA 12 and 13; WITHOUT_FUNCTIONS: with few at all.
+#include <atomic>
+#include <cerrno>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+enum code {
+	SUCCESS = 0,
+	INVALID_VALUE = 1,
+	OUT_OF_MEMORY = 2,
+	NO_DEVICE = 100,
+	INVALID_DEVICE = 101,
+	INVALID_CONTEXT = 201,
+	INVALID_HANDLE = 400,
+	NOT_FOUND = 500,
+	NOT_READY = 600,
+	NOT_PERMITTED = 800,
+	MISMATCH = 803,
+	CAPTURE_UNSUPPORTED = 900,
+	UNKNOWN = 999
+};
+
+constexpr std::size_t base_page = 4096;
+constexpr std::size_t huge_page = std::size_t{2} << 20U;
+constexpr int nowhere = -2;
+constexpr int on_the_processor = -1;
+
+bool is_set(const char *word) {
+	const char *words = std::getenv("STANDIN_CUDA");
+	if (words == nullptr) {
+		return false;
+	}
+	const std::string all = "," + std::string(words) + ",";
+	return all.find("," + std::string(word) + ",") != std::string::npos;
+}
+
+/// One that says so instead of waiting for ever when the thread has it already.
+class driver_lock {
+public:
+	driver_lock() {
+		pthread_mutexattr_t attributes;
+		pthread_mutexattr_init(&attributes);
+		pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ERRORCHECK);
+		pthread_mutex_init(&mutex_, &attributes);
+	}
+	void lock() {
+		if (pthread_mutex_lock(&mutex_) == EDEADLK) {
+			std::fputs("stand-in: the driver was called from inside the driver\n", stderr);
+			std::abort();
+		}
+	}
+	void unlock() { pthread_mutex_unlock(&mutex_); }
+
+private:
+	pthread_mutex_t mutex_;
+};
+
+struct stream {
+	std::mutex mutex;
+	std::condition_variable changed;
+	std::deque<std::function<void()>> work;
+	bool busy = false, ends = false, capturing = false;
+	std::thread thread;
+
+	stream() : thread([this] { run(); }) {}
+	void give(std::function<void()> what) {
+		const std::lock_guard<std::mutex> hold(mutex);
+		work.push_back(std::move(what));
+		changed.notify_all();
+	}
+	void run() {
+		std::unique_lock<std::mutex> hold(mutex);
+		for (;;) {
+			changed.wait(hold, [this] { return ends || !work.empty(); });
+			if (work.empty()) {
+				return;
+			}
+			const std::function<void()> next = std::move(work.front());
+			work.pop_front();
+			busy = true;
+			hold.unlock();
+			next();
+			hold.lock();
+			busy = false;
+			changed.notify_all();
+		}
+	}
+	bool is_idle() {
+		const std::lock_guard<std::mutex> hold(mutex);
+		return work.empty() && !busy;
+	}
+	void wait(const std::atomic<int> &lost) {
+		std::unique_lock<std::mutex> hold(mutex);
+		while (!(work.empty() && !busy) && lost == 0) {
+			changed.wait_for(hold, std::chrono::milliseconds(5));
+		}
+	}
+};
+
+struct event {
+	std::mutex mutex;
+	std::condition_variable changed;
+	bool passed = true;
+};
+
+struct block {
+	std::size_t size;
+	void *mapped;
+	std::size_t mapped_size;
+	bool managed;
+	std::vector<int> where;
+};
+
+struct state {
+	driver_lock lock;
+	std::mutex memory;
+	std::map<std::uintptr_t, block> blocks;
+	std::set<stream *> streams;
+	stream *legacy = nullptr, *per_thread = nullptr;
+	std::map<std::string, long> counts;
+	std::atomic<int> lost{0};
+	std::size_t taken = 0;
+	std::mutex host_functions; // one at a time, as the real one has it
+	bool initialized = false;
+};
+
+/// Never destroyed: threads use it while the process ends.
+state &all() {
+	static state *const it = new state;
+	return *it;
+}
+
+thread_local bool in_host_function = false;
+thread_local std::vector<void *> contexts;
+
+struct entry {
+	explicit entry(const char *name) : hold(all().lock), result(SUCCESS) {
+		++all().counts[name];
+		if (in_host_function) {
+			++all().counts["violations"];
+			result = NOT_PERMITTED;
+		} else if (all().lost != 0) {
+			result = all().lost;
+		}
+	}
+	std::lock_guard<driver_lock> hold;
+	int result;
+};
+#define ENTER                                                                                                          \
+	const entry entered(__func__);                                                                                     \
+	if (entered.result != SUCCESS) {                                                                                   \
+		return entered.result;                                                                                         \
+	}
+
+std::size_t total_memory() {
+	const char *bytes = std::getenv("STANDIN_CUDA_FREE");
+	return bytes != nullptr ? std::strtoull(bytes, nullptr, 10) : std::size_t{1} << 30U;
+}
+
+std::size_t on_gpu(int ordinal) {
+	const std::lock_guard<std::mutex> hold(all().memory);
+	std::size_t pages = 0;
+	for (const auto &[start, found] : all().blocks) {
+		for (const int where : found.where) {
+			pages += where == ordinal ? 1 : 0;
+		}
+	}
+	return pages * base_page + all().taken;
+}
+
+/// The block with an address; the caller has `memory`.
+std::map<std::uintptr_t, block>::iterator find(std::uintptr_t address) {
+	auto next = all().blocks.upper_bound(address);
+	if (next == all().blocks.begin()) {
+		return all().blocks.end();
+	}
+	--next;
+	return address < next->first + next->second.size ? next : all().blocks.end();
+}
+
+bool is_managed(std::uintptr_t start, std::size_t size) {
+	const std::lock_guard<std::mutex> hold(all().memory);
+	const auto found = find(start);
+	return found != all().blocks.end() && found->second.managed && start + size <= found->first + found->second.size;
+}
+
+void place(std::uintptr_t start, std::size_t size, int where) {
+	const std::lock_guard<std::mutex> hold(all().memory);
+	const auto found = find(start);
+	if (found == all().blocks.end()) {
+		return;
+	}
+	const std::size_t first = (start - found->first) / base_page;
+	const std::size_t behind = (start + size - found->first + base_page - 1) / base_page;
+	for (std::size_t page = first; page < behind && page < found->second.where.size(); ++page) {
+		found->second.where[page] = where;
+	}
+}
+
+stream *known(void *handle) {
+	const auto number = reinterpret_cast<std::uintptr_t>(handle);
+	if (number == 0 || number == 1) {
+		return all().legacy;
+	}
+	if (number == 2) {
+		return all().per_thread;
+	}
+	auto *found = static_cast<stream *>(handle);
+	return all().streams.count(found) != 0 ? found : nullptr;
+}
+
+int give(void *handle, std::function<void()> work) {
+	stream *const to = known(handle);
+	if (to == nullptr) {
+		return INVALID_HANDLE;
+	}
+	if (to->capturing) {
+		return CAPTURE_UNSUPPORTED;
+	}
+	to->give([work = std::move(work)] {
+		if (all().lost == 0) {
+			work();
+		}
+	});
+	return SUCCESS;
+}
+
+int allocate(std::uintptr_t *out, std::size_t size, bool managed) {
+	if (size == 0) {
+		return INVALID_VALUE;
+	}
+	if (is_set("no_memory")) {
+		return OUT_OF_MEMORY;
+	}
+	const std::size_t room = size + 2 * huge_page;
+	void *const mapped =
+		mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (mapped == MAP_FAILED) {
+		return OUT_OF_MEMORY;
+	}
+	madvise(mapped, room, MADV_DONTFORK);
+	std::uintptr_t start = (reinterpret_cast<std::uintptr_t>(mapped) + huge_page - 1) & ~(huge_page - 1);
+	start += is_set("misaligned") ? 16 * base_page : 0;
+	constexpr std::size_t scribbled = std::size_t{64} << 20U;
+	std::memset(reinterpret_cast<void *>(start), 0x5A, size < scribbled ? size : scribbled);
+	const std::lock_guard<std::mutex> hold(all().memory);
+	all().blocks[start] = {size, mapped, room, managed, std::vector<int>((size + base_page - 1) / base_page, nowhere)};
+	*out = start;
+	return SUCCESS;
+}
+
+int release(std::uintptr_t start) {
+	const std::lock_guard<std::mutex> hold(all().memory);
+	const auto found = all().blocks.find(start);
+	if (found == all().blocks.end()) {
+		return INVALID_VALUE;
+	}
+	munmap(found->second.mapped, found->second.mapped_size);
+	all().blocks.erase(found);
+	return SUCCESS;
+}
+
+} // namespace
+
+// ---- what tests ask for ---------------------------------------------------------------------------------
+
+/// How often a function was called; "violations" for calls from host functions.
+API long standin_cuda_count(const char *name) {
+	const std::lock_guard<driver_lock> hold(all().lock);
+	return all().counts[name];
+}
+
+/// Bytes of [start, start + size) that are on a GPU (-1: in the processor's memory, -2: nowhere).
+API std::size_t standin_cuda_bytes_on(int where, std::uintptr_t start, std::size_t size) {
+	const std::lock_guard<std::mutex> hold(all().memory);
+	std::size_t pages = 0;
+	for (std::uintptr_t at = start & ~(base_page - 1); at < start + size; at += base_page) {
+		const auto found = find(at);
+		pages += found != all().blocks.end() && found->second.where[(at - found->first) / base_page] == where ? 1 : 0;
+	}
+	return pages * base_page;
+}
+
+/// As after a kernel's bad access.
+API void standin_cuda_lose_context() { all().lost = 700; }
+
+/// Another process has so much of the memory.
+API void standin_cuda_take(std::size_t bytes) { all().taken = bytes; }
+
+// ---- CUDA -----------------------------------------------------------------------------------------------
+
+API int cuInit(unsigned) {
+	ENTER
+	if (is_set("no_gpu")) {
+		return NO_DEVICE;
+	}
+	if (is_set("init_fails")) {
+		return UNKNOWN;
+	}
+	if (is_set("mismatch")) {
+		return MISMATCH;
+	}
+	if (!all().initialized) {
+		all().initialized = true;
+		all().legacy = new stream;
+		all().per_thread = new stream;
+	}
+	return SUCCESS;
+}
+
+API int cuDriverGetVersion(int *version) {
+	ENTER
+#ifdef OLD_DRIVER
+	*version = 11040;
+#else
+	*version = is_set("version_10") ? 10020 : 13000;
+#endif
+	return SUCCESS;
+}
+
+#ifndef WITHOUT_FUNCTIONS
+
+API int cuDeviceGetCount(int *count) {
+	ENTER
+	*count = is_set("two") ? 2 : 1;
+	return SUCCESS;
+}
+
+API int cuDeviceGet(int *device, int ordinal) {
+	ENTER
+	*device = ordinal;
+	return SUCCESS;
+}
+
+API int cuDeviceGetName(char *name, int room, int device) {
+	ENTER
+	std::snprintf(name, static_cast<std::size_t>(room), "stand-in %d", device);
+	return SUCCESS;
+}
+
+API int cuDeviceGetUuid(unsigned char *uuid, int device) {
+	ENTER
+	std::memset(uuid, 0xA0 + device, 16);
+	return SUCCESS;
+}
+
+API int cuDeviceGetAttribute(int *value, int attribute, int device) {
+	ENTER
+	switch (attribute) {
+	case 16: *value = 4; return SUCCESS;
+	case 83: *value = is_set("unmanaged") ? 0 : 1; return SUCCESS;
+	case 88: *value = is_set("pageable") ? 1 : 0; return SUCCESS;
+	case 89: *value = is_set("unconcurrent") ? 0 : 1; return SUCCESS;
+	case 130: *value = is_set("on_a_node") ? 1 : 0; return SUCCESS;
+	case 131: *value = is_set("on_a_node") ? 900 + device : -1; return SUCCESS;
+	default: return INVALID_VALUE;
+	}
+}
+
+API int cuDeviceTotalMem_v2(std::size_t *bytes, int) {
+	ENTER
+	*bytes = total_memory();
+	return SUCCESS;
+}
+
+API int cuDevicePrimaryCtxRetain(void **context, int device) {
+	ENTER
+	if (is_set("no_context")) {
+		return OUT_OF_MEMORY;
+	}
+	static int contexts_of[2];
+	*context = &contexts_of[device];
+	return SUCCESS;
+}
+API int cuDevicePrimaryCtxRelease_v2(int) {
+	ENTER
+	return SUCCESS;
+}
+API int cuCtxGetCurrent(void **context) {
+	ENTER
+	*context = contexts.empty() ? nullptr : contexts.back();
+	return SUCCESS;
+}
+API int cuCtxSetCurrent(void *context) {
+	ENTER
+	contexts.assign(1, context);
+	return SUCCESS;
+}
+API int cuCtxPushCurrent_v2(void *context) {
+	ENTER
+	contexts.push_back(context);
+	return SUCCESS;
+}
+API int cuCtxPopCurrent_v2(void **context) {
+	const entry entered(__func__);
+	if (contexts.empty()) {
+		return INVALID_CONTEXT;
+	}
+	*context = contexts.back();
+	contexts.pop_back();
+	return SUCCESS;
+}
+API int cuCtxSynchronize() {
+	const int result = [] {
+		ENTER
+		return static_cast<int>(SUCCESS);
+	}();
+	for (stream *each : all().streams) {
+		each->wait(all().lost);
+	}
+	return result;
+}
+
+API int cuMemGetInfo_v2(std::size_t *free, std::size_t *total) {
+	ENTER
+	const std::size_t used = on_gpu(0);
+	*total = total_memory();
+	*free = used < *total ? *total - used : 0;
+	return SUCCESS;
+}
+API int cuMemAllocManaged(std::uintptr_t *out, std::size_t size, unsigned flags) {
+	ENTER
+	return flags != 1 ? INVALID_VALUE : contexts.empty() ? INVALID_CONTEXT : allocate(out, size, true);
+}
+API int cuMemAlloc_v2(std::uintptr_t *out, std::size_t size) {
+	ENTER
+	return allocate(out, size, false);
+}
+API int cuMemFree_v2(std::uintptr_t start) {
+	ENTER
+	return release(start);
+}
+API int cuMemAllocHost_v2(void **out, std::size_t size) {
+	ENTER
+	std::uintptr_t start = 0;
+	const int result = allocate(&start, size, false);
+	*out = reinterpret_cast<void *>(start);
+	return result;
+}
+API int cuMemFreeHost(void *start) {
+	ENTER
+	return release(reinterpret_cast<std::uintptr_t>(start));
+}
+API int cuMemcpyAsync(std::uintptr_t to, std::uintptr_t from, std::size_t size, void *on) {
+	ENTER
+	return give(on, [=] { std::memcpy(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), size); });
+}
+API int cuMemsetD8Async(std::uintptr_t to, unsigned char value, std::size_t size, void *on) {
+	ENTER
+	return give(on, [=] {
+		place(to, size, 0);
+		std::memset(reinterpret_cast<void *>(to), value, size);
+	});
+}
+
+namespace {
+int move(std::uintptr_t start, std::size_t size, int where, void *on) {
+	if (is_managed(start, size)) {
+		return give(on, [=] { place(start, size, where); });
+	}
+	if (!is_set("pageable")) {
+		return INVALID_VALUE;
+	}
+	return give(on, [] {});
+}
+} // namespace
+
+API int cuMemPrefetchAsync(std::uintptr_t start, std::size_t size, int device, void *on) {
+	ENTER
+	return device < -1 || device > 1 ? INVALID_DEVICE : move(start, size, device, on);
+}
+#ifndef OLD_DRIVER
+struct location {
+	int kind, id;
+};
+API int cuMemPrefetchAsync_v2(std::uintptr_t start, std::size_t size, location to, unsigned flags, void *on) {
+	ENTER
+	if (flags != 0 || (to.kind != 1 && to.kind != 3)) {
+		return INVALID_VALUE;
+	}
+	return move(start, size, to.kind == 1 ? to.id : on_the_processor, on);
+}
+API int cuMemDiscardBatchAsync(
+	std::uintptr_t *starts, std::size_t *sizes, std::size_t count, unsigned long long flags, void *on) {
+	ENTER
+	if (reinterpret_cast<std::uintptr_t>(on) < 2 || flags != 0 || count == 0) {
+		return INVALID_VALUE;
+	}
+	for (std::size_t i = 0; i < count; ++i) {
+		const std::uintptr_t start = starts[i];
+		const std::size_t size = sizes[i];
+		if (!is_managed(start, size)) {
+			return INVALID_VALUE;
+		}
+		const int result = give(on, [=] {
+			place(start, size, nowhere);
+			std::memset(reinterpret_cast<void *>(start), 0xD5, size);
+		});
+		if (result != SUCCESS) {
+			return result;
+		}
+	}
+	return SUCCESS;
+}
+#endif
+
+API int cuMemRangeGetAttribute(void *out, std::size_t room, int attribute, std::uintptr_t start, std::size_t size) {
+	ENTER
+	if (attribute != 4 || room != 4 || !is_managed(start, size)) {
+		return INVALID_VALUE;
+	}
+	const std::lock_guard<std::mutex> hold(all().memory);
+	const auto found = find(start);
+	int last = found->second.where[(start - found->first) / base_page];
+	for (std::size_t at = (start - found->first) / base_page; at < (start + size - found->first) / base_page; ++at) {
+		last = found->second.where[at] == last ? last : nowhere;
+	}
+	std::memcpy(out, &last, sizeof last);
+	return SUCCESS;
+}
+API int cuPointerGetAttribute(void *out, int attribute, std::uintptr_t address) {
+	ENTER
+	const std::lock_guard<std::mutex> hold(all().memory);
+	const auto found = find(address);
+	if (found == all().blocks.end()) {
+		return INVALID_VALUE;
+	}
+	switch (attribute) {
+	case 8: *static_cast<unsigned char *>(out) = found->second.managed ? 1 : 0; return SUCCESS;
+	case 11: std::memcpy(out, &found->first, sizeof found->first); return SUCCESS;
+	case 12: std::memcpy(out, &found->second.size, sizeof found->second.size); return SUCCESS;
+	default: return INVALID_VALUE;
+	}
+}
+
+API int cuStreamCreate(void **out, unsigned) {
+	ENTER
+	auto *const made = new stream;
+	all().streams.insert(made);
+	*out = made;
+	return SUCCESS;
+}
+API int cuStreamDestroy_v2(void *handle) {
+	ENTER
+	stream *const gone = known(handle);
+	if (gone == nullptr || gone == all().legacy || gone == all().per_thread) {
+		return INVALID_HANDLE;
+	}
+	all().streams.erase(gone);
+	{
+		const std::lock_guard<std::mutex> hold(gone->mutex);
+		gone->ends = true;
+		gone->changed.notify_all();
+	}
+	// What is on it is still done. The memory stays, as the real one's does for a while.
+	gone->thread.detach();
+	return SUCCESS;
+}
+API int cuStreamQuery(void *handle) {
+	ENTER
+	stream *const found = known(handle);
+	return found == nullptr   ? INVALID_HANDLE
+		   : found->capturing ? CAPTURE_UNSUPPORTED
+		   : found->is_idle() ? SUCCESS
+							  : NOT_READY;
+}
+API int cuStreamSynchronize(void *handle) {
+	stream *found = nullptr;
+	{
+		ENTER
+		found = known(handle);
+		if (found == nullptr) {
+			return INVALID_HANDLE;
+		}
+		if (found->capturing) {
+			return CAPTURE_UNSUPPORTED;
+		}
+	}
+	found->wait(all().lost);
+	return all().lost;
+}
+API int cuStreamIsCapturing(void *handle, int *status) {
+	ENTER
+	const stream *const found = known(handle);
+	if (found == nullptr) {
+		return INVALID_HANDLE;
+	}
+	*status = found->capturing ? 1 : 0;
+	return SUCCESS;
+}
+API int cuStreamBeginCapture_v2(void *handle, int) {
+	ENTER
+	stream *const found = known(handle);
+	if (found == nullptr || found == all().legacy) {
+		return INVALID_HANDLE;
+	}
+	found->capturing = true;
+	return SUCCESS;
+}
+API int cuStreamEndCapture(void *handle, void **graph) {
+	ENTER
+	stream *const found = known(handle);
+	if (found == nullptr) {
+		return INVALID_HANDLE;
+	}
+	found->capturing = false;
+	*graph = nullptr;
+	return SUCCESS;
+}
+
+API int cuEventCreate(void **out, unsigned) {
+	ENTER
+	*out = new std::shared_ptr<event>(std::make_shared<event>());
+	return SUCCESS;
+}
+API int cuEventDestroy_v2(void *handle) {
+	ENTER
+	delete static_cast<std::shared_ptr<event> *>(handle);
+	return SUCCESS;
+}
+API int cuEventRecord(void *handle, void *on) {
+	ENTER
+	const std::shared_ptr<event> what = *static_cast<std::shared_ptr<event> *>(handle);
+	{
+		const std::lock_guard<std::mutex> hold(what->mutex);
+		what->passed = false;
+	}
+	return give(on, [what] {
+		const std::lock_guard<std::mutex> hold(what->mutex);
+		what->passed = true;
+		what->changed.notify_all();
+	});
+}
+API int cuStreamWaitEvent(void *on, void *handle, unsigned) {
+	ENTER
+	const std::shared_ptr<event> what = *static_cast<std::shared_ptr<event> *>(handle);
+	return give(on, [what] {
+		std::unique_lock<std::mutex> hold(what->mutex);
+		what->changed.wait(hold, [&] { return what->passed; });
+	});
+}
+
+API int cuLaunchHostFunc(void *on, void (*function)(void *), void *argument) {
+	ENTER
+	return give(on, [=] {
+		const std::lock_guard<std::mutex> one(all().host_functions);
+		in_host_function = true;
+		function(argument);
+		in_host_function = false;
+	});
+}
+
+API int cuModuleLoadData(void **module, const void *image) {
+	ENTER
+	// With the lock held, as the real one's compiler takes memory.
+	std::vector<char> compiled(4 * huge_page, 'c');
+	*module = std::strstr(static_cast<const char *>(image), ".target") != nullptr ? compiled.data() : nullptr;
+	return *module != nullptr ? SUCCESS : INVALID_VALUE;
+}
+API int cuModuleUnload(void *) {
+	ENTER
+	return SUCCESS;
+}
+API int cuModuleGetFunction(void **function, void *, const char *name) {
+	ENTER
+	static char known_kernels[2];
+	if (std::strcmp(name, "add") == 0) {
+		*function = &known_kernels[0];
+	} else if (std::strcmp(name, "sum") == 0) {
+		*function = &known_kernels[1];
+	} else {
+		return NOT_FOUND;
+	}
+	const int which = *function == &known_kernels[0] ? 0 : 1;
+	static int names[2] = {0, 1};
+	*function = &names[which];
+	return SUCCESS;
+}
+namespace {
+// A GPU does it, so what orders it is none of a sanitizer's business.
+__attribute__((no_sanitize("thread"))) void run_add(float *data, std::uint64_t count, float value) {
+	for (std::uint64_t i = 0; i < count; ++i) {
+		data[i] += value;
+	}
+}
+__attribute__((no_sanitize("thread"))) void run_sum(const float *data, std::uint64_t count, float *out) {
+	double sum = 0;
+	for (std::uint64_t i = 0; i < count; ++i) {
+		sum += data[i];
+	}
+	*out += static_cast<float>(sum);
+}
+} // namespace
+
+/// add(float *data, u64 count, float value); sum(const float *data, u64 count, float *out)
+API int cuLaunchKernel(void *function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *on,
+	void **parameters, void **) {
+	ENTER
+	float *const data = *static_cast<float **>(parameters[0]);
+	const std::uint64_t count = *static_cast<std::uint64_t *>(parameters[1]);
+	const auto touch = [=] { place(reinterpret_cast<std::uintptr_t>(data), count * sizeof(float), 0); };
+	if (*static_cast<int *>(function) == 0) {
+		const float value = *static_cast<float *>(parameters[2]);
+		return give(on, [=] {
+			touch();
+			run_add(data, count, value);
+		});
+	}
+	float *const out = *static_cast<float **>(parameters[2]);
+	return give(on, [=] {
+		touch();
+		run_sum(data, count, out);
+	});
+}
+
+#endif
