@@ -63,16 +63,22 @@ extern "C" {
  * hugetlb memory are all freed; for shared memory that means for everyone who maps it. Memory that a userfaultfd(2)
  * serves is freed, too: its monitor is told (UFFD_EVENT_REMOVE) and is asked again at the next touch.
  *
+ * On the device "cuda" *managed* memory is the exception: its driver discards (cuMemDiscardBatchAsync, CUDA 13.0),
+ * takes the pages away when it needs them, and lets a read find **anything** until the memory is written: the old
+ * bytes, zeros, or other ones. What is written reads as written. Ordinary memory reads as zeros there as everywhere.
+ *
  * @param addr   start of the range
  * @param size   its length in bytes; 0 is a range without a page
  * @param stream NULL: done on return. Else a gmemStream_t: the call is registered behind the work
- *               already there and returns at once; a failure comes out of gmemStreamSynchronize().
+ *               already there and returns at once; a failure comes out of gmemStreamSynchronize(). On the device "cuda"
+ *               also a CUstream or cudaStream_t as it is (see "streams of others").
  * @return 0;
  *   -EINVAL  addr + size exceeds the address space; unknown stream; the whole pages hold a file
  *            mapping or a device mapping (nothing is dropped);
  *   -ENOMEM  part of the whole pages is not mapped (the mapped part is freed, as madvise(2) does);
  *   -EACCES  a shared mapping that may not be written (nothing is dropped);
- *   -EOPNOTSUPP  memory of a device that gives back whole blocks only (nothing is dropped);
+ *   -EOPNOTSUPP  memory of a device that gives back whole blocks only, as managed memory of a CUDA driver before 13.0
+ *            (nothing is dropped); a CUDA stream that is being captured;
  *   -ENODEV  the current device cannot be used (see gmemSetDevice()).
  */
 int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEPT;
@@ -108,6 +114,14 @@ int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEP
  * also: -EINVAL  it is other memory, or hnid is neither a node nor a device; -ENODEV  there is no GMEM kernel, or the
  * process has no device yet; -EFAULT  the device failed or is full: some pages are where they were; -EAGAIN, -EEXIST,
  * -EIO, -EOPNOTSUPP  as the kernel's driver has it (gm_ret 4, 2, 3, 6).
+ *
+ * On the device "cuda" hnid may also be a GPU's. The range then goes there in the driver's pages; kernels that read it
+ * take no fault, and the processor may still touch it, with faults that bring it back. It has to be managed memory
+ * (large blocks of libgmem's heap, or the program's own cuMemAllocManaged), or the GPU has to read all memory of the
+ * process. Then also: -EINVAL  it is other memory; -ENOMEM  the GPU has less free than what of the range was not sent
+ * there before (looked at up to 100 ms ago for a small range; nothing is moved); -EIO  the driver failed or its context
+ * is lost; -EOPNOTSUPP  the stream is being captured into a graph; -EDEADLK  called from a function that the driver
+ * calls.
  */
 int gmemPrefetch(unsigned long addr, size_t size, int hnid, void *stream) LIBGMEM_NOEXCEPT;
 
@@ -139,7 +153,7 @@ typedef struct {
 	unsigned threads;           /**< threads that worked on it, the caller's included */
 	size_t bytes;               /**< asked for */
 	size_t there;               /**< base pages that were on the node before; GMEM_UNKNOWN, as the two that follow,
-									 where the node is a device of the device "gmem" */
+									 where the node is a device of the device "gmem", or CUDA's driver moved some */
 	size_t populated;           /**< base pages that were not in memory, or swapped out, and are on the node now */
 	size_t migrated;            /**< base pages that were on another node and are on this one now */
 	size_t failed;              /**< base pages that are not on the node now; GMEM_UNKNOWN where such a device failed */
@@ -149,7 +163,7 @@ typedef struct {
 	unsigned long first_failed; /**< address of the first page that failed; 0 for none */
 	int first_errno;            /**< why, as a positive errno; 0 for none */
 	int stalled;                /**< 1: the kernel had to move pages for each huge page, and the rest got base pages */
-	unsigned long long nanoseconds; /**< from the beginning of the work to its end */
+	unsigned long long nanoseconds; /**< from the beginning of the work to its end; 0 where a CUDA stream did it */
 } gmemPrefetchReport_t;
 
 /**
@@ -222,7 +236,8 @@ int gmemGetHugePolicy(unsigned long addr) LIBGMEM_NOEXCEPT;
  *
  * On the device "host" it is the memory node nearest to the CPU that the caller runs on; on "opencl" the same if the
  * device is the processor, else a number behind those that memory nodes of the machine can have; on "gmem" the first
- * device that is attached to the process (-ENODEV as long as there is none; it is asked anew each time).
+ * device that is attached to the process (-ENODEV as long as there is none; it is asked anew each time); on "cuda" the
+ * GPU's: the kernel's node where the GPU's memory is one, else the number of the GPU behind those that nodes can have.
  * @return an id >= 0 to pass to gmemPrefetch(), or a negative errno if there is no device.
  */
 int gmemGetNumaId(void) LIBGMEM_NOEXCEPT;
@@ -467,9 +482,19 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  * -EACCES
  * (/dev/gmem is root's unless udev says otherwise) or -ENOMEM and the reason, and works once the driver is there.
  * Peer-shared memory is not inherited: after fork(2) the child reads zeros there.
- * @param name "host", "gmem" or "opencl"
- * @return 0; -EINVAL for an unknown or NULL name (the error lists the valid ones); -ENODEV if "opencl" cannot be
- *   used (the error says what is missing and where it was looked for). After an error the device is what it was.
+ *
+ * "cuda" is the first GPU of NVIDIA's with managed memory that the processor may use meanwhile, or the one that
+ * GMEM_CUDA_DEVICE names by its number (among those that CUDA_VISIBLE_DEVICES leaves) or the beginning of its UUID.
+ * libcuda.so.1 (CUDA 11.0 or newer) is opened when the device is first used, and its primary context is used, which
+ * CUDA's own runtime uses, too. Each GPU that can be used has a node. Where the GPU reads all memory of the process
+ * (HMM, ATS), all memory may go there and blocks of the heap are ordinary; else large blocks are managed memory,
+ * together at most what the GPU had free when it was opened, and ordinary beyond that (device_refused of
+ * gmemHeapStats()). GMEM_CUDA_MEMORY=managed or =system chooses; GMEM_LOG=trace says what was chosen. The driver does
+ * not tell what it moved: a receipt has GMEM_UNKNOWN for pages there, populated and migrated, and a prefetch cannot be
+ * cancelled once it was handed to the driver. A forked child has no CUDA, and none of its parent's managed memory.
+ * @param name "host", "gmem", "opencl" or "cuda"
+ * @return 0; -EINVAL for an unknown or NULL name (the error lists the valid ones); -ENODEV if "opencl" or "cuda" cannot
+ * be used (the error says what is missing and where it was looked for). After an error the device is what it was.
  */
 int gmemSetDevice(const char *name) LIBGMEM_NOEXCEPT;
 
@@ -477,8 +502,9 @@ int gmemSetDevice(const char *name) LIBGMEM_NOEXCEPT;
 const char *gmemGetDevice(void) LIBGMEM_NOEXCEPT;
 
 /**
- * @brief The driver's own object that the current device's memory belongs to: on "opencl" its cl_context, good for the
- *   life of the process. Kernels that get libgmem's memory by its address (clSetKernelArgSVMPointer) are made in it.
+ * @brief The driver's own object that the current device's memory belongs to: on "opencl" its cl_context, on "cuda"
+ *   the CUcontext, good for the life of the process. Kernels that get libgmem's memory by its address
+ * (clSetKernelArgSVMPointer) are made in it.
  * @return NULL on "host", and when there is no device.
  */
 void *gmemGetDeviceContext(void) LIBGMEM_NOEXCEPT;
@@ -568,6 +594,16 @@ typedef int (*gmemLaunchFn)(void *native, gmemHostFn fn, void *arg);
  * they are reached. An executor that ends without calling fn(arg) calls gmemLaunchDropped(arg) instead, or the work
  * of that place, and all behind it, stays undone and a synchronize waits for ever.
  * C++ has adapters: <libgmem/streams/cuda.hpp> and its neighbours.
+ *
+ * On the device "cuda" a CUstream or cudaStream_t needs no wrapping: every function here that takes a stream takes it
+ * as it is, and CU_STREAM_LEGACY (1) and CU_STREAM_PER_THREAD (2), but not CUDA's NULL, which is no stream. Prefetches
+ * and eager frees of the GPU's memory are then commands of the driver's own in that stream's order, without a function
+ * in between; functions, receipts and work on ordinary memory are host functions (cuLaunchHostFunc), which must make no
+ * calls of CUDA's: what needs CUDA fails there with -EDEADLK. Between two such streams gmemStreamWaitEvent() is the
+ * driver's own wait. A stream that is being captured into a graph is refused (-EOPNOTSUPP), since libgmem does things
+ * once. After the loss of the context gmemStreamSynchronize() says so (-EIO), and what waited is not done.
+ * gmemStreamDestroy() forgets such a stream, and leaves it alone: call it before cuStreamDestroy(). A stream that CUDA
+ * has destroyed is told from others only as far as the driver does that.
  *
  * @return 0; -EINVAL if launch or stream is NULL; -ENOMEM
  */

@@ -152,6 +152,8 @@ public:
 	explicit wrapped_stream(gmemLaunchFn give, void *native, std::shared_ptr<void> kept = {}) : kept_(std::move(kept)) {
 		detail::throw_if_failed(gmemStreamWrap(give, native, &handle_));
 	}
+	/// A stream of the current device's driver, as it is: the driver stays its owner.
+	explicit wrapped_stream(stream_ref drivers_own) noexcept { handle_ = drivers_own.get(); }
 	wrapped_stream(wrapped_stream &&other) noexcept = default;
 	wrapped_stream &operator=(wrapped_stream &&other) noexcept {
 		wrapped_stream moved(std::move(other));

@@ -43,6 +43,15 @@ gmemHeapStats_t heap_stats() {
 	return stats;
 }
 
+/// Ordinary memory on a GMEM page; not map_private(), whose addresses ThreadSanitizer does not know.
+char *ordinary_memory(std::size_t size) {
+	const std::size_t page = gmem::page_size();
+	void *const mapped = mmap(nullptr, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	NEED(mapped != MAP_FAILED);
+	const auto address = reinterpret_cast<std::uintptr_t>(mapped);
+	return static_cast<char *>(mapped) + (page - address % page) % page;
+}
+
 gmem::stream_ref raw(const cuda::stream &stream) { return static_cast<gmemStream_t>(stream.get()); }
 
 bool all_are(const floats &data, float value) {
@@ -233,7 +242,7 @@ void mixed_ranges_go_back_and_are_freed() {
 	CHECK_EQUAL(bytes_on(nowhere, own), 2 * page);
 	cuda::release(managed);
 
-	char *const ordinary = map_private(2 * page, page);
+	char *const ordinary = ordinary_memory(2 * page);
 	const auto address = reinterpret_cast<unsigned long>(ordinary);
 	CHECK_EQUAL(gmemPrefetch(address, 2 * page, 0, stream.get()), 0);
 	raw(stream).synchronize();
@@ -372,7 +381,7 @@ void the_driver_is_not_called_from_within(bool heap_is_the_processs) {
 	CHECK_EQUAL(count("violations"), 0);
 }
 
-void a_child_has_no_gpu() {
+[[maybe_unused]] void a_child_has_no_gpu() {
 	floats data(1 << 20, 0.0F);
 	const pid_t child = fork();
 	NEED(child >= 0);
@@ -383,7 +392,7 @@ void a_child_has_no_gpu() {
 		CHECK_EQUAL(gmemPrefetch(address, data.size(), gmemGetNumaId(), nullptr), -ENODEV);
 		CHECK(said("before fork()"));
 		const std::size_t page = gmem::page_size();
-		char *const ordinary = map_private(page, page);
+		char *const ordinary = ordinary_memory(page);
 		CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(ordinary), page, 0, nullptr), 0);
 		CHECK_EQUAL(gmemFreeEager(reinterpret_cast<unsigned long>(ordinary), page, nullptr), 0);
 		CHECK_EQUAL(gmemSetDevice("host"), 0);
@@ -489,7 +498,10 @@ int main(int argc, char **argv) {
 		more_than_there_is_free_is_refused();
 		blocks_stay_within_the_gpus_memory();
 		the_driver_is_not_called_from_within(argc > 2);
+#if !defined(__SANITIZE_THREAD__)
+		// jemalloc unlocks in the child what it locked in the parent, which that sanitizer takes amiss.
 		a_child_has_no_gpu();
+#endif
 		CHECK_EQUAL(count("violations"), 0);
 		a_lost_context_is_an_error();
 	} else if (like == "pageable") {

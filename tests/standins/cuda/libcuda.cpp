@@ -252,7 +252,9 @@ int give(void *handle, std::function<void()> work) {
 	return SUCCESS;
 }
 
-int allocate(std::uintptr_t *out, std::size_t size, bool managed) {
+enum class kind { managed, plain, pinned };
+
+int allocate(std::uintptr_t *out, std::size_t size, kind of) {
 	if (size == 0) {
 		return INVALID_VALUE;
 	}
@@ -271,7 +273,9 @@ int allocate(std::uintptr_t *out, std::size_t size, bool managed) {
 	constexpr std::size_t scribbled = std::size_t{64} << 20U;
 	std::memset(reinterpret_cast<void *>(start), 0x5A, size < scribbled ? size : scribbled);
 	const std::lock_guard<std::mutex> hold(all().memory);
-	all().blocks[start] = {size, mapped, room, managed, std::vector<int>((size + base_page - 1) / base_page, nowhere)};
+	const int where = of == kind::plain ? 0 : nowhere;
+	all().blocks[start] = {
+		size, mapped, room, of == kind::managed, std::vector<int>((size + base_page - 1) / base_page, where)};
 	*out = start;
 	return SUCCESS;
 }
@@ -447,11 +451,11 @@ API int cuMemGetInfo_v2(std::size_t *free, std::size_t *total) {
 }
 API int cuMemAllocManaged(std::uintptr_t *out, std::size_t size, unsigned flags) {
 	ENTER
-	return flags != 1 ? INVALID_VALUE : contexts.empty() ? INVALID_CONTEXT : allocate(out, size, true);
+	return flags != 1 ? INVALID_VALUE : contexts.empty() ? INVALID_CONTEXT : allocate(out, size, kind::managed);
 }
 API int cuMemAlloc_v2(std::uintptr_t *out, std::size_t size) {
 	ENTER
-	return allocate(out, size, false);
+	return allocate(out, size, kind::plain);
 }
 API int cuMemFree_v2(std::uintptr_t start) {
 	ENTER
@@ -460,7 +464,7 @@ API int cuMemFree_v2(std::uintptr_t start) {
 API int cuMemAllocHost_v2(void **out, std::size_t size) {
 	ENTER
 	std::uintptr_t start = 0;
-	const int result = allocate(&start, size, false);
+	const int result = allocate(&start, size, kind::pinned);
 	*out = reinterpret_cast<void *>(start);
 	return result;
 }

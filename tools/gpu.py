@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests and figures on a GPU, as one page.
+
+A machine with a GPU may have neither a network nor cargo: the program is one file, which `pack` builds into build/gpu, and
+which runs wherever the C library is no older than where it was built.
+"""
+
+import datetime
+import os
+import pathlib
+import shutil
+import subprocess
+
+import run
+import setup
+
+FOLDER = setup.ROOT / "build" / "gpu"
+PROGRAM = FOLDER / "gpu"
+# ctest's code for "skipped".
+SKIPPED = 77
+# Seconds; together with building they stay below 8 minutes.
+LIMIT = 200
+
+
+def pack(build):
+    """Build it and put it aside."""
+    folder = build("Release", target="gpu")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(folder / "tests" / "gpu", PROGRAM)
+    if shutil.which("strip"):
+        run.command("strip", "--strip-debug", PROGRAM)
+    run.step(f"{PROGRAM.relative_to(setup.ROOT)} is ready, {PROGRAM.stat().st_size >> 20} MiB")
+
+
+def _call(*words):
+    environment = {**os.environ, "GMEM_DEVICE": "cuda"}
+    try:
+        done = subprocess.run([PROGRAM, *words], env=environment, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=LIMIT, check=False)
+    except subprocess.TimeoutExpired as late:
+        said = late.stdout or ""
+        return 124, said.decode() if isinstance(said, bytes) else said
+    return done.returncode, done.stdout
+
+
+def _machine():
+    try:
+        asked = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+                               capture_output=True, text=True, check=False, timeout=60)
+        gpu = asked.stdout.strip() or "nvidia-smi says nothing"
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        gpu = "no nvidia-smi"
+    return f"{datetime.date.today()}, {gpu}, Linux {os.uname().release}"
+
+
+def measure(build):
+    """Returns the exit status: 0, 1, or 77 where there is no GPU."""
+    if setup.tool("cargo") is not None:
+        pack(build)
+    elif not PROGRAM.exists():
+        run.fail("there is no cargo here: `./dev gpu pack` on a machine that has it, and bring build/gpu along")
+    run.step("tests on the GPU")
+    status, said = _call("check")
+    print(said, end="")
+    if status == SKIPPED:
+        print("./dev gpu: no GPU, nothing was tested or measured")
+        return SKIPPED
+    if status != 0:
+        print(f"./dev gpu: the tests failed with status {status}, nothing was measured")
+        return 1
+    run.step("figures")
+    model = setup.ROOT / "build" / "minilm-model" / "model.safetensors"
+    status, table = _call("figures", *([model] if model.exists() else []))
+    page = (f"# Device cuda on a GPU\n\n`./dev gpu` on {_machine()}; {table}\n")
+    out = pathlib.Path(os.environ.get("OUT") or FOLDER) / "gpu.md"
+    out.write_text(page)
+    print(f"{page}\n(in {out})")
+    return 1 if status != 0 else 0
