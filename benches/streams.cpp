@@ -14,6 +14,10 @@
 #include <libgmem/streams/opencl.hpp>
 #endif
 
+#ifdef HAS_ASCEND
+#include "../tests/standins/ascendcl/acl/acl.h"
+#endif
+
 #include "../tests/thread_pool.hpp"
 #include "compare.hpp"
 
@@ -207,6 +211,24 @@ void adapters() {
 #endif
 }
 
+#ifdef HAS_ASCEND
+/// On a stand-in for Ascend's runtime, whose call is a queue under a lock.
+void raw_streams() {
+	const std::string before = gmemGetDevice();
+	need(gmemSetDevice("ascend"));
+	aclrtStream native = nullptr;
+	need(-aclrtSetDevice(0));
+	need(-aclrtCreateStream(&native));
+	auto *const stream = static_cast<gmemStream_t>(native);
+	print_above(
+		"raw aclrtStream, above aclrtLaunchHostFunc itself", [&] { need(gmemStreamLaunch(stream, nothing, nullptr)); },
+		[&] { need(-aclrtLaunchHostFunc(native, nothing, nullptr)); }, [&] { aclrtSynchronizeStream(native); });
+	need(gmemStreamDestroy(stream));
+	aclrtDestroyStream(native);
+	need(gmemSetDevice(before.c_str()));
+}
+#endif
+
 /// A thousand streams that all have work, and what each takes when it is done.
 void many() {
 	constexpr int streams = 1000, each = 100, rounds = 10;
@@ -270,6 +292,11 @@ int main() {
 	print("an event recorded", while_served([&](gmemStream_t stream) { need(gmemEventRecord(event.get(), stream)); }),
 		300);
 	adapters();
+#ifdef HAS_ASCEND
+	raw_streams();
+#else
+	std::puts("raw aclrtStream: built without the tests, which have the stand-in for its runtime");
+#endif
 	many();
 	return 0;
 }

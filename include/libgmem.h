@@ -238,9 +238,11 @@ typedef struct {
 	int tier;             /**< memory tier, the lower the faster; -1: the kernel has no tiers (before Linux 6.1) */
 	int cpus;             /**< processors that are online on it; 0: memory alone, an expander for one */
 	int allowed;          /**< 1: this process may take memory from it, 0: its cpuset forbids that */
-	const char *device;   /**< name of the device whose memory it is, "host" for the machine's own; never freed */
-	size_t total;         /**< bytes */
-	size_t free;          /**< bytes that nobody uses; the kernel can give more, because caches shrink */
+	const char *device;   /**< name of the device whose memory it is, "host" for the machine's own; never freed. A node
+							   of a device has no tier, no processors and no distance to others */
+	size_t total;         /**< bytes; 0: a device that does not say */
+	size_t free;          /**< bytes that nobody uses; the kernel can give more, because caches shrink. 0 also where a
+							   device does not say */
 	size_t hugetlb_total; /**< pages in the node's hugetlb pool, of the size of the GMEM page */
 	size_t hugetlb_free;  /**< those of them that nobody has taken */
 } gmemNode_t;
@@ -275,10 +277,12 @@ typedef struct {
 } gmemTopology_t;
 
 /**
- * @brief The memory of the machine as it is now: /sys/devices/system/node, /sys/kernel/mm, sysinfo(2).
+ * @brief The memory of the machine as it is now: /sys/devices/system/node, /sys/kernel/mm, sysinfo(2). And that of the
+ *        current device, if it has nodes of its own ("gmem", "ascend": /sys/kernel/mm/gmem) and can be used.
  *
  * @param machine   filled unless NULL
- * @param nodes     the nodes with memory, ascending by `node`: as many as there are, at most `count`
+ * @param nodes     the nodes with memory, ascending by `node`, those of the device behind the machine's: as many as
+ *                  there are, at most `count`
  * @param count     elements that `nodes` has room for; 0, with `nodes` NULL, to learn how many there are
  * @param node_size sizeof(gmemNode_t). Fields that the caller knows and the library does not are 0
  * @return the number of nodes with memory, which may exceed `count`; -EINVAL: machine->size has no room for two fields,
@@ -289,12 +293,15 @@ int gmemTopology(gmemTopology_t *machine, gmemNode_t *nodes, size_t count, size_
 /**
  * @brief How far the memory of node `to` is from node `from`, by the firmware's table: 10 is a node's own, 20 twice as
  *        far.
- * @return a number >= 10; -EINVAL: `to` has no memory, `from` is no node (it may be one of processors alone)
+ * @return a number >= 10; -EINVAL: `to` has no memory, `from` is no node (it may be one of processors alone); of the
+ *         nodes of devices no firmware tells
  */
 int gmemNodeDistance(int from, int to) LIBGMEM_NOEXCEPT;
 
 /**
- * @brief All of it for people: a table of the nodes with their distances, and three lines about the machine.
+ * @brief All of it for people: a table of the nodes with their distances, and three lines about the machine. A GMEM
+ *        kernel has one more, with what it has counted (/proc/gmemstats, gmemstat before), in its own words: migrations
+ *        that had to wait because the device was overcommitted.
  *
  * NUL-terminated, as much as fits.
  * @return the length without the NUL that the whole text has, as snprintf(3); -EINVAL: buffer is NULL, and size is not
@@ -302,7 +309,8 @@ int gmemNodeDistance(int from, int to) LIBGMEM_NOEXCEPT;
  */
 int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 
-/** @brief The same as one JSON object, with null for what the kernel does not have. @return as gmemTopologyText() */
+/** @brief The same as one JSON object, with null for what the kernel does not have or tell; the GMEM kernel's counts
+ * are "gmem_statistics". @return as gmemTopologyText() */
 int gmemTopologyJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 
 /* ---- where pages are --------------------------------------------------------------------------- */

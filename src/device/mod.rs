@@ -54,7 +54,7 @@ pub trait Device: Sync {
         Ok(ptr::null_mut())
     }
 
-    /// The nodes that it has beside the machine's.
+    /// The nodes that it has beside the machine's, as they are now, ascending.
     fn nodes(&self) -> Vec<DeviceNode> {
         Vec::new()
     }
