@@ -65,8 +65,9 @@ extern "C" {
  *
  * @param addr   start of the range
  * @param size   its length in bytes; 0 is a range without a page
- * @param stream NULL: done on return. Else a gmemStream_t: the call is registered behind the work
- *               already there and returns at once; a failure comes out of gmemStreamSynchronize().
+ * @param stream NULL: done on return. Else a gmemStream_t, or a stream of the current device's driver (see there): the
+ *               call is registered behind the work already there and returns at once; a failure comes out of
+ *               gmemStreamSynchronize().
  * @return 0;
  *   -EINVAL  addr + size exceeds the address space; unknown stream; the whole pages hold a file
  *            mapping or a device mapping (nothing is dropped);
@@ -103,11 +104,11 @@ int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEP
  *   -ENODEV  the current device cannot be used (see gmemSetDevice());
  *   -EIO     the device's driver failed (gmemLastError() has its code).
  *
- * On the device "gmem" hnid may also be a device's. The range then goes there in whole GMEM pages; it has to be
- * peer-shared memory (see gmemSetDevice()), and the next touch by the processor brings a page back, with a fault. Then
- * also: -EINVAL  it is other memory, or hnid is neither a node nor a device; -ENODEV  there is no GMEM kernel, or the
- * process has no device yet; -EFAULT  the device failed or is full: some pages are where they were; -EAGAIN, -EEXIST,
- * -EIO, -EOPNOTSUPP  as the kernel's driver has it (gm_ret 4, 2, 3, 6).
+ * On the devices "gmem" and "ascend" hnid may also be an accelerator's. The range then goes there in whole GMEM pages;
+ * it has to be peer-shared memory (see gmemSetDevice()), and the next touch by the processor brings a page back, with a
+ * fault. Then also: -EINVAL  it is other memory, or hnid is neither a node nor a device; -ENODEV  there is no GMEM
+ * kernel, or the process has no device yet; -EFAULT  the device failed or is full: some pages are where they were;
+ * -EAGAIN, -EEXIST, -EIO, -EOPNOTSUPP  as the kernel's driver has it (gm_ret 4, 2, 3, 6).
  */
 int gmemPrefetch(unsigned long addr, size_t size, int hnid, void *stream) LIBGMEM_NOEXCEPT;
 
@@ -139,7 +140,7 @@ typedef struct {
 	unsigned threads;           /**< threads that worked on it, the caller's included */
 	size_t bytes;               /**< asked for */
 	size_t there;               /**< base pages that were on the node before; GMEM_UNKNOWN, as the two that follow,
-									 where the node is a device of the device "gmem" */
+									 where the node is a device of the GMEM kernel's */
 	size_t populated;           /**< base pages that were not in memory, or swapped out, and are on the node now */
 	size_t migrated;            /**< base pages that were on another node and are on this one now */
 	size_t failed;              /**< base pages that are not on the node now; GMEM_UNKNOWN where such a device failed */
@@ -221,8 +222,8 @@ int gmemGetHugePolicy(unsigned long addr) LIBGMEM_NOEXCEPT;
  * @brief The heterogeneous NUMA id of the current device.
  *
  * On the device "host" it is the memory node nearest to the CPU that the caller runs on; on "opencl" the same if the
- * device is the processor, else a number behind those that memory nodes of the machine can have; on "gmem" the first
- * device that is attached to the process (-ENODEV as long as there is none; it is asked anew each time).
+ * device is the processor, else a number behind those that memory nodes of the machine can have; on "gmem" and "ascend"
+ * the first device that is attached to the process (-ENODEV as long as there is none; it is asked anew each time).
  * @return an id >= 0 to pass to gmemPrefetch(), or a negative errno if there is no device.
  */
 int gmemGetNumaId(void) LIBGMEM_NOEXCEPT;
@@ -475,7 +476,15 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  * -EACCES
  * (/dev/gmem is root's unless udev says otherwise) or -ENOMEM and the reason, and works once the driver is there.
  * Peer-shared memory is not inherited: after fork(2) the child reads zeros there.
- * @param name "host", "gmem" or "opencl"
+ *
+ * "ascend" is "gmem" for Huawei's accelerators: an aclrtStream is a stream as it is (see gmemStream_t). For that
+ * libascendcl.so is needed when the first one comes: the process's own, else that of the dynamic linker, of
+ * ASCEND_TOOLKIT_HOME, of ASCEND_HOME_PATH, of /etc/Ascend/ascend_cann_install.info, below /usr/local/Ascend. Functions
+ * go through aclrtLaunchHostFunc(). A runtime older than CANN 8.3 has only aclrtLaunchCallback(); then, where the
+ * program has subscribed no thread of its own to the stream (aclrtSubscribeReport()), libgmem subscribes one, the same
+ * for all streams of an accelerator. A stream that is launched on with the call that libgmem does not use is refused
+ * (-EOPNOTSUPP).
+ * @param name "host", "gmem", "ascend" or "opencl"
  * @return 0; -EINVAL for an unknown or NULL name (the error lists the valid ones); -ENODEV if "opencl" cannot be
  *   used (the error says what is missing and where it was looked for). After an error the device is what it was.
  */
@@ -507,9 +516,28 @@ void *gmemGetDeviceContext(void) LIBGMEM_NOEXCEPT;
  * keep coming, so that neighbours become one system call; not when anything else is registered behind it, or
  * when somebody synchronizes or queries the stream.
  *
- * After fork() the child has none of its parent's streams and events: they are unknown there (-EINVAL) and it
- * makes its own. Work still pending when the process exits is dropped, in the middle of a function or before
- * it: synchronize first. It still runs while exit(3) runs handlers and destructors.
+ * A stream of the current device's driver is one as it is, wherever a function takes a gmemStream_t or a
+ * `void *stream`: on the device "ascend" an aclrtStream. libgmem's calls lie in its order, among the driver's own work,
+ * as gmemStreamWrap() has it. What is no stream of libgmem's is told by its value alone and never followed; on a device
+ * without such streams it is unknown (-EINVAL), on the others it is the driver's, which has to know it.
+ *  - Calls are made with the stream's context current on the calling thread, as the driver wants it for its own, and
+ * after an error of the driver's (its number is in gmemLastError(); -EINVAL, -ENODEV, -EOPNOTSUPP, -ENOMEM, else -EIO)
+ *    nothing is registered.
+ *  - libgmem keeps a few hundred bytes for each such stream from the first call on. gmemStreamDestroy() drops them, and
+ *    what the driver was told for libgmem's sake: synchronize the stream, then gmemStreamDestroy(), then the driver's
+ *    own destruction (gmemStreamDestroy() leaves the driver's stream alone, and is 0 for one it has not seen). A
+ *    stream that is destroyed without that costs the bytes; the next one at its address is
+ *    taken for the same stream, and has its failures.
+ *  - It belongs to the device that was current when it was used: after gmemSetDevice() it is unknown until that device
+ *    is the current one again; work on it goes on.
+ *  - gmemStreamLaunch() has fn run where drivers allow no calls of theirs. The driver's default stream, where that is
+ *    NULL, cannot be named: NULL is no stream here.
+ *  - -ENODEV: the driver's library is not there or broken (gmemLastError() says where it was looked for; the next call
+ *    looks again), or the process has been forked since.
+ *
+ * After fork() the child has none of its parent's streams and events: they are unknown there (-EINVAL; a driver's
+ * -ENODEV) and it makes its own. Work still pending when the process exits is dropped, in the middle of a function or
+ * before it: synchronize first. It still runs while exit(3) runs handlers and destructors.
  */
 typedef struct gmemStream *gmemStream_t;
 

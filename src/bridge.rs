@@ -8,7 +8,7 @@ use cxx::UniquePtr;
 use crate::error::{Error, Result};
 use crate::guard::guard;
 use crate::heap::reserve;
-use crate::{free_eager as free_eager_verb, stream};
+use crate::{free_eager as free_eager_verb, native_stream, stream};
 
 #[cxx::bridge(namespace = "gmem::detail")]
 mod ffi {
@@ -50,6 +50,7 @@ fn stream_launch(stream: usize, work: UniquePtr<ffi::task>) -> i32 {
     let work = Callable(work);
     guard(|| {
         reserve::ask(size_of::<Callable>(), "the function to launch")?;
+        let stream = native_stream::resolve(stream)?;
         stream::launch(stream, Box::new(move || work.run())).map(|()| 0)
     })
 }

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // The device "ascend": streams of Ascend's runtime as they are, on a stand-in for it, with whichever launch call it
 // has. In the virtual machine (guest.py --gmem) also memory that goes to the accelerator and is dropped there.
-#include <libgmem.h>
+#include <libgmem.hpp>
 
 #include <sys/wait.h>
 
 #include <atomic>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "../standins/ascendcl/acl/acl.h"
+#include <acl/acl.h>
+#ifndef BY_CALLBACK
+#include <libgmem/streams/ascend.hpp>
+#endif
 
 #include "../check.h"
 
@@ -302,6 +306,46 @@ static void a_destroyed_stream_is_refused() {
 	CHECK(noted().empty());
 }
 
+/* As a stream_ref, with callables and exceptions. */
+static void cpp_takes_it() {
+	aclrtStream stream = new_stream();
+	const gmem::stream_ref ref(raw(stream));
+	char *start = map(page);
+	start[0] = 'a';
+	ref.launch([start] { note(start[0]); });
+	gmem::free_eager({start, page}, ref);
+	ref.launch([start] { note(start[0]); });
+	ref.launch([] { throw std::runtime_error("spilt"); });
+	gmem::prefetch({start, page}, here, ref);
+	try {
+		ref.synchronize();
+		CHECK(!"it threw");
+	} catch (const gmem::error &failure) {
+		CHECK(std::string(failure.what()).find("spilt") != std::string::npos);
+	}
+	CHECK(ref.query());
+	CHECK(noted() == (std::vector<int>{'a', 0}));
+	NEED(aclrtSynchronizeStream(stream) == ACL_SUCCESS);
+	end(stream);
+	munmap(start, page);
+}
+
+/* The adapter, which is for other devices, has a place in the same order. */
+static void the_adapter_goes_with_it() {
+#ifndef BY_CALLBACK
+	aclrtStream stream = new_stream();
+	const gmem::wrapped_stream wrapped = gmem::streams::ascend(stream);
+	for (int round = 0; round < 10; ++round) {
+		CHECK_EQUAL(gmemStreamLaunch(raw(stream), note_number, number(1)), 0);
+		CHECK_EQUAL(gmemStreamLaunch(wrapped.get(), note_number, number(2)), 0);
+		CHECK_EQUAL(gmemStreamLaunch(raw(stream), note_number, number(3)), 0);
+		NEED(aclrtSynchronizeStream(stream) == ACL_SUCCESS);
+		CHECK(noted() == (std::vector<int>{1, 2, 3}));
+	}
+	end(stream);
+#endif
+}
+
 /* A framework's thread stays the stream's. */
 static void a_thread_that_is_subscribed_already_is_left_alone() {
 #ifdef BY_CALLBACK
@@ -544,6 +588,8 @@ int main() {
 	many_streams_share_a_thread();
 	a_stream_that_was_given_up_finishes_and_comes_back();
 	a_thread_that_is_subscribed_already_is_left_alone();
+	cpp_takes_it();
+	the_adapter_goes_with_it();
 	threads_may_share_a_stream();
 	others_switch_the_device();
 	numbers_that_are_no_streams();
