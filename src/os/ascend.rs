@@ -160,6 +160,7 @@ pub struct Noted(AtomicUsize);
 
 impl Noted {
     /// None yet.
+    #[allow(clippy::new_without_default, reason = "a static needs a const function")]
     pub const fn new() -> Self {
         Self(AtomicUsize::new(0))
     }
