@@ -695,7 +695,8 @@ int gmem_malloc_trim(size_t pad) LIBGMEM_NOEXCEPT;
  */
 typedef struct {
 	size_t size;       /**< in: sizeof(gmemHeapStats_t); out: bytes filled */
-	size_t live;       /**< allocated blocks, with what threads keep and what pages of small blocks have left over */
+	size_t live;       /**< allocated blocks, with what threads keep or pass on (at most 8 MiB) and what pages of
+							small blocks have left over */
 	size_t idle;       /**< freed, and kept for the next allocation until it goes back */
 	size_t metadata;   /**< the heap's own data, and room for it */
 	size_t retained;   /**< address space of which nothing is in use; a part of it is resident, where a page of 2 MiB is

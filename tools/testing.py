@@ -34,7 +34,8 @@ def ctest(program, folder, pattern):
     run.step("testing the C and C++ interfaces and the package (ctest)")
     report = folder / "ctest.xml"
     report.unlink(missing_ok=True)
-    run.command(program, "--test-dir", folder, "--output-on-failure", "--output-junit", report,
+    run.command(program, "--test-dir", folder, "--parallel", "2", "--output-on-failure",
+                "--output-junit", report,
                 *(["-R", pattern] if pattern else []), check=False)
     if not report.exists():
         run.fail("ctest did not run")

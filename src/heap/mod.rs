@@ -5,6 +5,7 @@
 //! | `cpp/heap.cpp`, `cpp/malloc.cpp` | the names that programs call; the way from and to a thread's own blocks |
 //! | [`thread_cache`], [`size_class`] | the blocks that a thread keeps, and what happens when it has none or too many |
 //! | here | everything else goes to jemalloc |
+//! | [`transfer`] | those on their way from one thread to another |
 //! | [`large`] | blocks of 2 MiB and more: on GMEM pages, grown by moving pages |
 //! | [`device_blocks`] | the same in the current device's memory, where it has some |
 //! | [`pages`], [`page_map`], [`limits`] | jemalloc's memory: where it comes from, when it goes back, how much there may be |
@@ -30,6 +31,7 @@ mod size_class;
 pub mod stats;
 mod thread_cache;
 mod thread_state;
+mod transfer;
 
 use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
@@ -172,7 +174,6 @@ fn note(block: *mut c_void) -> *mut c_void {
 fn or_once_more(size: usize, attempt: impl Fn() -> *mut c_void) -> *mut c_void {
     let block = attempt();
     if block.is_null() && size <= isize::MAX as usize {
-        flush_jemallocs_cache();
         purge();
         return attempt();
     }
@@ -182,6 +183,22 @@ fn or_once_more(size: usize, attempt: impl Fn() -> *mut c_void) -> *mut c_void {
 /// What jemalloc keeps for the calling thread goes back to its arena.
 fn flush_jemallocs_cache() {
     control::command(c"thread.tcache.flush");
+}
+
+/// What is on its way from one thread to another goes back to jemalloc.
+fn empty_transfer() {
+    let mut blocks = [ptr::null_mut(); transfer::BATCH];
+    for class in 1..size_class::CLASSES {
+        let count = thread_cache::batch(class);
+        // SAFETY: there is room for the largest batch.
+        while !transfer::is_empty() && unsafe { transfer::take(class, blocks.as_mut_ptr(), count) }
+        {
+            for block in blocks.iter().take(count) {
+                // SAFETY: a live block that is nobody's.
+                unsafe { je::free(*block) };
+            }
+        }
+    }
 }
 
 fn purge_above_soft_limit() {
@@ -256,15 +273,16 @@ pub unsafe fn trim(cache: *mut ThreadCache) -> usize {
     let before = page_map::TOTALS.dropped.load(Ordering::Relaxed);
     // SAFETY: the caller's promise.
     unsafe { thread_cache::flush(cache) };
-    flush_jemallocs_cache();
     purge();
     device_blocks::purge() + page_map::TOTALS.dropped.load(Ordering::Relaxed) - before
 }
 
-/// Give what is idle in any arena back to the kernel now.
+/// Give what no thread keeps and what is idle in any arena back to the kernel now.
 fn purge() {
-    // 4096 stands for all of them (MALLCTL_ARENAS_ALL).
     let errno = crate::os::errno();
+    empty_transfer();
+    flush_jemallocs_cache();
+    // 4096 stands for all of them (MALLCTL_ARENAS_ALL).
     control::command(c"arena.4096.purge");
     set_errno(errno);
 }

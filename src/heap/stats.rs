@@ -10,7 +10,7 @@ use crate::os::{file, mapping, smaps};
 /// Bytes, unless the name says otherwise.
 #[derive(Debug, Default, Clone)]
 pub struct Stats {
-    /// Live blocks, with what threads keep and what pages of small blocks have left over.
+    /// Live blocks, with what threads keep or pass on and what pages of small blocks have left over.
     pub live: usize,
     /// Freed, and kept for the next allocation until it goes back.
     pub idle: usize,

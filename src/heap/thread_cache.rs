@@ -1,6 +1,7 @@
 //! Blocks that a thread keeps for itself: a stack of pointers per size class, in front of jemalloc. `malloc`
 //! takes from one and `free` puts onto one in a few instructions (`cpp/thread_cache.hpp`); here is what happens
-//! when a stack is empty or full, and when a thread begins and ends.
+//! when a stack is empty or full, and when a thread begins and ends. Half a stack at a time goes to other threads
+//! ([`transfer`]), if there is room for it.
 //!
 //! A thread keeps at most [`room`] blocks of a class, a few MiB in all, and only what it once used.
 
@@ -10,7 +11,8 @@ use std::ptr;
 use std::sync::atomic::AtomicU8;
 
 use super::size_class::{self, BYTES, CLASSES};
-use super::{allocate_in, page_map, purge_above_soft_limit, release, release_foreign};
+use super::{allocate_in, page_map, purge_above_soft_limit, release, release_foreign, transfer};
+use crate::os::process;
 use crate::os::thread::AtThreadExit;
 
 /// One thread's stacks, all empty and without room to begin with. The C++ side knows what comes before `phase`.
@@ -55,6 +57,11 @@ const fn room(class: usize) -> usize {
     }
 }
 
+/// Blocks that go to other threads, or come from them, at once.
+pub const fn batch(class: usize) -> usize {
+    room(class) / 2
+}
+
 const ALL_SLOTS: usize = {
     let (mut class, mut sum) = (0, 0);
     while class < CLASSES {
@@ -87,8 +94,9 @@ impl ThreadCache {
     /// Whether the stacks may be used; opens a fresh one.
     fn is_open(&mut self) -> bool {
         if self.phase == Phase::Fresh {
-            // Arming may itself allocate.
+            // Arming may itself allocate, and so may the first to ask for forks.
             self.phase = Phase::Closed;
+            process::forks();
             // SAFETY: a thread's cache stays where it is until the thread has ended.
             if unsafe { CLOSE.arm(ptr::from_mut(self).cast()) } {
                 let mut first = self.slots.as_mut_ptr();
@@ -106,8 +114,16 @@ impl ThreadCache {
 
     /// Fill the empty stack of a class; gives one more block than it keeps.
     fn fetch(&mut self, class: u8) -> *mut c_void {
-        let most = room(usize::from(class)) / 2;
+        let most = batch(usize::from(class));
         let stack = &mut self.stacks[usize::from(class)];
+        // SAFETY: the stack is empty and has room for twice as many.
+        if unsafe { transfer::take(usize::from(class), stack.bottom, most) } {
+            // SAFETY: as above; they are the calling thread's now.
+            unsafe {
+                stack.top = stack.bottom.add(most - 1);
+                return stack.top.read();
+            }
+        }
         let count = stack.fetch.min(most);
         stack.fetch = (count * 2).min(most);
         // The first that jemalloc gives is used first, so that memory is used from its beginning.
@@ -135,13 +151,29 @@ impl ThreadCache {
 }
 
 impl Stack {
-    /// Give the `count` oldest blocks back.
+    /// Let the oldest batch of blocks of a class go.
+    fn give_batch(&mut self, class: usize) {
+        let count = batch(class);
+        // SAFETY: the stack holds at least so many, each live and known to nobody else.
+        if unsafe { transfer::put(class, self.bottom, count) } {
+            self.forget(count);
+        } else {
+            self.give_back(count);
+        }
+    }
+
+    /// Give the `count` oldest blocks back to jemalloc.
     fn give_back(&mut self, count: usize) {
-        let kept = self.len() - count;
         for index in 0..count {
             // SAFETY: the stack holds at least `count` blocks, each live and known to nobody else.
             unsafe { release(self.bottom.add(index).read()) };
         }
+        self.forget(count);
+    }
+
+    /// The `count` oldest blocks are not the thread's any more.
+    fn forget(&mut self, count: usize) {
+        let kept = self.len() - count;
         // SAFETY: what remains moves to the bottom.
         unsafe {
             ptr::copy(self.bottom.add(count), self.bottom, kept);
@@ -200,7 +232,7 @@ unsafe extern "C" fn gmem_heap_free(block: *mut c_void, cache: *mut ThreadCache)
     {
         let stack = &mut cache.stacks[usize::from(class)];
         if stack.top == stack.limit {
-            stack.give_back(room(usize::from(class)) / 2);
+            stack.give_batch(usize::from(class));
         }
         // SAFETY: there is room now.
         unsafe {
@@ -231,6 +263,11 @@ unsafe extern "C" fn close(cache: *mut c_void) {
     let cache = cache.cast::<ThreadCache>();
     // SAFETY: what was armed: this thread's, which nobody looks at meanwhile.
     unsafe {
+        for (class, stack) in (*cache).stacks.iter_mut().enumerate() {
+            while stack.len() >= batch(class).max(1) {
+                stack.give_batch(class);
+            }
+        }
         flush(cache);
         (*cache).stacks = ThreadCache::EMPTY.stacks;
         (*cache).phase = Phase::Closed;
