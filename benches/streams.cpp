@@ -120,11 +120,12 @@ void print(const std::string &figure, const cost &found, double goal = 150) {
 }
 
 /// What a call through libgmem takes more than one to the executor, who begins alternating.
-template <class Ours, class Theirs, class Done>
-void print_above(const std::string &figure, Ours &&ours, Theirs &&theirs, Done &&done) {
+template <class Ours, class Theirs, class Done, class Begin = void (*)()>
+void print_above(const std::string &figure, Ours &&ours, Theirs &&theirs, Done &&done, Begin &&begin = [] {}) {
 	constexpr int pairs = 20, calls = 500;
 	const auto median = [&](auto &&call) {
 		stopwatch watch;
+		begin();
 		for (int i = 0; i < calls; ++i) {
 			watch.time(call);
 		}
@@ -212,7 +213,8 @@ void adapters() {
 }
 
 #ifdef HAS_ASCEND
-/// On a stand-in for Ascend's runtime, whose call is a queue under a lock.
+/// On a stand-in for Ascend's runtime, whose call is a queue under a lock. The stream is held meanwhile: what its
+/// thread does would be most of the figure.
 void raw_streams() {
 	const std::string before = gmemGetDevice();
 	need(gmemSetDevice("ascend"));
@@ -220,9 +222,23 @@ void raw_streams() {
 	need(-aclrtSetDevice(0));
 	need(-aclrtCreateStream(&native));
 	auto *const stream = static_cast<gmemStream_t>(native);
+	std::atomic<bool> held{false};
+	const auto hold = [&] {
+		held = true;
+		const auto wait = [](void *flag) {
+			while (*static_cast<std::atomic<bool> *>(flag)) {
+				std::this_thread::sleep_for(std::chrono::microseconds(50));
+			}
+		};
+		need(-ascend_stand_in_run(native, wait, &held));
+	};
+	const auto let_go = [&] {
+		held = false;
+		aclrtSynchronizeStream(native);
+	};
 	print_above(
 		"raw aclrtStream, above aclrtLaunchHostFunc itself", [&] { need(gmemStreamLaunch(stream, nothing, nullptr)); },
-		[&] { need(-aclrtLaunchHostFunc(native, nothing, nullptr)); }, [&] { aclrtSynchronizeStream(native); });
+		[&] { need(-aclrtLaunchHostFunc(native, nothing, nullptr)); }, let_go, hold);
 	need(gmemStreamDestroy(stream));
 	aclrtDestroyStream(native);
 	need(gmemSetDevice(before.c_str()));
