@@ -14,6 +14,10 @@
 #include <libgmem/streams/opencl.hpp>
 #endif
 
+#ifdef HAS_ASCEND
+#include "../tests/standins/ascendcl/acl/acl.h"
+#endif
+
 #include "../tests/thread_pool.hpp"
 #include "compare.hpp"
 
@@ -116,11 +120,12 @@ void print(const std::string &figure, const cost &found, double goal = 150) {
 }
 
 /// What a call through libgmem takes more than one to the executor, who begins alternating.
-template <class Ours, class Theirs, class Done>
-void print_above(const std::string &figure, Ours &&ours, Theirs &&theirs, Done &&done) {
+template <class Ours, class Theirs, class Done, class Begin = void (*)()>
+void print_above(const std::string &figure, Ours &&ours, Theirs &&theirs, Done &&done, Begin &&begin = [] {}) {
 	constexpr int pairs = 20, calls = 500;
 	const auto median = [&](auto &&call) {
 		stopwatch watch;
+		begin();
 		for (int i = 0; i < calls; ++i) {
 			watch.time(call);
 		}
@@ -207,6 +212,39 @@ void adapters() {
 #endif
 }
 
+#ifdef HAS_ASCEND
+/// On a stand-in for Ascend's runtime, whose call is a queue under a lock. The stream is held meanwhile: what its
+/// thread does would be most of the figure.
+void raw_streams() {
+	const std::string before = gmemGetDevice();
+	need(gmemSetDevice("ascend"));
+	aclrtStream native = nullptr;
+	need(-aclrtSetDevice(0));
+	need(-aclrtCreateStream(&native));
+	auto *const stream = static_cast<gmemStream_t>(native);
+	std::atomic<bool> held{false};
+	const auto hold = [&] {
+		held = true;
+		const auto wait = [](void *flag) {
+			while (*static_cast<std::atomic<bool> *>(flag)) {
+				std::this_thread::sleep_for(std::chrono::microseconds(50));
+			}
+		};
+		need(-ascend_stand_in_run(native, wait, &held));
+	};
+	const auto let_go = [&] {
+		held = false;
+		aclrtSynchronizeStream(native);
+	};
+	print_above(
+		"raw aclrtStream, above aclrtLaunchHostFunc itself", [&] { need(gmemStreamLaunch(stream, nothing, nullptr)); },
+		[&] { need(-aclrtLaunchHostFunc(native, nothing, nullptr)); }, let_go, hold);
+	need(gmemStreamDestroy(stream));
+	aclrtDestroyStream(native);
+	need(gmemSetDevice(before.c_str()));
+}
+#endif
+
 /// A thousand streams that all have work, and what each takes when it is done.
 void many() {
 	constexpr int streams = 1000, each = 100, rounds = 10;
@@ -270,6 +308,11 @@ int main() {
 	print("an event recorded", while_served([&](gmemStream_t stream) { need(gmemEventRecord(event.get(), stream)); }),
 		300);
 	adapters();
+#ifdef HAS_ASCEND
+	raw_streams();
+#else
+	std::puts("raw aclrtStream: built without the tests, which have the stand-in for its runtime");
+#endif
 	many();
 	return 0;
 }

@@ -69,9 +69,9 @@ extern "C" {
  *
  * @param addr   start of the range
  * @param size   its length in bytes; 0 is a range without a page
- * @param stream NULL: done on return. Else a gmemStream_t: the call is registered behind the work
- *               already there and returns at once; a failure comes out of gmemStreamSynchronize(). On the device "cuda"
- *               also a CUstream or cudaStream_t as it is (see "streams of others").
+ * @param stream NULL: done on return. Else a gmemStream_t, or a stream of the current device's driver (see there): the
+ *               call is registered behind the work already there and returns at once; a failure comes out of
+ *               gmemStreamSynchronize().
  * @return 0;
  *   -EINVAL  addr + size exceeds the address space; unknown stream; the whole pages hold a file
  *            mapping or a device mapping (nothing is dropped);
@@ -109,11 +109,11 @@ int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEP
  *   -ENODEV  the current device cannot be used (see gmemSetDevice());
  *   -EIO     the device's driver failed (gmemLastError() has its code).
  *
- * On the device "gmem" hnid may also be a device's. The range then goes there in whole GMEM pages; it has to be
- * peer-shared memory (see gmemSetDevice()), and the next touch by the processor brings a page back, with a fault. Then
- * also: -EINVAL  it is other memory, or hnid is neither a node nor a device; -ENODEV  there is no GMEM kernel, or the
- * process has no device yet; -EFAULT  the device failed or is full: some pages are where they were; -EAGAIN, -EEXIST,
- * -EIO, -EOPNOTSUPP  as the kernel's driver has it (gm_ret 4, 2, 3, 6).
+ * On the devices "gmem" and "ascend" hnid may also be an accelerator's. The range then goes there in whole GMEM pages;
+ * it has to be peer-shared memory (see gmemSetDevice()), and the next touch by the processor brings a page back, with a
+ * fault. Then also: -EINVAL  it is other memory, or hnid is neither a node nor a device; -ENODEV  there is no GMEM
+ * kernel, or the process has no device yet; -EFAULT  the device failed or is full: some pages are where they were;
+ * -EAGAIN, -EEXIST, -EIO, -EOPNOTSUPP  as the kernel's driver has it (gm_ret 4, 2, 3, 6).
  *
  * On the device "cuda" hnid may also be a GPU's. The range then goes there in the driver's pages; kernels that read it
  * take no fault, and the processor may still touch it, with faults that bring it back. It has to be managed memory
@@ -153,7 +153,7 @@ typedef struct {
 	unsigned threads;           /**< threads that worked on it, the caller's included */
 	size_t bytes;               /**< asked for */
 	size_t there;               /**< base pages that were on the node before; GMEM_UNKNOWN, as the two that follow,
-									 where the node is a device of the device "gmem", or CUDA's driver moved some */
+									 where the node is a device of the GMEM kernel's, or CUDA's driver moved some */
 	size_t populated;           /**< base pages that were not in memory, or swapped out, and are on the node now */
 	size_t migrated;            /**< base pages that were on another node and are on this one now */
 	size_t failed;              /**< base pages that are not on the node now; GMEM_UNKNOWN where such a device failed */
@@ -235,9 +235,10 @@ int gmemGetHugePolicy(unsigned long addr) LIBGMEM_NOEXCEPT;
  * @brief The heterogeneous NUMA id of the current device.
  *
  * On the device "host" it is the memory node nearest to the CPU that the caller runs on; on "opencl" the same if the
- * device is the processor, else a number behind those that memory nodes of the machine can have; on "gmem" the first
- * device that is attached to the process (-ENODEV as long as there is none; it is asked anew each time); on "cuda" the
- * GPU's: the kernel's node where the GPU's memory is one, else the number of the GPU behind those that nodes can have.
+ * device is the processor, else a number behind those that memory nodes of the machine can have; on "gmem" and "ascend"
+ * the first device that is attached to the process (-ENODEV as long as there is none; it is asked anew each time);
+ * on "cuda" the GPU's: the kernel's node where the GPU's memory is one, else the number of the GPU behind those that
+ * nodes can have.
  * @return an id >= 0 to pass to gmemPrefetch(), or a negative errno if there is no device.
  */
 int gmemGetNumaId(void) LIBGMEM_NOEXCEPT;
@@ -253,9 +254,11 @@ typedef struct {
 	int tier;             /**< memory tier, the lower the faster; -1: the kernel has no tiers (before Linux 6.1) */
 	int cpus;             /**< processors that are online on it; 0: memory alone, an expander for one */
 	int allowed;          /**< 1: this process may take memory from it, 0: its cpuset forbids that */
-	const char *device;   /**< name of the device whose memory it is, "host" for the machine's own; never freed */
-	size_t total;         /**< bytes */
-	size_t free;          /**< bytes that nobody uses; the kernel can give more, because caches shrink */
+	const char *device;   /**< name of the device whose memory it is, "host" for the machine's own; never freed. A node
+							   of a device has no tier, no processors and no distance to others */
+	size_t total;         /**< bytes; 0: a device that does not say */
+	size_t free;          /**< bytes that nobody uses; the kernel can give more, because caches shrink. 0 also where a
+							   device does not say */
 	size_t hugetlb_total; /**< pages in the node's hugetlb pool, of the size of the GMEM page */
 	size_t hugetlb_free;  /**< those of them that nobody has taken */
 } gmemNode_t;
@@ -290,10 +293,12 @@ typedef struct {
 } gmemTopology_t;
 
 /**
- * @brief The memory of the machine as it is now: /sys/devices/system/node, /sys/kernel/mm, sysinfo(2).
+ * @brief The memory of the machine as it is now: /sys/devices/system/node, /sys/kernel/mm, sysinfo(2). And that of the
+ *        current device, if it has nodes of its own ("gmem", "ascend": /sys/kernel/mm/gmem) and can be used.
  *
  * @param machine   filled unless NULL
- * @param nodes     the nodes with memory, ascending by `node`: as many as there are, at most `count`
+ * @param nodes     the nodes with memory, ascending by `node`, those of the device behind the machine's: as many as
+ *                  there are, at most `count`
  * @param count     elements that `nodes` has room for; 0, with `nodes` NULL, to learn how many there are
  * @param node_size sizeof(gmemNode_t). Fields that the caller knows and the library does not are 0
  * @return the number of nodes with memory, which may exceed `count`; -EINVAL: machine->size has no room for two fields,
@@ -304,12 +309,15 @@ int gmemTopology(gmemTopology_t *machine, gmemNode_t *nodes, size_t count, size_
 /**
  * @brief How far the memory of node `to` is from node `from`, by the firmware's table: 10 is a node's own, 20 twice as
  *        far.
- * @return a number >= 10; -EINVAL: `to` has no memory, `from` is no node (it may be one of processors alone)
+ * @return a number >= 10; -EINVAL: `to` has no memory, `from` is no node (it may be one of processors alone); of the
+ *         nodes of devices no firmware tells
  */
 int gmemNodeDistance(int from, int to) LIBGMEM_NOEXCEPT;
 
 /**
- * @brief All of it for people: a table of the nodes with their distances, and three lines about the machine.
+ * @brief All of it for people: a table of the nodes with their distances, and three lines about the machine. A GMEM
+ *        kernel has one more, with what it has counted (/proc/gmemstats, gmemstat before), in its own words: migrations
+ *        that had to wait because the device was overcommitted.
  *
  * NUL-terminated, as much as fits.
  * @return the length without the NUL that the whole text has, as snprintf(3); -EINVAL: buffer is NULL, and size is not
@@ -317,7 +325,8 @@ int gmemNodeDistance(int from, int to) LIBGMEM_NOEXCEPT;
  */
 int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 
-/** @brief The same as one JSON object, with null for what the kernel does not have. @return as gmemTopologyText() */
+/** @brief The same as one JSON object, with null for what the kernel does not have or tell; the GMEM kernel's counts
+ * are "gmem_statistics". @return as gmemTopologyText() */
 int gmemTopologyJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 
 /* ---- where pages are --------------------------------------------------------------------------- */
@@ -483,6 +492,14 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  * (/dev/gmem is root's unless udev says otherwise) or -ENOMEM and the reason, and works once the driver is there.
  * Peer-shared memory is not inherited: after fork(2) the child reads zeros there.
  *
+ * "ascend" is "gmem" for Huawei's accelerators: an aclrtStream is a stream as it is (see gmemStream_t). For that
+ * libascendcl.so is needed when the first one comes: the process's own, else that of the dynamic linker, of
+ * ASCEND_TOOLKIT_HOME, of ASCEND_HOME_PATH, of /etc/Ascend/ascend_cann_install.info, below /usr/local/Ascend. Functions
+ * go through aclrtLaunchHostFunc(). A runtime older than CANN 8.3 has only aclrtLaunchCallback(); then, where the
+ * program has subscribed no thread of its own to the stream (aclrtSubscribeReport()), libgmem subscribes one, the same
+ * for all streams of an accelerator. A stream that is launched on with the call that libgmem does not use is refused
+ * (-EOPNOTSUPP).
+ *
  * "cuda" is the first GPU of NVIDIA's with managed memory that the processor may use meanwhile, or the one that
  * GMEM_CUDA_DEVICE names by its number (among those that CUDA_VISIBLE_DEVICES leaves) or the beginning of its UUID.
  * libcuda.so.1 (CUDA 11.0 or newer) is opened when the device is first used, and its primary context is used, which
@@ -492,7 +509,7 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  * gmemHeapStats()). GMEM_CUDA_MEMORY=managed or =system chooses; GMEM_LOG=trace says what was chosen. The driver does
  * not tell what it moved: a receipt has GMEM_UNKNOWN for pages there, populated and migrated, and a prefetch cannot be
  * cancelled once it was handed to the driver. A forked child has no CUDA, and none of its parent's managed memory.
- * @param name "host", "gmem", "opencl" or "cuda"
+ * @param name "host", "gmem", "ascend", "opencl" or "cuda"
  * @return 0; -EINVAL for an unknown or NULL name (the error lists the valid ones); -ENODEV if "opencl" or "cuda" cannot
  * be used (the error says what is missing and where it was looked for). After an error the device is what it was.
  */
@@ -525,9 +542,29 @@ void *gmemGetDeviceContext(void) LIBGMEM_NOEXCEPT;
  * keep coming, so that neighbours become one system call; not when anything else is registered behind it, or
  * when somebody synchronizes or queries the stream.
  *
- * After fork() the child has none of its parent's streams and events: they are unknown there (-EINVAL) and it
- * makes its own. Work still pending when the process exits is dropped, in the middle of a function or before
- * it: synchronize first. It still runs while exit(3) runs handlers and destructors.
+ * A stream of the current device's driver is one as it is, wherever a function takes a gmemStream_t or a
+ * `void *stream`: on the device "ascend" an aclrtStream, on "cuda" a CUstream or cudaStream_t (see
+ * gmemStreamWrap()). libgmem's calls lie in its order, among the driver's own work,
+ * as gmemStreamWrap() has it. What is no stream of libgmem's is told by its value alone and never followed; on a device
+ * without such streams it is unknown (-EINVAL), on the others it is the driver's, which has to know it.
+ *  - Calls are made with the stream's context current on the calling thread, as the driver wants it for its own, and
+ * after an error of the driver's (its number is in gmemLastError(); -EINVAL, -ENODEV, -EOPNOTSUPP, -ENOMEM, else -EIO)
+ *    nothing is registered.
+ *  - libgmem keeps a few hundred bytes for each such stream from the first call on. gmemStreamDestroy() drops them, and
+ *    what the driver was told for libgmem's sake: synchronize the stream, then gmemStreamDestroy(), then the driver's
+ *    own destruction (gmemStreamDestroy() leaves the driver's stream alone, and is 0 for one it has not seen). A
+ *    stream that is destroyed without that costs the bytes; the next one at its address is
+ *    taken for the same stream, and has its failures.
+ *  - It belongs to the device that was current when it was used: after gmemSetDevice() it is unknown until that device
+ *    is the current one again; work on it goes on.
+ *  - gmemStreamLaunch() has fn run where drivers allow no calls of theirs. The driver's default stream, where that is
+ *    NULL, cannot be named: NULL is no stream here.
+ *  - -ENODEV: the driver's library is not there or broken (gmemLastError() says where it was looked for; the next call
+ *    looks again), or the process has been forked since.
+ *
+ * After fork() the child has none of its parent's streams and events: they are unknown there (-EINVAL; a driver's
+ * -ENODEV) and it makes its own. Work still pending when the process exits is dropped, in the middle of a function or
+ * before it: synchronize first. It still runs while exit(3) runs handlers and destructors.
  */
 typedef struct gmemStream *gmemStream_t;
 

@@ -50,6 +50,7 @@ fn stream_launch(stream: usize, work: UniquePtr<ffi::task>) -> i32 {
     let work = Callable(work);
     guard(|| {
         reserve::ask(size_of::<Callable>(), "the function to launch")?;
-        stream::launch(native_stream::resolve(stream)?, Box::new(move || work.run())).map(|()| 0)
+        let stream = native_stream::resolve(stream)?;
+        stream::launch(stream, Box::new(move || work.run())).map(|()| 0)
     })
 }

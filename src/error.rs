@@ -118,6 +118,62 @@ impl fmt::Display for CuCode {
     }
 }
 
+/// A number of Ascend's runtime other than 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AclCode(pub i32);
+
+impl AclCode {
+    /// `ACL_ERROR_RT_STREAM_NO_CB_REG`
+    pub const NO_THREAD_IS_SUBSCRIBED: Self = Self(107_015);
+    /// `ACL_ERROR_RT_STREAM_SUBSCRIBE`
+    pub const STREAM_HAS_A_THREAD: Self = Self(107_011);
+
+    /// What it means and what helps; only for those that a caller of libgmem's can bring about.
+    const fn meaning(self) -> &'static str {
+        match self.0 {
+            100_001 => "the runtime is not initialised; call aclInit() and aclrtSetDevice()",
+            100_000 | 107_000 | 107_017 => {
+                "it knows no such stream; pass one that is not destroyed"
+            }
+            107_002 => {
+                "the calling thread has no context; call aclrtSetDevice() or aclrtSetCurrentContext() there"
+            }
+            107_003 => {
+                "the stream is not of the calling thread's context; call aclrtSetCurrentContext() with the one it was \
+                 made in"
+            }
+            107_011 => "another thread is subscribed to the stream",
+            107_012 => {
+                "the thread cannot be subscribed: there are too many, or it serves another device"
+            }
+            107_015 => "no thread is subscribed to the stream (aclrtSubscribeReport)",
+            207_000 => {
+                "it does not support that; a stream must not be used with both aclrtLaunchCallback() and \
+                 aclrtLaunchHostFunc(): give libgmem one of its own"
+            }
+            207_001 => "no memory is left",
+            _ => "see aclGetRecentErrMsg() and the runtime's log",
+        }
+    }
+
+    /// The errno that says about the same.
+    const fn errno(self) -> i32 {
+        match self.0 {
+            100_000 | 107_000 | 107_003 | 107_017 => libc::EINVAL,
+            100_001 | 107_002 => libc::ENODEV,
+            207_000 => libc::EOPNOTSUPP,
+            207_001 => libc::ENOMEM,
+            _ => libc::EIO,
+        }
+    }
+}
+
+impl fmt::Display for AclCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ACL's code {}: {}", self.0, self.meaning())
+    }
+}
+
 /// What a GMEM kernel answers when it refuses: like any kernel, or with a positive code of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GmemAnswer {
@@ -187,7 +243,7 @@ pub enum Error {
 
     #[error(
         "{from:#x}..{to:#x} is not peer-shared memory, and no other can go to a device (hnid = {hnid}). Take blocks of \
-         2 MiB and more of libgmem's malloc, on the device \"gmem\", or mmap(2) with MAP_PEER_SHARED"
+         2 MiB and more of libgmem's malloc, on the device \"gmem\" or \"ascend\", or mmap(2) with MAP_PEER_SHARED"
     )]
     NotPeerShared { from: usize, to: usize, hnid: i32 },
 
@@ -277,6 +333,12 @@ pub enum Error {
     #[error("{call} of {from:#x}..{to:#x} failed: {code}")]
     Opencl { call: &'static str, from: usize, to: usize, code: ClCode },
 
+    #[error("streams of Ascend's runtime cannot be used: {why}. {remedy}")]
+    NoAscend { why: Cow<'static, str>, remedy: &'static str },
+
+    #[error("{call} refused the stream {stream:#x}: {code}; nothing was registered")]
+    Ascend { call: &'static str, stream: usize, code: AclCode },
+
     #[error("device cuda cannot be used: {why}. {remedy}")]
     NoCuda { why: Cow<'static, str>, remedy: &'static str },
 
@@ -328,7 +390,8 @@ pub enum Error {
     #[error(
         "stream = {handle:#x} is not a stream of this process; pass what gmemStreamCreate() gave and \
          gmemStreamDestroy() has not had, or NULL to gmemPrefetch() and gmemFreeEager() for no stream \
-         (streams made before fork() stay with the parent)"
+         (streams made before fork() stay with the parent; those of a driver are known on its device only: GMEM_DEVICE, \
+         gmemSetDevice)"
     )]
     UnknownStream { handle: usize },
 
@@ -403,7 +466,8 @@ impl Error {
             | Error::PoolTooSmall { .. }
             | Error::HugePagesMissing { .. }
             | Error::HugePagesLost { .. } => libc::ENOMEM,
-            Error::NoOpencl { .. } | Error::NoCuda { .. } => libc::ENODEV,
+            Error::NoOpencl { .. } | Error::NoAscend { .. } | Error::NoCuda { .. } => libc::ENODEV,
+            Error::Ascend { code, .. } => code.errno(),
             Error::Cuda { code: CuCode::OUT_OF_MEMORY, .. }
             | Error::CudaStream { code: CuCode::OUT_OF_MEMORY, .. } => libc::ENOMEM,
             Error::CudaStream {

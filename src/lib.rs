@@ -9,7 +9,7 @@
 //! | [`topology`], [`residency`] | seeing: what memory the machine has, and where the pages of a range are |
 //! | [`native_stream`] | a `void *stream` is NULL, a handle of libgmem's, or a stream of the device's driver |
 //! | [`stream`] | *when* it happens: queues served in order, events, executors of others, coalescing, errors kept for later |
-//! | [`device`] | *where* memory can live: `host`, a stock Linux kernel; `gmem`, openEuler's; `opencl`, an OpenCL device; `cuda`, a GPU of NVIDIA's |
+//! | [`device`] | *where* memory can live: `host`, a stock Linux kernel; `gmem`, openEuler's; `ascend`, the same with Ascend's streams; `opencl`, an OpenCL device; `cuda`, a GPU of NVIDIA's |
 //! | [`heap`] | `malloc`: blocks that threads keep, jemalloc behind them, pages of 2 MiB behind that |
 //! | [`guard`], [`last_error`], [`config`], [`huge_policy`] | panics become errors; the thread's last one; `GMEM_*` settings; huge pages or not |
 //! | [`os`] | the only room with raw system calls |

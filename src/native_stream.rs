@@ -23,8 +23,10 @@ pub fn resolve(stream: usize) -> Result<usize> {
         return Ok(stream);
     }
     let (device, streams) = driver_of(stream)?;
-    let native = Native { streams, stream };
-    stream::wrapped((device, stream), || Box::new(native))
+    stream::wrapped((device, stream), || {
+        streams.begin(stream)?;
+        Ok(Box::new(Native { streams, stream }))
+    })
 }
 
 /// The driver's stream that a `void *stream` is, and whose it is; `None` for libgmem's own.
@@ -128,6 +130,12 @@ struct Native {
 impl Executor for Native {
     fn launch(&self, place: usize) -> Result<()> {
         self.streams.launch(self.stream, reached, place)
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        self.streams.forget(self.stream);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::heap::reserve;
 use crate::os::machine::{self, HugePageModes};
 use crate::os::probe::Feature;
-use crate::os::{mapping, numa};
+use crate::os::{gmem, mapping, numa};
 
 /// One memory node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +23,10 @@ pub struct Node {
     pub tier: Option<usize>,
     /// Whether this process may take memory from it.
     pub is_allowed: bool,
-    /// Bytes.
-    pub total: usize,
+    /// Bytes; `None` where a device does not say.
+    pub total: Option<usize>,
     /// Bytes of them that nobody has.
-    pub free: usize,
+    pub free: Option<usize>,
     /// Pages in the hugetlb pool of the GMEM page's size.
     pub hugetlb_total: usize,
     /// Pages of them that nobody has.
@@ -36,7 +36,7 @@ pub struct Node {
 /// The machine at one moment.
 #[derive(Debug, Clone)]
 pub struct Topology {
-    /// The nodes with memory, ascending.
+    /// The nodes with memory, ascending, and behind them those of the current device.
     pub nodes: Vec<Node>,
     /// Bytes in the kernel's page.
     pub base_page: usize,
@@ -54,6 +54,8 @@ pub struct Topology {
     pub swap_total: usize,
     /// Bytes of it that are free.
     pub swap_free: usize,
+    /// What a GMEM kernel has counted, in its words.
+    pub gmem_statistics: Option<Vec<(String, u64)>>,
     /// What works here.
     pub features: Vec<Feature>,
 }
@@ -73,34 +75,47 @@ pub fn read() -> Result<Topology> {
         multi_generational: machine::multi_generational(),
         swap_total,
         swap_free,
+        gmem_statistics: gmem::statistics(),
         features: Feature::ALL.into_iter().filter(|feature| feature.works()).collect(),
     })
 }
 
-/// The nodes with memory as they are now. Those of further devices go behind the machine's own.
+/// The nodes with memory as they are now. Where the current device cannot be used, there is the machine alone.
 fn nodes() -> Vec<Node> {
     let tiers = numa::tiers();
     let allowed = numa::allowed_nodes();
-    numa::memory_nodes()
-        .iter()
-        .map(|id| {
-            let (total, free) = numa::memory(id).unwrap_or_default();
-            let pool = numa::hugetlb_pages(id, mapping::gmem_page());
-            let (hugetlb_total, hugetlb_free) = pool.unwrap_or_default();
-            Node {
-                id,
-                device: device::host_name(),
-                // A kernel without NUMA has all its processors at its only node.
-                cpus: numa::cpus(id).unwrap_or_else(machine::cpus),
-                tier: tiers.iter().find(|(_, nodes)| nodes.contains(id)).map(|(tier, _)| *tier),
-                is_allowed: allowed.as_ref().is_none_or(|allowed| allowed.contains(id)),
-                total,
-                free,
-                hugetlb_total,
-                hugetlb_free,
-            }
-        })
-        .collect()
+    let of_machine = |id| {
+        let (total, free) = numa::memory(id).unwrap_or_default();
+        let pool = numa::hugetlb_pages(id, mapping::gmem_page());
+        let (hugetlb_total, hugetlb_free) = pool.unwrap_or_default();
+        Node {
+            id,
+            device: device::host_name(),
+            // A kernel without NUMA has all its processors at its only node.
+            cpus: numa::cpus(id).unwrap_or_else(machine::cpus),
+            tier: tiers.iter().find(|(_, nodes)| nodes.contains(id)).map(|(tier, _)| *tier),
+            is_allowed: allowed.as_ref().is_none_or(|allowed| allowed.contains(id)),
+            total: Some(total),
+            free: Some(free),
+            hugetlb_total,
+            hugetlb_free,
+        }
+    };
+    let mut nodes: Vec<_> = numa::memory_nodes().iter().map(of_machine).collect();
+    if let Ok(current) = device::current() {
+        nodes.extend(current.nodes().into_iter().map(|node| Node {
+            id: node.id,
+            device: current.c_name(),
+            cpus: 0,
+            tier: None,
+            is_allowed: true,
+            total: node.total,
+            free: node.free,
+            hugetlb_total: 0,
+            hugetlb_free: 0,
+        }));
+    }
+    nodes
 }
 
 /// How far memory on node `to` is from node `from`, in tenths of the distance of a node from itself. `from` may be
@@ -131,7 +146,7 @@ impl Topology {
         self.nodes.iter().map(|to| distance(to.id)).collect()
     }
 
-    /// A table of the nodes, and three lines about the machine.
+    /// A table of the nodes, and three lines about the machine; on a GMEM kernel four.
     pub fn to_text(&self) -> String {
         let mut text =
             String::from("node device  CPUs tier       total        free hugetlb  distance to");
@@ -147,8 +162,8 @@ impl Topology {
                 node.id,
                 node.device.to_string_lossy(),
                 or_dash(node.tier),
-                node.total >> 20,
-                node.free >> 20,
+                or_dash(node.total.map(|bytes| bytes >> 20)),
+                or_dash(node.free.map(|bytes| bytes >> 20)),
                 format!("{}/{}", node.hugetlb_free, node.hugetlb_total),
             );
             for distance in self.distances(node.id) {
@@ -181,6 +196,11 @@ impl Topology {
             self.swap_total >> 20,
             self.swap_free >> 20
         );
+        if let Some(counters) = &self.gmem_statistics {
+            let listed: Vec<_> =
+                counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
+            let _ = writeln!(text, "GMEM kernel: {}", listed.join(", "));
+        }
         let listed = |works: bool| {
             let names: Vec<_> = Feature::ALL
                 .iter()
@@ -215,8 +235,19 @@ impl Topology {
             .iter()
             .map(|feature| format!("\"{}\":{}", feature.name(), self.features.contains(feature)))
             .collect();
+        let counters = self.gmem_statistics.as_ref().map(|counters| {
+            let listed: Vec<_> =
+                counters.iter().map(|(name, count)| format!("{name:?}:{count}")).collect();
+            format!("{{{}}}", listed.join(","))
+        });
         let nodes: Vec<_> = self.nodes.iter().map(|node| self.node_to_json(node)).collect();
-        let _ = write!(json, "{}}},\"nodes\":[{}]}}", features.join(","), nodes.join(","));
+        let _ = write!(
+            json,
+            "{}}},\"gmem_statistics\":{},\"nodes\":[{}]}}",
+            features.join(","),
+            or_null(counters),
+            nodes.join(",")
+        );
         json
     }
 
@@ -230,8 +261,8 @@ impl Topology {
             node.cpus,
             or_null(node.tier),
             node.is_allowed,
-            node.total,
-            node.free,
+            or_null(node.total),
+            or_null(node.free),
             node.hugetlb_total,
             node.hugetlb_free,
             distances.join(",")
@@ -260,8 +291,8 @@ mod tests {
             cpus,
             tier,
             is_allowed: id != 2,
-            total: 1 << 30,
-            free: 1 << 29,
+            total: (id < 2).then_some(1 << 30),
+            free: (id < 2).then_some(1 << 29),
             hugetlb_total: 8,
             hugetlb_free: 7,
         };
@@ -275,6 +306,10 @@ mod tests {
             multi_generational: Some(true),
             swap_total: 3 << 20,
             swap_free: 1 << 20,
+            gmem_statistics: Some(vec![
+                ("migrating \"H2D\"".into(), 3),
+                ("migrating D2H".into(), 0),
+            ]),
             features: vec![Feature::Collapse],
         }
     }
@@ -283,12 +318,16 @@ mod tests {
     fn text_says_what_is_there_and_what_is_not() {
         let text = machine().to_text();
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines.len(), 6, "{text}");
+        assert_eq!(lines.len(), 7, "{text}");
         assert!(lines[1].contains("host      64    4    1024 MiB     512 MiB     7/8"), "{text}");
-        assert!(lines[2].contains("none    -") && lines[2].ends_with("not for this process"));
+        assert!(
+            lines[2].contains("none    -       - MiB       - MiB")
+                && lines[2].ends_with("not for this process")
+        );
         assert!(lines[3].ends_with("huge pages: madvise, made by -, in shared memory -"));
         assert!(lines[4].contains("numa_balancing 2, demotion -, lru_gen on, swap 3 MiB (1 free)"));
-        assert!(lines[5].starts_with("it has: MADV_COLLAPSE; it lacks: MADV_POPULATE"));
+        assert_eq!(lines[5], "GMEM kernel: migrating \"H2D\" 3, migrating D2H 0");
+        assert!(lines[6].starts_with("it has: MADV_COLLAPSE; it lacks: MADV_POPULATE"));
     }
 
     #[test]
@@ -298,7 +337,9 @@ mod tests {
             "{\"base_page\":4096,\"gmem_page\":2097152,\"thp_enabled\":\"madvise\",\"thp_defrag\":null,",
             "\"numa_balancing\":2,\"demotion\":null,\"lru_gen\":true,\"swap_total\":3145728,",
             "\"MADV_COLLAPSE\":true,\"PAGEMAP_SCAN\":false,",
-            "{\"node\":2,\"device\":\"host\",\"cpus\":0,\"tier\":null,\"allowed\":false,\"total\":1073741824,",
+            "{\"node\":2,\"device\":\"host\",\"cpus\":0,\"tier\":null,\"allowed\":false,\"total\":null,\"free\":null,",
+            "},\"gmem_statistics\":{\"migrating \\\"H2D\\\"\":3,\"migrating D2H\":0},\"nodes\":[{\"node\":0,",
+            "\"tier\":4,\"allowed\":true,\"total\":1073741824,",
         ] {
             assert!(json.contains(part), "{part} in {json}");
         }

@@ -3,13 +3,13 @@
 """Runs a program in a virtual machine with three memory nodes, one of them without a processor.
 
 usage: guest.py [--kernel 6.12|6.1] [--hugepages N] [--tiers] [--swap MIB] [--gmem] [--env NAME=VALUE]...
-                [--timeout SECONDS] PROGRAM [ARGUMENT...]
+                [--file PATH=SOURCE]... [--timeout SECONDS] PROGRAM [ARGUMENT...]
 
 The machine has 3 GiB: nodes 0 and 1 with a processor each, node 2 with memory alone, and N pages of hugetlb on
 each. With --tiers, node 2 is a slower tier, to which the kernel demotes what is cold; with --swap there is swap
 space; with --gmem the kernel behaves as openEuler's GMEM kernel does (tests/standins/gmem_kernel). The kernel is the distribution's, downloaded and unpacked into build/guest, not installed; the file system
-is in memory, with the program, the libraries that it is linked with, busybox, and cgroup2 in /sys/fs/cgroup. QEMU
-translates (it needs no KVM), so a boot takes about three seconds, and time means nothing in there.
+is in memory, with the program, the libraries that it is linked with, busybox, cgroup2 in /sys/fs/cgroup, and what --file
+names. QEMU translates (it needs no KVM), so a boot takes about three seconds, and time means nothing in there.
 
 What the program prints is printed; its exit status is this program's. 77, with the reason in the last line, where
 there can be no such machine.
@@ -168,13 +168,15 @@ def cpio_entry(name, mode, content=b""):
     return padded + content + bytes(-len(content) % 4)
 
 
-def file_system(program, arguments, environment, hugepages, modules):
-    """The archive: busybox, the program, the libraries of both, the modules to load."""
+def file_system(program, arguments, environment, hugepages, modules, further):
+    """The archive: busybox, the program, further files, the libraries of all, the modules to load."""
     files = {"bin/busybox": pathlib.Path(tool("busybox", "busybox-static")), "program": program}
     files |= {f"modules/{number}.ko": module for number, module in enumerate(modules)}
-    linked = subprocess.run(["ldd", program], text=True, capture_output=True, check=False).stdout
-    for library in re.findall(r"(/\S+) \(0x", linked):
-        files[library.lstrip("/")] = pathlib.Path(library)
+    files |= further
+    for binary in [program, *further.values()]:
+        linked = subprocess.run(["ldd", binary], text=True, capture_output=True, check=False).stdout
+        for library in re.findall(r"(/\S+) \(0x", linked):
+            files[library.lstrip("/")] = pathlib.Path(library)
     folders = {"dev", "proc", "sys", "tmp", "root"}
     for name in files:
         folders |= {str(parent) for parent in pathlib.PurePath(name).parents} - {"."}
@@ -235,6 +237,7 @@ def main():
     parser.add_argument("--swap", type=int, metavar="MIB", default=0)
     parser.add_argument("--gmem", action="store_true")
     parser.add_argument("--env", metavar="NAME=VALUE", action="append", default=[])
+    parser.add_argument("--file", metavar="PATH=SOURCE", action="append", default=[])
     parser.add_argument("--timeout", type=int, default=240)
     parser.add_argument("program", type=pathlib.Path)
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -245,7 +248,8 @@ def main():
     image, modules = kernel(args.kernel)
     options, kernel_arguments = machine(args.kernel, args.tiers)
     loaded = [*(modules if args.tiers else []), *([gmem_kernel(image)] if args.gmem else [])]
-    archive = file_system(args.program, args.arguments, args.env, args.hugepages, loaded)
+    further = {path.lstrip("/"): pathlib.Path(source) for path, source in (file.split("=", 1) for file in args.file)}
+    archive = file_system(args.program, args.arguments, args.env, args.hugepages, loaded, further)
     console, output = boot(qemu, options, image, archive, kernel_arguments, args.swap, args.timeout)
     print(output.replace("\r\n", "\n"), end="")
     status = re.search(r"guest: status (\d+)", console)

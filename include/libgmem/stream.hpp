@@ -20,7 +20,8 @@ namespace gmem {
 class stream_ref {
 public:
 	constexpr stream_ref() noexcept = default;
-	constexpr stream_ref(std::nullptr_t) noexcept {}                        // NOLINT(*-explicit-*)
+	constexpr stream_ref(std::nullptr_t) noexcept {} // NOLINT(*-explicit-*)
+	/// Also of a stream of the current device's driver, as C takes it (see gmemStream_t), by static_cast.
 	constexpr stream_ref(gmemStream_t handle) noexcept : handle_(handle) {} // NOLINT(*-explicit-*)
 
 	[[nodiscard]] constexpr gmemStream_t get() const noexcept { return handle_; }

@@ -41,18 +41,20 @@ public:
 		/// @return -1 where the kernel has no tiers; the lower the faster
 		[[nodiscard]] int tier() const noexcept { return known_.tier; }
 		[[nodiscard]] int cpus() const noexcept { return known_.cpus; }
-		/// @return false for memory alone
+		/// @return false for memory alone, also that of a device
 		[[nodiscard]] bool has_cpus() const noexcept { return known_.cpus > 0; }
 		/// @return whether this process may take memory from it
 		[[nodiscard]] bool allowed() const noexcept { return known_.allowed != 0; }
+		/// @return "host" for the machine's own memory, else the name of the current device
 		[[nodiscard]] std::string_view device() const noexcept { return known_.device; }
+		/// @return 0 where a device does not say
 		[[nodiscard]] std::size_t total_bytes() const noexcept { return known_.total; }
 		[[nodiscard]] std::size_t free_bytes() const noexcept { return known_.free; }
 		/// @return pages of the GMEM page's size
 		[[nodiscard]] std::size_t hugetlb_total() const noexcept { return known_.hugetlb_total; }
 		[[nodiscard]] std::size_t hugetlb_free() const noexcept { return known_.hugetlb_free; }
 		/// @return how far the memory of `other` is; 10 is a node's own
-		/// @throws error
+		/// @throws error also for the nodes of devices
 		[[nodiscard]] int distance_to(const node &other) const { return topology::distance(id(), other.id()); }
 
 	private:
@@ -75,7 +77,7 @@ public:
 		}
 	}
 
-	/// The nodes with memory, ascending by id.
+	/// The nodes with memory, ascending by id; those of the current device behind the machine's.
 	[[nodiscard]] const std::vector<node> &nodes() const noexcept { return nodes_; }
 	/// What the machine and its kernel have beside nodes.
 	[[nodiscard]] const gmemTopology_t &machine() const noexcept { return machine_; }

@@ -113,8 +113,8 @@ fn node_of(node: &topology::Node) -> Node {
         cpus: number(node.cpus),
         allowed: node.is_allowed.into(),
         device: node.device.as_ptr(),
-        total: node.total,
-        free: node.free,
+        total: node.total.unwrap_or_default(),
+        free: node.free.unwrap_or_default(),
         hugetlb_total: node.hugetlb_total,
         hugetlb_free: node.hugetlb_free,
     }

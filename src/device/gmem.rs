@@ -13,11 +13,12 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::host::{self, Host};
-use super::{Device, DeviceMemory, Request};
+use super::{Device, DeviceMemory, DeviceNode, Request};
 use crate::error::{Errno, Error, GmemAnswer, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::gmem::{Advice, Refusal};
 use crate::os::mapping::Region;
+use crate::os::numa::NodeSet;
 use crate::os::vma::Backing;
 use crate::os::{gmem, mapping, numa};
 use crate::page::PageRange;
@@ -63,6 +64,14 @@ impl Device for Gmem {
 
     fn free_eager(&self, pages: PageRange) -> Result<()> {
         host::free_eager_after(pages, drop_peer_shared)
+    }
+
+    fn nodes(&self) -> Vec<DeviceNode> {
+        let of = |id| {
+            let (total, free) = gmem::device_memory(id);
+            DeviceNode { id, total, free }
+        };
+        gmem::devices().iter().flat_map(NodeSet::iter).map(of).collect()
     }
 
     fn memory(&self) -> Option<&dyn DeviceMemory> {

@@ -2,6 +2,7 @@
 //!
 //! To add a device, write its file and add it to [`ALL`]; nothing else changes.
 
+mod ascend;
 mod cuda;
 mod gmem;
 mod host;
@@ -56,7 +57,7 @@ pub trait Device: Sync {
         Ok(ptr::null_mut())
     }
 
-    /// The nodes that it has beside the machine's.
+    /// The nodes that it has beside the machine's, as they are now, ascending.
     fn nodes(&self) -> Vec<DeviceNode> {
         Vec::new()
     }
@@ -78,8 +79,18 @@ pub trait NativeStreams: Sync {
     /// Whether a number can be one: told without following it, so that one which is none may pass.
     fn may_be(&self, stream: usize) -> bool;
 
+    /// A stream is going to be launched on, if streams can be used here at all, else why not. Each such call is
+    /// followed by one of [`forget`](Self::forget), maybe after another one for the same stream.
+    fn begin(&self, _stream: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// Have the driver call `function` with `argument` once, in the stream's order, by a thread of its own.
     fn launch(&self, stream: usize, function: HostFunction, argument: usize) -> Result<()>;
+
+    /// What was begun is over: nothing more comes, and all that was launched is done. Called from any thread, also from
+    /// within the last function.
+    fn forget(&self, _stream: usize) {}
 
     /// Register with the driver itself what of a prefetch is its to do; the rest, which is returned, is for a function.
     fn prefetch(&self, _stream: usize, request: &Request<'_>) -> Result<Registered> {
@@ -207,7 +218,8 @@ impl dyn Device {
 }
 
 /// Every device, in the order in which messages list them.
-const ALL: [&dyn Device; 4] = [&host::Host, &gmem::Gmem, &opencl::OpenCl, &cuda::Cuda];
+const ALL: [&dyn Device; 5] =
+    [&host::Host, &gmem::Gmem, &ascend::Ascend, &opencl::OpenCl, &cuda::Cuda];
 
 /// The device chosen when the library was configured (`-DLIBGMEM_DEVICE`).
 pub const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {

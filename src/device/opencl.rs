@@ -14,7 +14,7 @@ use std::ffi::{CStr, c_void};
 use std::time::Instant;
 
 use super::host::Host;
-use super::{Device, DeviceMemory, Request};
+use super::{Device, DeviceMemory, DeviceNode, Request};
 use crate::error::{ClCode, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
@@ -80,6 +80,11 @@ impl Device for OpenCl {
     fn context(&self) -> Result<*mut c_void> {
         let accelerator = opened()?;
         accelerator.is_in_its_process().map(|()| accelerator.context.handle())
+    }
+
+    fn nodes(&self) -> Vec<DeviceNode> {
+        let own = opened_already().and_then(|accelerator| accelerator.own_node);
+        own.map(|id| DeviceNode { id, total: None, free: None }).into_iter().collect()
     }
 
     fn memory(&self) -> Option<&dyn DeviceMemory> {

@@ -1,7 +1,7 @@
 //! The dynamic linker: what other libraries of the process have.
 
-use std::ffi::{CStr, c_void};
-use std::ptr::NonNull;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr::{self, NonNull};
 
 /// A function of the next library that has one of this name, seen from this one; `None` where there is none but
 /// this library's own.
@@ -17,15 +17,13 @@ pub fn next_symbol(name: &CStr) -> Option<*mut c_void> {
     (object_of(first.as_ptr()) != object_of(next_symbol as *mut c_void)).then_some(first.as_ptr())
 }
 
-/// A library that was opened at run time, and stays open.
+/// A library that was opened at run time, and stays open unless it is closed.
 pub struct Library(NonNull<c_void>);
 
 impl Library {
     /// Look for it where the dynamic linker does, and bind its functions now. A failure is in the linker's words.
     pub fn open(name: &CStr) -> std::result::Result<Self, String> {
-        // SAFETY: the name is NUL-terminated; the library's constructors run as in any program that is linked with it.
-        let opened = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        NonNull::new(opened).map(Self).ok_or_else(|| {
+        Self::with_flags(name, libc::RTLD_NOW | libc::RTLD_LOCAL).ok_or_else(|| {
             // SAFETY: the calling thread's own text, until its next call of the linker.
             let text = unsafe { libc::dlerror() };
             if text.is_null() {
@@ -34,6 +32,51 @@ impl Library {
             // SAFETY: not NULL, so it is a text.
             unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
         })
+    }
+
+    /// The one that the process has already, if any: by its own name (`DT_SONAME`), or by the path it was opened with.
+    pub fn already_open(name: &CStr) -> Option<Self> {
+        Self::with_flags(name, libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_NOLOAD)
+    }
+
+    fn with_flags(name: &CStr, flags: c_int) -> Option<Self> {
+        // SAFETY: the name is NUL-terminated; the library's constructors run as in any program that is linked with it.
+        NonNull::new(unsafe { libc::dlopen(name.as_ptr(), flags) }).map(Self)
+    }
+
+    /// The file that it was read from.
+    pub fn path(&self) -> Option<String> {
+        /// The beginning of `struct link_map`.
+        #[repr(C)]
+        struct LinkMap {
+            address: usize,
+            name: *const c_char,
+        }
+        let mut map: *const LinkMap = ptr::null();
+        // SAFETY: an open library, and room for the address that is asked for.
+        let result =
+            unsafe { libc::dlinfo(self.0.as_ptr(), libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) };
+        // SAFETY: on success it is the linker's, which keeps it as long as the library is open.
+        let name = (result == 0).then(|| unsafe { (*map).name }).filter(|name| !name.is_null())?;
+        // SAFETY: a text of the linker's.
+        Some(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
+    }
+
+    /// Let it go; nothing of it may be used any more.
+    pub fn close(self) {
+        // SAFETY: opened by this value, which ends here.
+        unsafe { libc::dlclose(self.0.as_ptr()) };
+    }
+
+    /// A function as it is to be called; `None` where the library has none of that name.
+    ///
+    /// # Safety
+    /// `F` is the type that a function of this name has.
+    pub unsafe fn function<F: Copy>(&self, name: &CStr) -> Option<F> {
+        const { assert!(size_of::<F>() == size_of::<NonNull<c_void>>()) };
+        let found = self.symbol(name)?;
+        // SAFETY: the address of a function, and of the size of one; the type is the caller's promise.
+        Some(unsafe { std::mem::transmute_copy::<NonNull<c_void>, F>(&found) })
     }
 
     /// A function, or whatever has the name.
@@ -84,5 +127,8 @@ mod tests {
         assert!(
             library.is_some_and(|c| c.symbol(c"free").is_some() && c.symbol(c"none").is_none())
         );
+        let path = Library::already_open(c"libc.so.6").and_then(|library| library.path());
+        assert!(path.is_some_and(|path| path.ends_with("/libc.so.6")));
+        assert!(Library::already_open(c"libno-such-thing.so.1").is_none());
     }
 }

@@ -6,8 +6,8 @@ use std::ffi::{CStr, c_int, c_ulong, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use super::file::Descriptor;
-use super::mapping::Region;
+use super::file::{self, Descriptor};
+use super::mapping::{Region, gmem_page};
 use super::numa::NodeSet;
 use super::process::PerProcess;
 use super::{SysResult, errno};
@@ -93,6 +93,31 @@ pub fn devices() -> Option<NodeSet> {
     Some(entries.flatten().filter_map(|entry| id(entry.file_name().to_str()?)).collect())
 }
 
+/// Bytes that a device may have, if the kernel limits them, and bytes that nobody has there.
+pub fn device_memory(node: usize) -> (Option<usize>, Option<usize>) {
+    let number = |name: &str| -> Option<usize> {
+        let text = file::read_text(&format!("/sys/kernel/mm/gmem/hnode{node}/{name}"))?;
+        text.trim().parse().ok()
+    };
+    let total = number("max_memsize").filter(|bytes| *bytes > 0);
+    let free = number("nr_freepages").map(|pages| pages.saturating_mul(gmem_page().bytes()));
+    (total, free.map(|free| total.map_or(free, |total| free.min(total))))
+}
+
+/// What the kernel has counted since it started, in its own words; `None` where it counts nothing. Its name is another
+/// one from version to version, and so are the words.
+pub fn statistics() -> Option<Vec<(String, u64)>> {
+    let text = ["/proc/gmemstats", "/proc/gmemstat"].into_iter().find_map(file::read_text)?;
+    Some(text.lines().filter_map(counter).collect())
+}
+
+/// `migrating H2D: 5`, with or without the colon.
+fn counter(line: &str) -> Option<(String, u64)> {
+    let (name, number) = line.trim_end().rsplit_once([':', ' ', '\t', '='])?;
+    let name = name.trim_matches([':', ' ', '\t', '=']);
+    (!name.is_empty()).then_some((name.to_owned(), number.parse().ok()?))
+}
+
 /// Map `length` bytes, a multiple of the GMEM page unless it is a probe, with one of [`PEER_SHARED_BITS`].
 pub fn map(length: usize, bit: c_int) -> SysResult<Region> {
     map_with(length, libc::MAP_PRIVATE | bit)
@@ -166,6 +191,17 @@ fn descriptor() -> SysResult<c_int> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counters_are_words_and_a_number() {
+        let read = |line| counter(line).map(|(name, number)| format!("{name}={number}"));
+        assert_eq!(read("migrating H2D: 5"), Some("migrating H2D=5".to_owned()));
+        assert_eq!(read("migrating\t17 "), Some("migrating=17".to_owned()));
+        assert_eq!(
+            [read(""), read("5"), read("migrating"), read("a: -1"), read(": 1")],
+            [const { None }; 5]
+        );
+    }
 
     #[test]
     fn arguments_are_laid_out_as_the_kernel_reads_them() {

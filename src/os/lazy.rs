@@ -28,21 +28,43 @@ impl<T> Lazy<T> {
         if let Some(value) = self.known() {
             return value;
         }
-        let made = Box::into_raw(Box::new((self.make)()));
-        match self.value.compare_exchange(
-            ptr::null_mut(),
-            made,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        ) {
-            // SAFETY: stored just now, never freed.
-            Ok(_) => unsafe { &*made },
-            Err(other) => {
-                // SAFETY: nobody else has seen what we made; the other one is stored, never freed.
-                unsafe {
-                    drop(Box::from_raw(made));
-                    &*other
-                }
+        keep(&self.value, (self.make)())
+    }
+}
+
+/// The same for what may fail: a failure is not kept, and the next call tries again.
+pub struct LazyResult<T: 'static, E> {
+    value: AtomicPtr<T>,
+    make: fn() -> Result<T, E>,
+}
+
+impl<T, E> LazyResult<T, E> {
+    /// What `make` gives when it succeeds is the value.
+    pub const fn new(make: fn() -> Result<T, E>) -> Self {
+        Self { value: AtomicPtr::new(ptr::null_mut()), make }
+    }
+
+    /// The value, or why there is none now.
+    pub fn get(&self) -> Result<&'static T, E> {
+        // SAFETY: what is stored is leaked, never freed.
+        match unsafe { self.value.load(Ordering::Acquire).as_ref() } {
+            Some(value) => Ok(value),
+            None => (self.make)().map(|made| keep(&self.value, made)),
+        }
+    }
+}
+
+/// Keep what was made, unless another thread's is kept already.
+fn keep<T>(value: &AtomicPtr<T>, made: T) -> &'static T {
+    let made = Box::into_raw(Box::new(made));
+    match value.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
+        // SAFETY: stored just now, never freed.
+        Ok(_) => unsafe { &*made },
+        Err(other) => {
+            // SAFETY: nobody else has seen what we made; the other one is stored, never freed.
+            unsafe {
+                drop(Box::from_raw(made));
+                &*other
             }
         }
     }
@@ -50,6 +72,8 @@ impl<T> Lazy<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     #[test]
@@ -60,5 +84,17 @@ mod tests {
             .filter_map(|thread| thread.join().ok())
             .collect();
         assert!(addresses.iter().all(|address| *address == addresses[0]) && addresses.len() == 8);
+    }
+
+    #[test]
+    fn a_failure_is_tried_again_and_a_value_kept() {
+        static TRIES: AtomicUsize = AtomicUsize::new(0);
+        static VALUE: LazyResult<usize, usize> =
+            LazyResult::new(|| match TRIES.fetch_add(1, Ordering::Relaxed) {
+                failed @ 0..2 => Err(failed),
+                made => Ok(made),
+            });
+        let results: Vec<_> = (0..4).map(|_| VALUE.get().copied()).collect();
+        assert_eq!(results, [Err(0), Err(1), Ok(2), Ok(2)]);
     }
 }

@@ -5,6 +5,7 @@
 //! the heap calls them from inside `malloc`.
 
 pub mod advice;
+pub mod ascend;
 pub mod cgroup;
 pub mod cuda;
 pub mod dynamic;

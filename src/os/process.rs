@@ -67,6 +67,13 @@ extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Release);
 }
 
+/// Have a function called when the process ends by `exit(3)`, before what was registered until now. False where there
+/// is no memory left for that.
+pub fn at_exit(function: extern "C" fn()) -> bool {
+    // SAFETY: the function stays loaded (-z nodelete).
+    unsafe { libc::atexit(function) == 0 }
+}
+
 /// Processors that the calling thread may run on, as its affinity and its control group's share of time have it.
 pub fn processors() -> usize {
     // Both are in std, which rounds a share of time up.

@@ -129,7 +129,7 @@ pub const fn is_handle(number: usize) -> bool {
 /// The handle of an executor's stream that `name` stands for, made when it is first asked for.
 pub fn wrapped(
     name: (usize, usize),
-    executor: impl FnOnce() -> Box<dyn Executor>,
+    executor: impl FnOnce() -> Result<Box<dyn Executor>>,
 ) -> Result<usize> {
     let streams = STREAMS.get();
     if let Some(handle) = streams.wrapped.get(name) {
@@ -137,7 +137,7 @@ pub fn wrapped(
     }
     let what = "another stream";
     ask_for::<[usize; 8]>(what)?;
-    let fresh = wrap(executor())?;
+    let fresh = wrap(executor()?)?;
     // Another thread's may have come in between.
     let kept = streams.wrapped.get_or_insert(name, fresh, what);
     if kept != Ok(fresh) {

@@ -450,6 +450,47 @@ static void a_child_has_fresh_memory(void) {
 	munmap(start, page);
 }
 
+/* Behind the machine's nodes, as gmemTopology() and its texts have them. */
+static void the_topology_has_the_devices(void) {
+	gmemNode_t all[64];
+	const int count = gmemTopology(NULL, all, 64, sizeof *all);
+	CHECK_EQUAL(count, node_count + 2);
+	char *start = map_peer_shared(3 * page);
+	CHECK_EQUAL(gmemPrefetch((unsigned long)(uintptr_t)start, 3 * page, device + 1, NULL), 0);
+	CHECK_EQUAL(gmemTopology(NULL, all, 64, sizeof *all), count);
+	for (int i = 0; i < node_count; ++i) {
+		CHECK(all[i].node == nodes[i] && strcmp(all[i].device, "host") == 0);
+	}
+	for (int i = 0; i < 2; ++i) {
+		const gmemNode_t *node = &all[node_count + i];
+		CHECK_EQUAL(node->node, device + i);
+		CHECK(strcmp(node->device, gmemGetDevice()) == 0);
+		CHECK(node->cpus == 0 && node->tier == -1 && node->allowed == 1 && node->hugetlb_total == 0);
+		CHECK_EQUAL(node->total, 64 * page);
+		CHECK_EQUAL(node->free, (i == 0 ? 64 : 61) * page);
+		CHECK_EQUAL(gmemNodeDistance(nodes[0], node->node), -EINVAL);
+		CHECK_EQUAL(gmemNodeDistance(node->node, nodes[0]), -EINVAL);
+	}
+	static char text[1 << 16], expected[128];
+	CHECK(gmemTopologyText(text, sizeof text) > 0);
+	CHECK(strstr(text, "GMEM kernel: migrating H2D 0, migrating D2H 0\n") != NULL);
+	snprintf(expected, sizeof expected, "\n%4d gmem    none    -     128 MiB     122 MiB", device + 1);
+	CHECK(strstr(text, expected) != NULL);
+	puts(text);
+	CHECK(gmemTopologyJson(text, sizeof text) > 0);
+	CHECK(strstr(text, "\"gmem_statistics\":{\"migrating H2D\":0,\"migrating D2H\":0}") != NULL);
+	snprintf(expected, sizeof expected, "{\"node\":%d,\"device\":\"gmem\",\"cpus\":0,\"tier\":null,", device);
+	CHECK(strstr(text, expected) != NULL);
+	/* Another device does not have them. */
+	CHECK_EQUAL(gmemSetDevice("host"), 0);
+	CHECK_EQUAL(gmemTopology(NULL, NULL, 0, 0), node_count);
+	CHECK_EQUAL(gmemSetDevice("ascend"), 0);
+	CHECK_EQUAL(gmemTopology(NULL, all, 64, sizeof *all), count);
+	CHECK(strcmp(all[count - 1].device, "ascend") == 0);
+	CHECK_EQUAL(gmemSetDevice("gmem"), 0);
+	munmap(start, 3 * page);
+}
+
 static void the_node_is_opened_again(void) {
 	/* Closed by the program. */
 	CHECK_EQUAL(gmemGetNumaId(), device);
@@ -566,6 +607,7 @@ int main(int argc, char **argv) {
 	ordinary_memory_is_as_ever();
 	blocks_are_the_devices();
 	a_child_has_fresh_memory();
+	the_topology_has_the_devices();
 	the_node_is_opened_again();
 	each_kernel(argv[0]);
 	return checks_result("gmem");

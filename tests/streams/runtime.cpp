@@ -24,7 +24,7 @@ static gmem::wrapped_stream wrap(hipStream_t stream) { return gmem::streams::hip
 #include <libgmem/streams/ascend.hpp>
 static aclrtStream new_stream() {
 	aclrtStream stream = nullptr;
-	return aclrtCreateStream(&stream) == 0 ? stream : nullptr;
+	return aclrtSetDevice(0) == 0 && aclrtCreateStream(&stream) == 0 ? stream : nullptr;
 }
 static gmem::wrapped_stream wrap(aclrtStream stream) { return gmem::streams::ascend(stream); }
 #endif

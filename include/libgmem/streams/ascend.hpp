@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// gmem::streams::ascend: a stream of Ascend's runtime. Needs <acl/acl.h> with aclrtLaunchHostFunc (CANN 8.3) and
-/// libascendcl.
+/// libascendcl. On the device "ascend" an aclrtStream needs no wrapper (see gmemStream_t); this one is for other
+/// devices.
 #pragma once
 
 #include <acl/acl.h>
@@ -11,7 +12,7 @@
 namespace gmem::streams {
 
 /// `stream` as libgmem takes it. What is launched calls nothing of CANN's, and aclrtLaunchCallback must not be used on
-/// the same stream.
+/// the same stream. Rules are those of the stream itself on the device "ascend", and both may be used side by side.
 [[nodiscard]] inline wrapped_stream ascend(aclrtStream stream) {
 	return wrapped_stream(
 		[](void *native, gmemHostFn fn, void *arg) {

@@ -1,0 +1,148 @@
+//! Device `ascend`: Huawei's Ascend accelerators behind openEuler's GMEM kernel.
+//!
+//! Memory is the kernel's, so everything that concerns it is [`Gmem`]'s: to name this device asks for nothing, either.
+//! What it adds are the streams of Ascend's runtime (ACL): an `aclrtStream` is a stream wherever the C functions take
+//! one. The runtime is looked for when the first of them comes; a program that has one has the runtime, too.
+//!
+//! - [`library`]: finding the runtime, and saying where it was looked for in vain
+//! - [`reports`]: the threads that an older runtime wants for what is launched on its streams
+
+mod library;
+mod reports;
+
+use std::ffi::{CStr, c_void};
+
+use super::gmem::Gmem;
+use super::{Device, DeviceMemory, DeviceNode, HostFunction, NativeStreams, Request};
+use crate::error::{AclCode, Error, Result};
+use crate::huge_policy::HugePolicy;
+use crate::os::ascend::Runtime;
+use crate::os::lazy::LazyResult;
+use crate::os::process;
+use crate::page::PageRange;
+use crate::report::Report;
+
+/// The device of a GMEM kernel whose driver is Ascend's.
+pub struct Ascend;
+
+impl Device for Ascend {
+    fn c_name(&self) -> &'static CStr {
+        c"ascend"
+    }
+
+    fn numa_id(&self) -> Result<i32> {
+        Gmem.numa_id()
+    }
+
+    fn node(&self, hnid: i32) -> Result<usize> {
+        Gmem.node(hnid)
+    }
+
+    fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()> {
+        Gmem.prefetch(request, report)
+    }
+
+    fn collapse(&self, pages: PageRange) {
+        Gmem.collapse(pages);
+    }
+
+    fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
+        Gmem.advise_huge(range, policy)
+    }
+
+    fn free_eager(&self, pages: PageRange) -> Result<()> {
+        Gmem.free_eager(pages)
+    }
+
+    fn context(&self) -> Result<*mut c_void> {
+        Gmem.context()
+    }
+
+    fn nodes(&self) -> Vec<DeviceNode> {
+        Gmem.nodes()
+    }
+
+    fn native_streams(&self) -> Option<&dyn NativeStreams> {
+        Some(self)
+    }
+
+    fn memory(&self) -> Option<&dyn DeviceMemory> {
+        Gmem.memory()
+    }
+}
+
+impl NativeStreams for Ascend {
+    fn may_be(&self, stream: usize) -> bool {
+        // A pointer to what has pointers in it, and not on the page that is never mapped.
+        const LOWEST: usize = 1 << 12;
+        stream >= LOWEST && stream.is_multiple_of(align_of::<usize>())
+    }
+
+    fn begin(&self, stream: usize) -> Result<()> {
+        match runtime()? {
+            Runtime::WithThreads(_) => Ok(()),
+            Runtime::WithoutThreads(_) => reports::begin(stream),
+        }
+    }
+
+    fn launch(&self, stream: usize, function: HostFunction, argument: usize) -> Result<()> {
+        match runtime()? {
+            Runtime::WithThreads(runtime) => runtime
+                .launch(stream, function, argument)
+                .map_err(|code| refused("aclrtLaunchHostFunc", stream, code)),
+            Runtime::WithoutThreads(runtime) => {
+                reports::launch(runtime, stream, function, argument)
+            }
+        }
+    }
+
+    fn forget(&self, stream: usize) {
+        if let Ok(Runtime::WithoutThreads(runtime)) = runtime() {
+            reports::forget(runtime, stream);
+        }
+    }
+}
+
+/// The runtime, once it was found.
+struct Opened {
+    runtime: Runtime,
+    /// Between the process that found it and the first.
+    forks: u64,
+}
+
+fn runtime() -> Result<&'static Runtime> {
+    static OPENED: LazyResult<Opened, Error> = LazyResult::new(|| {
+        library::open().map(|runtime| Opened { runtime, forks: process::forks() })
+    });
+    let opened = OPENED.get()?;
+    if opened.forks == process::forks() {
+        return Ok(&opened.runtime);
+    }
+    Err(Error::NoAscend {
+        why: "the runtime was used before fork(), and does not work in the child".into(),
+        remedy: "Start the child with posix_spawn() or exec(), or use streams of libgmem's own there (gmemStreamCreate)",
+    })
+}
+
+fn refused(call: &'static str, stream: usize, code: AclCode) -> Error {
+    Error::Ascend { call, stream, code }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_a_pointer_is_no_stream() {
+        assert!(![0, 1, 8, 0xff8, 0x1001, 0x1004].into_iter().any(|number| Ascend.may_be(number)));
+        assert!([0x1000, 0x7f12_3456_7890, !0xfff].into_iter().all(|number| Ascend.may_be(number)));
+    }
+
+    #[test]
+    fn memory_is_the_gmem_kernels() {
+        let of = |device: &dyn Device| (device.numa_id(), device.node(0), device.nodes());
+        assert_eq!(of(&Ascend), of(&Gmem));
+        assert_eq!(Ascend.node(-1), Gmem.node(-1));
+        assert!(Ascend.memory().is_some());
+    }
+}

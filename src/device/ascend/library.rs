@@ -1,0 +1,155 @@
+//! Finding `libascendcl.so`.
+
+use std::ffi::CString;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::os::ascend::{LIBRARY, Runtime};
+use crate::os::dynamic::Library;
+use crate::os::{env, file};
+
+/// Where the installer notes what it did.
+const INSTALLED: &str = "/etc/Ascend/ascend_cann_install.info";
+/// Variables that CANN's set_env.sh sets to the folder of one installation.
+const HOMES: [&str; 2] = ["ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"];
+/// Where the installer puts them unless told otherwise.
+const DEFAULT_PATH: &str = "/usr/local/Ascend";
+
+/// The runtime: the one that the process has, else the first that can be opened. What lacks a function is not passed
+/// over, because a process has one runtime.
+pub fn open() -> Result<Runtime> {
+    if let Some(library) = Library::already_open(LIBRARY) {
+        return of(library);
+    }
+    let mut looked = String::from("not open in this process");
+    match Library::open(LIBRARY) {
+        Ok(library) => return of(library),
+        Err(why) => looked.extend(["; ", &why]),
+    }
+    let installed = file::read_text(INSTALLED);
+    for place in places(env::secure, installed.as_deref()) {
+        match place {
+            Place::Nothing(why) => looked.extend(["; ", &why]),
+            Place::Home(home) => {
+                let mut is_there = false;
+                for path in libraries(&home).filter(|path| Path::new(path).exists()) {
+                    is_there = true;
+                    let Ok(name) = CString::new(path.as_str()) else { continue };
+                    match Library::open(&name) {
+                        Ok(library) => return of(library),
+                        Err(why) => looked.extend(["; ", &why]),
+                    }
+                }
+                if !is_there {
+                    looked.extend(["; not in ", &home]);
+                }
+            }
+        }
+    }
+    Err(Error::NoAscend {
+        why: format!("libascendcl.so was not found: {looked}").into(),
+        remedy: "Source CANN's set_env.sh before the program starts, or link the program with the library",
+    })
+}
+
+fn of(library: Library) -> Result<Runtime> {
+    Runtime::of(&library).map_err(|function| {
+        let path = library.path().unwrap_or_else(|| "libascendcl.so".to_owned());
+        library.close();
+        Error::NoAscend {
+            why: format!("{path} has no {function}, so it is broken or no runtime of CANN's").into(),
+            remedy: "Install CANN 5 or newer, and see to it that the program finds that one first (LD_LIBRARY_PATH)",
+        }
+    })
+}
+
+/// A place to look at.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// The folder of an installation.
+    Home(String),
+    /// What would have named one, and does not.
+    Nothing(String),
+}
+
+/// All of them, each once, in their order.
+fn places(variable: impl Fn(&str) -> Option<String>, installed: Option<&str>) -> Vec<Place> {
+    let mut places = Vec::new();
+    let mut add = |place| {
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    };
+    for name in HOMES {
+        add(match variable(name).filter(|home| !home.is_empty()) {
+            Some(home) => Place::Home(home.trim_end_matches('/').to_owned()),
+            None => Place::Nothing(format!("{name} is not set")),
+        });
+    }
+    let paths = installed.map(|text| text.lines().filter_map(install_path).collect::<Vec<_>>());
+    match paths.as_deref() {
+        None => add(Place::Nothing(format!("there is no {INSTALLED}"))),
+        Some([]) => add(Place::Nothing(format!("{INSTALLED} has no Install_Path"))),
+        Some(paths) => paths.iter().flat_map(|path| below(path)).for_each(&mut add),
+    }
+    below(DEFAULT_PATH).for_each(&mut add);
+    places
+}
+
+/// The path in a line of [`INSTALLED`].
+fn install_path(line: &str) -> Option<&str> {
+    let (key, path) = line.split_once('=')?;
+    let path = path.trim().trim_end_matches('/');
+    (key.trim().ends_with("Install_Path") && !path.is_empty()).then_some(path)
+}
+
+/// Installations are folders below the installer's path, as its versions name them.
+fn below(path: &str) -> impl Iterator<Item = Place> {
+    let homes = ["ascend-toolkit/latest", "latest", "cann", "nnrt/latest", "nnae/latest"];
+    homes.into_iter().map(move |home| Place::Home(format!("{path}/{home}")))
+}
+
+/// Where an installation may have it: those for several architectures have a folder for each.
+fn libraries(home: &str) -> impl Iterator<Item = String> {
+    let folders = ["lib64".to_owned(), format!("{}-linux/lib64", std::env::consts::ARCH)];
+    folders.into_iter().map(move |folder| format!("{home}/{folder}/{}", LIBRARY.to_string_lossy()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(variable: impl Fn(&str) -> Option<String>, installed: Option<&str>) -> Vec<String> {
+        let text = |place| match place {
+            Place::Home(text) | Place::Nothing(text) => text,
+        };
+        places(variable, installed).into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn places_come_from_the_environment_the_installer_and_habit() {
+        let home = |name: &str| (name == "ASCEND_HOME_PATH").then(|| "/opt/cann/".to_owned());
+        let noted = "package_name=x\nToolkit_Install_Path=/srv/a/\nInstall_Path = /srv/b\n";
+        let all = shown(home, Some(noted));
+        let first = ["ASCEND_TOOLKIT_HOME is not set", "/opt/cann", "/srv/a/ascend-toolkit/latest"];
+        assert_eq!(all[..3], first);
+        for place in ["/srv/b/cann", "/usr/local/Ascend/ascend-toolkit/latest"] {
+            assert!(all.contains(&place.to_owned()), "{place} in {all:?}");
+        }
+        let paths: Vec<_> = libraries("/opt/cann").collect();
+        assert_eq!(paths[0], "/opt/cann/lib64/libascendcl.so");
+        let architecture = std::env::consts::ARCH;
+        assert_eq!(paths[1], format!("/opt/cann/{architecture}-linux/lib64/libascendcl.so"));
+    }
+
+    #[test]
+    fn what_names_no_place_is_said_and_no_place_comes_twice() {
+        let none = shown(|_| None, None);
+        assert!(none[2].starts_with("there is no /etc/Ascend/"), "{none:?}");
+        assert!(shown(|_| None, Some("x"))[2].ends_with("has no Install_Path"));
+        let usual = shown(|_| None, Some("Install_Path=/usr/local/Ascend"));
+        assert_eq!(usual.len(), none.len() - 1);
+        let same = |_: &str| Some("/usr/local/Ascend/latest".to_owned());
+        assert_eq!(shown(same, None).len(), none.len() - 2);
+    }
+}
