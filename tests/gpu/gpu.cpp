@@ -412,6 +412,9 @@ int figures(const cuda::kernels &kernels, const char *file) {
 	cuda::driver_version(&version);
 	std::printf("CUDA %d.%d, %s\n\n", version / 1000, version % 1000 / 10,
 		heap_is_managed() ? "large blocks are managed memory" : "large blocks are ordinary memory");
+	if (is_stand_in()) {
+		std::puts("**On a stand-in for the driver: these say nothing of any GPU.**\n");
+	}
 	std::puts("| figure | median | goal |\n| --- | --- | --- |");
 	first_kernels(kernels, stream);
 	throughput(stream);
