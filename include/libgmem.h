@@ -476,29 +476,28 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  *
  * "host" is the machine's own memory.
  *
- * "opencl" is the first OpenCL device that has fine-grained buffers of shared
- * virtual memory and OpenCL 2.1, or the one that GMEM_OPENCL_DEVICE names by its number, counted from 0 through all
- * platforms, or by a part of its name. libOpenCL.so.1 is opened when the device is first used, and what comes of that
- * holds for the life of the process. A device that runs its kernels on the processor has the machine's memory nodes,
- * and ranges are prefetched and freed as on "host". Any other has one node of its own (gmemGetNumaId()), to which
- * it takes memory of its own context only; of that gmemFreeEager() frees nothing (-EOPNOTSUPP), and a receipt counts
- * each page that the driver was asked to move as migrated, since the driver does not tell what it did. A forked child
- * has no OpenCL: ranges are prefetched and freed there as on "host", and what needs the driver is -ENODEV.
+ * "opencl" is the first OpenCL device that has fine-grained buffers of shared virtual memory and OpenCL 2.1, or the
+ * one that GMEM_OPENCL_DEVICE names by its number, counted from 0 through all platforms, or by a part of its name.
+ * libOpenCL.so.1 is opened when the device is first used, and what comes of that holds for the life of the process.
+ * A device that runs its kernels on the processor has the machine's memory nodes, and ranges are prefetched and
+ * freed as on "host". Any other has one node of its own (gmemGetNumaId()), to which it takes memory of its own
+ * context only; of that gmemFreeEager() frees nothing (-EOPNOTSUPP), and a receipt counts each page that the driver
+ * was asked to move as migrated, since the driver does not tell what it did. A forked child has no OpenCL: ranges
+ * are prefetched and freed there as on "host", and what needs the driver is -ENODEV.
  *
- * "gmem" is openEuler's GMEM kernel with an accelerator; on it large blocks of the heap are
- * *peer-shared*: the kernel moves them between the processor and the device, whichever touches them. To choose "gmem"
- * succeeds on any machine, and ordinary memory is treated as on "host"; what needs the device fails with -ENODEV,
- * -EACCES
+ * "gmem" is openEuler's GMEM kernel with an accelerator; on it large blocks of the heap are *peer-shared*: the
+ * kernel moves them between the processor and the device, whichever touches them. To choose "gmem" succeeds on any
+ * machine, and ordinary memory is treated as on "host"; what needs the device fails with -ENODEV, -EACCES
  * (/dev/gmem is root's unless udev says otherwise) or -ENOMEM and the reason, and works once the driver is there.
  * Peer-shared memory is not inherited: after fork(2) the child reads zeros there.
  *
  * "ascend" is "gmem" for Huawei's accelerators: an aclrtStream is a stream as it is (see gmemStream_t). For that
  * libascendcl.so is needed when the first one comes: the process's own, else that of the dynamic linker, of
- * ASCEND_TOOLKIT_HOME, of ASCEND_HOME_PATH, of /etc/Ascend/ascend_cann_install.info, below /usr/local/Ascend. Functions
- * go through aclrtLaunchHostFunc(). A runtime older than CANN 8.3 has only aclrtLaunchCallback(); then, where the
- * program has subscribed no thread of its own to the stream (aclrtSubscribeReport()), libgmem subscribes one, the same
- * for all streams of an accelerator. A stream that is launched on with the call that libgmem does not use is refused
- * (-EOPNOTSUPP).
+ * ASCEND_TOOLKIT_HOME, of ASCEND_HOME_PATH, of /etc/Ascend/ascend_cann_install.info, below /usr/local/Ascend.
+ * Functions go through aclrtLaunchHostFunc(). A runtime older than CANN 8.3 has only aclrtLaunchCallback(); then,
+ * where the program has subscribed no thread of its own to the stream (aclrtSubscribeReport()), libgmem subscribes
+ * one, the same for all streams of an accelerator. A stream that is launched on with the call that libgmem does not
+ * use is refused (-EOPNOTSUPP).
  *
  * "cuda" is the first GPU of NVIDIA's with managed memory that the processor may use meanwhile, or the one that
  * GMEM_CUDA_DEVICE names by its number (among those that CUDA_VISIBLE_DEVICES leaves) or the beginning of its UUID.
@@ -506,12 +505,15 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  * CUDA's own runtime uses, too. Each GPU that can be used has a node. Where the GPU reads all memory of the process
  * (HMM, ATS), all memory may go there and blocks of the heap are ordinary; else large blocks are managed memory,
  * together at most what the GPU had free when it was opened, and ordinary beyond that (device_refused of
- * gmemHeapStats()). GMEM_CUDA_MEMORY=managed or =system chooses; GMEM_LOG=trace says what was chosen. The driver does
- * not tell what it moved: a receipt has GMEM_UNKNOWN for pages there, populated and migrated, and a prefetch cannot be
- * cancelled once it was handed to the driver. A forked child has no CUDA, and none of its parent's managed memory.
+ * gmemHeapStats()). GMEM_CUDA_MEMORY=managed or =system chooses; GMEM_LOG=trace says what was chosen. The driver
+ * does not tell what it moved: a receipt has GMEM_UNKNOWN for pages there, populated and migrated, and a prefetch
+ * cannot be cancelled once it was handed to the driver. A forked child has no CUDA, and none of its parent's
+ * managed memory.
+ *
  * @param name "host", "gmem", "ascend", "opencl" or "cuda"
- * @return 0; -EINVAL for an unknown or NULL name (the error lists the valid ones); -ENODEV if "opencl" or "cuda" cannot
- * be used (the error says what is missing and where it was looked for). After an error the device is what it was.
+ * @return 0; -EINVAL for an unknown or NULL name (the error lists the valid ones); -ENODEV if "opencl" or "cuda"
+ *   cannot be used (the error says what is missing and where it was looked for). After an error the device is what
+ *   it was.
  */
 int gmemSetDevice(const char *name) LIBGMEM_NOEXCEPT;
 
@@ -521,7 +523,7 @@ const char *gmemGetDevice(void) LIBGMEM_NOEXCEPT;
 /**
  * @brief The driver's own object that the current device's memory belongs to: on "opencl" its cl_context, on "cuda"
  *   the CUcontext, good for the life of the process. Kernels that get libgmem's memory by its address
- * (clSetKernelArgSVMPointer) are made in it.
+ *   (clSetKernelArgSVMPointer) are made in it.
  * @return NULL on "host", and when there is no device.
  */
 void *gmemGetDeviceContext(void) LIBGMEM_NOEXCEPT;
@@ -542,25 +544,33 @@ void *gmemGetDeviceContext(void) LIBGMEM_NOEXCEPT;
  * keep coming, so that neighbours become one system call; not when anything else is registered behind it, or
  * when somebody synchronizes or queries the stream.
  *
- * A stream of the current device's driver is one as it is, wherever a function takes a gmemStream_t or a
- * `void *stream`: on the device "ascend" an aclrtStream, on "cuda" a CUstream or cudaStream_t (see
- * gmemStreamWrap()). libgmem's calls lie in its order, among the driver's own work,
- * as gmemStreamWrap() has it. What is no stream of libgmem's is told by its value alone and never followed; on a device
- * without such streams it is unknown (-EINVAL), on the others it is the driver's, which has to know it.
- *  - Calls are made with the stream's context current on the calling thread, as the driver wants it for its own, and
- * after an error of the driver's (its number is in gmemLastError(); -EINVAL, -ENODEV, -EOPNOTSUPP, -ENOMEM, else -EIO)
- *    nothing is registered.
- *  - libgmem keeps a few hundred bytes for each such stream from the first call on. gmemStreamDestroy() drops them, and
- *    what the driver was told for libgmem's sake: synchronize the stream, then gmemStreamDestroy(), then the driver's
- *    own destruction (gmemStreamDestroy() leaves the driver's stream alone, and is 0 for one it has not seen). A
- *    stream that is destroyed without that costs the bytes; the next one at its address is
- *    taken for the same stream, and has its failures.
- *  - It belongs to the device that was current when it was used: after gmemSetDevice() it is unknown until that device
- *    is the current one again; work on it goes on.
- *  - gmemStreamLaunch() has fn run where drivers allow no calls of theirs. The driver's default stream, where that is
- *    NULL, cannot be named: NULL is no stream here.
- *  - -ENODEV: the driver's library is not there or broken (gmemLastError() says where it was looked for; the next call
- *    looks again), or the process has been forked since.
+ * A stream of the current device's driver is one as it is, wherever a function takes a stream: on the device
+ * "ascend" an aclrtStream, on "cuda" a CUstream or cudaStream_t. libgmem's calls lie in its order, among the driver's
+ * own work, as gmemStreamWrap() has it. What is no stream of libgmem's is told by its value alone and never followed;
+ * on a device without such streams it is unknown (-EINVAL), on the others it is the driver's, which has to know it.
+ *  - Calls are made with the stream's context current on the calling thread, as the driver wants it for its own,
+ *    and after an error of the driver's (its number is in gmemLastError(); -EINVAL, -ENODEV, -EOPNOTSUPP, -ENOMEM,
+ *    else -EIO) nothing is registered.
+ *  - libgmem keeps a few hundred bytes for each such stream from the first call on. gmemStreamDestroy() drops them,
+ *    and what the driver was told for libgmem's sake: synchronize the stream, then gmemStreamDestroy(), then the
+ *    driver's own destruction (gmemStreamDestroy() leaves the driver's stream alone, and is 0 for one it has not
+ *    seen). A stream that is destroyed without that costs the bytes; the next one at its address is taken for the
+ *    same stream, and has its failures.
+ *  - It belongs to the device that was current when it was used: after gmemSetDevice() it is unknown until that
+ *    device is the current one again; work on it goes on.
+ *  - gmemStreamLaunch() has fn run where drivers allow no calls of theirs. The driver's default stream, where that
+ *    is NULL, cannot be named: NULL is no stream here.
+ *  - -ENODEV: the driver's library is not there or broken (gmemLastError() says where it was looked for; the next
+ *    call looks again), or the process has been forked since.
+ *
+ * On "cuda" CU_STREAM_LEGACY (1) and CU_STREAM_PER_THREAD (2) are such streams, too, but not CUDA's NULL, which is
+ * no stream. Prefetches and eager frees of the GPU's memory are then commands of the driver's own in that stream's
+ * order, without a function in between; functions, receipts and work on ordinary memory are host functions
+ * (cuLaunchHostFunc), which must make no calls of CUDA's: what needs CUDA fails there with -EDEADLK. Between two
+ * such streams gmemStreamWaitEvent() is the driver's own wait. A stream that is being captured into a graph is
+ * refused (-EOPNOTSUPP), since libgmem does things once. After the loss of the context gmemStreamSynchronize() says
+ * so (-EIO), and what waited is not done. A stream that CUDA has destroyed is told from others only as far as the
+ * driver does that.
  *
  * After fork() the child has none of its parent's streams and events: they are unknown there (-EINVAL; a driver's
  * -ENODEV) and it makes its own. Work still pending when the process exits is dropped, in the middle of a function or
@@ -630,17 +640,8 @@ typedef int (*gmemLaunchFn)(void *native, gmemHostFn fn, void *arg);
  * gmemStreamDestroy() leaves the executor alone; its places that are still ahead do their work when
  * they are reached. An executor that ends without calling fn(arg) calls gmemLaunchDropped(arg) instead, or the work
  * of that place, and all behind it, stays undone and a synchronize waits for ever.
- * C++ has adapters: <libgmem/streams/cuda.hpp> and its neighbours.
- *
- * On the device "cuda" a CUstream or cudaStream_t needs no wrapping: every function here that takes a stream takes it
- * as it is, and CU_STREAM_LEGACY (1) and CU_STREAM_PER_THREAD (2), but not CUDA's NULL, which is no stream. Prefetches
- * and eager frees of the GPU's memory are then commands of the driver's own in that stream's order, without a function
- * in between; functions, receipts and work on ordinary memory are host functions (cuLaunchHostFunc), which must make no
- * calls of CUDA's: what needs CUDA fails there with -EDEADLK. Between two such streams gmemStreamWaitEvent() is the
- * driver's own wait. A stream that is being captured into a graph is refused (-EOPNOTSUPP), since libgmem does things
- * once. After the loss of the context gmemStreamSynchronize() says so (-EIO), and what waited is not done.
- * gmemStreamDestroy() forgets such a stream, and leaves it alone: call it before cuStreamDestroy(). A stream that CUDA
- * has destroyed is told from others only as far as the driver does that.
+ * C++ has adapters: <libgmem/streams/cuda.hpp> and its neighbours. A stream of the current device's driver needs no
+ * wrapping (see gmemStream_t).
  *
  * @return 0; -EINVAL if launch or stream is NULL; -ENOMEM
  */

@@ -301,7 +301,7 @@ unsafe extern "C" fn gmemEventCreate(out: *mut *mut c_void) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemEventRecord(event: *mut c_void, stream: *mut c_void) -> c_int {
-    guard(|| native_stream::record(event.addr(), stream.addr()).map(|()| 0))
+    guard(|| stream::record(event.addr(), resolve(stream)?).map(|()| 0))
 }
 
 #[unsafe(no_mangle)]
@@ -321,10 +321,7 @@ extern "C" fn gmemEventSynchronize(event: *mut c_void) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemEventDestroy(event: *mut c_void) -> c_int {
-    guard(|| {
-        native_stream::forget_event(event.addr());
-        stream::destroy_event(event.addr()).map(|()| 0)
-    })
+    guard(|| stream::destroy_event(event.addr()).map(|()| 0))
 }
 
 // ---- the heap ---------------------------------------------------------------------------------

@@ -6,14 +6,10 @@
 //! A stream of the driver's has two orders that agree: the driver's own, in which its commands stand, and that of
 //! libgmem's handle for it, whose places are functions among those commands.
 
-use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::device::{self, NativeStreams};
 use crate::error::{Error, Result};
-use crate::heap::reserve;
-use crate::os::process::PerProcess;
 use crate::stream::{self, Executor};
 
 /// The handle of libgmem's that a `void *stream` stands for; 0 for NULL. A stream of the driver's gets one when it is
@@ -25,7 +21,7 @@ pub fn resolve(stream: usize) -> Result<usize> {
     let (device, streams) = driver_of(stream)?;
     stream::wrapped((device, stream), || {
         streams.begin(stream)?;
-        Ok(Box::new(Native { streams, stream }))
+        Ok(Box::new(Native { streams, device, stream }))
     })
 }
 
@@ -73,40 +69,15 @@ fn driver_of(stream: usize) -> Result<(usize, &'static dyn NativeStreams)> {
     if streams.may_be(stream) { Ok((device, streams)) } else { Err(unknown) }
 }
 
-// ---- events ---------------------------------------------------------------------------------------
-
-/// Which events were last recorded on streams of a driver's, and on which. Waiting in a function for another function
-/// of the driver's could be for ever: it may have one thread for all of them.
-static RECORDED: PerProcess<Mutex<HashMap<usize, usize>>> = PerProcess::new(|_| Mutex::default());
-
-fn recorded() -> MutexGuard<'static, HashMap<usize, usize>> {
-    RECORDED.get().lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The event now stands for this place in the stream.
-pub fn record(event: usize, stream: usize) -> Result<()> {
-    let handle = resolve(stream)?;
-    let is_native = native(stream)?.is_some();
-    if is_native {
-        reserve::ask(size_of::<[usize; 4]>(), "the event's stream")?;
-    }
-    stream::record(event, handle)?;
-    if is_native {
-        recorded().insert(event, stream);
-    } else {
-        forget_event(event);
-    }
-    Ok(())
-}
-
-/// What is registered on the stream from now on waits for the place that the event stands for; between two streams of
-/// the driver's for whatever is on the other by now, which is no less.
+/// What is registered on the stream from now on waits for the place that the event stands for. Between two streams of the
+/// driver's that is for whatever is on the other by now, which is no less: a function of the driver's must not wait for
+/// another, as it may have one thread for all of them.
 pub fn wait_event(stream: usize, event: usize) -> Result<()> {
     let handle = resolve(stream)?;
-    if let Some(streams) = native(stream)?
-        && !stream::has_passed(event)?
-        && let Some(other) = recorded().get(&event).copied()
-        && native(other).is_ok_and(|of| of.is_some())
+    if stream != handle
+        && let Some((device, other)) = stream::pending_on(event)?
+        && let (current, streams) = driver_of(stream)?
+        && device == current
         && streams.wait(stream, other)?
     {
         return Ok(());
@@ -114,22 +85,22 @@ pub fn wait_event(stream: usize, event: usize) -> Result<()> {
     stream::wait_event(handle, event)
 }
 
-/// The event has gone.
-pub fn forget_event(event: usize) {
-    recorded().remove(&event);
-}
-
 // ---- the executor -----------------------------------------------------------------------------------
 
 /// One of them.
 struct Native {
     streams: &'static dyn NativeStreams,
+    device: usize,
     stream: usize,
 }
 
 impl Executor for Native {
     fn launch(&self, place: usize) -> Result<()> {
         self.streams.launch(self.stream, reached, place)
+    }
+
+    fn name(&self) -> Option<(usize, usize)> {
+        Some((self.device, self.stream))
     }
 }
 

@@ -43,6 +43,11 @@ impl Point {
         self.passed.load(Ordering::Acquire)
     }
 
+    /// The stream it lies in, until it is passed.
+    pub(super) fn on(&self) -> Option<Arc<Stream>> {
+        self.lock().on.as_ref().map(Arc::clone)
+    }
+
     /// The stream's work has come here: whoever waits goes on.
     pub(super) fn pass(&self) {
         let (held, on) = {

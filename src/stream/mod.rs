@@ -255,6 +255,12 @@ pub fn wait_event(stream: usize, event: usize) -> Result<()> {
     stream.enqueue(Work::Wait(point))
 }
 
+/// The name of the executor's stream that the event's place lies in, if it has one and has not come there yet.
+pub fn pending_on(event: usize) -> Result<Option<(usize, usize)>> {
+    let stream = find_event(event)?.pending().and_then(|point| point.on());
+    Ok(stream.and_then(|stream| stream.foreign()?.name()))
+}
+
 /// Whether the stream has passed the place.
 pub fn has_passed(event: usize) -> Result<bool> {
     Ok(find_event(event)?.pending().is_none())
