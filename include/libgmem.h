@@ -676,11 +676,18 @@ int gmemEventRecord(gmemEvent_t event, gmemStream_t stream) LIBGMEM_NOEXCEPT;
  * @brief What is registered on the stream from now on waits for the event. Takes no thread on a stream of libgmem's
  *   own, any number of which may wait. The stream on which the event was recorded may be destroyed meanwhile, the
  *   event too.
+ *
+ * A stream of others or of a driver waits in a function that its executor runs. An executor with one thread for all its
+ * streams (a driver may have one for all functions) stands still meanwhile: what is waited for must not need that
+ * thread, also not by way of a third stream. Two streams of "cuda" wait for each other without a function.
  * @return 0; -EINVAL for an unknown stream or event; else as gmemStreamLaunch()
  */
 int gmemStreamWaitEvent(gmemStream_t stream, gmemEvent_t event) LIBGMEM_NOEXCEPT;
 
-/** @brief 0 if the event has passed, -EBUSY if not, -EINVAL for an unknown event. */
+/**
+ * @return 0 if the event has passed, -EBUSY if not, -EINVAL for an unknown event; -EIO if it lies on a stream of "cuda"
+ *   whose context is lost, so that it never will (gmemEventSynchronize() says so, too).
+ */
 int gmemEventQuery(gmemEvent_t event) LIBGMEM_NOEXCEPT;
 
 /**

@@ -301,7 +301,7 @@ unsafe extern "C" fn gmemEventCreate(out: *mut *mut c_void) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemEventRecord(event: *mut c_void, stream: *mut c_void) -> c_int {
-    guard(|| stream::record(event.addr(), resolve(stream)?).map(|()| 0))
+    guard(|| native_stream::record(event.addr(), stream.addr()).map(|()| 0))
 }
 
 #[unsafe(no_mangle)]
@@ -311,12 +311,12 @@ extern "C" fn gmemStreamWaitEvent(stream: *mut c_void, event: *mut c_void) -> c_
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemEventQuery(event: *mut c_void) -> c_int {
-    guard(|| Ok(if stream::has_passed(event.addr())? { 0 } else { -libc::EBUSY }))
+    guard(|| Ok(if native_stream::has_passed(event.addr())? { 0 } else { -libc::EBUSY }))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemEventSynchronize(event: *mut c_void) -> c_int {
-    guard(|| stream::synchronize_event(event.addr()).map(|()| 0))
+    guard(|| native_stream::synchronize_event(event.addr()).map(|()| 0))
 }
 
 #[unsafe(no_mangle)]

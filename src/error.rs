@@ -274,9 +274,9 @@ impl Error {
                 code: CuCode::INVALID_HANDLE | CuCode::CONTEXT_IS_DESTROYED,
                 ..
             } => libc::EINVAL,
-            Error::Cuda { code: CuCode::NOT_SUPPORTED, .. } | Error::Capturing { .. } => {
-                libc::EOPNOTSUPP
-            }
+            Error::Cuda { code: CuCode::NOT_SUPPORTED, .. }
+            | Error::CudaStream { code: CuCode::NOT_SUPPORTED, .. }
+            | Error::Capturing { .. } => libc::EOPNOTSUPP,
             Error::Cuda { .. } | Error::CudaStream { .. } => libc::EIO,
             Error::InHostFunction { .. } => libc::EDEADLK,
             Error::Opencl { code, .. } if code.is_lack_of_memory() => libc::ENOMEM,

@@ -7,10 +7,11 @@
 //! libgmem's handle for it, whose places are functions among those commands.
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
-use crate::device::{self, NativeStreams};
+use crate::device::{self, Mark, NativeStreams};
 use crate::error::{Error, Result};
-use crate::stream::{self, Executor};
+use crate::stream::{self, Executor, Note};
 
 /// The handle of libgmem's that a `void *stream` stands for; 0 for NULL. A stream of the driver's gets one when it is
 /// first seen, which it keeps until [`forget`] is told of it.
@@ -19,9 +20,9 @@ pub fn resolve(stream: usize) -> Result<usize> {
         return Ok(stream);
     }
     let (device, streams) = driver_of(stream)?;
-    stream::wrapped((device, stream), || {
+    stream::wrapped((device, streams.identity(stream)?), || {
         streams.begin(stream)?;
-        Ok(Box::new(Native { streams, device, stream }))
+        Ok(Box::new(Native { streams, stream }))
     })
 }
 
@@ -38,8 +39,8 @@ pub fn forget(stream: usize) -> Result<()> {
     if stream == 0 || stream::is_handle(stream) {
         return stream::destroy(stream);
     }
-    let (device, _) = driver_of(stream)?;
-    stream::unwrap((device, stream))
+    let (device, streams) = driver_of(stream)?;
+    stream::unwrap((device, streams.identity(stream)?))
 }
 
 /// Wait for the work registered so far; its first failure comes out.
@@ -47,7 +48,7 @@ pub fn synchronize(stream: usize) -> Result<()> {
     let handle = resolve(stream)?;
     if let Some(streams) = native(stream)? {
         // First, since a driver whose context is lost runs no functions any more, and says so.
-        streams.synchronize(stream)?;
+        stream::aside(|| streams.synchronize(stream))?;
     }
     stream::synchronize(handle)
 }
@@ -69,20 +70,59 @@ fn driver_of(stream: usize) -> Result<(usize, &'static dyn NativeStreams)> {
     if streams.may_be(stream) { Ok((device, streams)) } else { Err(unknown) }
 }
 
-/// What is registered on the stream from now on waits for the place that the event stands for. Between two streams of the
-/// driver's that is for whatever is on the other by now, which is no less: a function of the driver's must not wait for
-/// another, as it may have one thread for all of them.
+// ---- events ---------------------------------------------------------------------------------------
+
+/// What a driver knows of the place that an event stands for.
+struct Marked {
+    device: usize,
+    mark: Box<dyn Mark>,
+}
+
+/// The event now stands for this place in the stream; in a driver's, the driver notes it, too.
+pub fn record(event: usize, stream: usize) -> Result<()> {
+    stream::record(event, resolve(stream)?, || {
+        if stream::is_handle(stream) {
+            return Ok(None);
+        }
+        let (device, streams) = driver_of(stream)?;
+        let mark = streams.mark(stream)?;
+        Ok(mark.map(|mark| Arc::new(Marked { device, mark }) as Note))
+    })
+}
+
+/// What is registered on the stream from now on waits for the place that the event stands for. Between two streams of a
+/// driver's the driver sees to that: a function of the driver's must not wait for another, as it may have one thread for
+/// all of them.
 pub fn wait_event(stream: usize, event: usize) -> Result<()> {
     let handle = resolve(stream)?;
     if stream != handle
-        && let Some((device, other)) = stream::pending_on(event)?
-        && let (current, streams) = driver_of(stream)?
-        && device == current
-        && streams.wait(stream, other)?
+        && let Some(note) = stream::pending_note(event)?
+        && let Some(marked) = note.downcast_ref::<Marked>()
+        && marked.device == driver_of(stream)?.0
     {
-        return Ok(());
+        return marked.mark.hold(stream);
     }
     stream::wait_event(handle, event)
+}
+
+/// Whether the stream has passed the place. A driver that never will says so.
+pub fn has_passed(event: usize) -> Result<bool> {
+    if let Some(note) = stream::pending_note(event)?
+        && let Some(marked) = note.downcast_ref::<Marked>()
+    {
+        marked.mark.has_come()?;
+    }
+    stream::has_passed(event)
+}
+
+/// Wait until it has.
+pub fn synchronize_event(event: usize) -> Result<()> {
+    if let Some(note) = stream::pending_note(event)?
+        && let Some(marked) = note.downcast_ref::<Marked>()
+    {
+        stream::aside(|| marked.mark.wait())?;
+    }
+    stream::synchronize_event(event)
 }
 
 // ---- the executor -----------------------------------------------------------------------------------
@@ -90,17 +130,12 @@ pub fn wait_event(stream: usize, event: usize) -> Result<()> {
 /// One of them.
 struct Native {
     streams: &'static dyn NativeStreams,
-    device: usize,
     stream: usize,
 }
 
 impl Executor for Native {
     fn launch(&self, place: usize) -> Result<()> {
         self.streams.launch(self.stream, reached, place)
-    }
-
-    fn name(&self) -> Option<(usize, usize)> {
-        Some((self.device, self.stream))
     }
 }
 

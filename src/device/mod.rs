@@ -112,10 +112,27 @@ pub trait NativeStreams: Sync {
         Ok(true)
     }
 
-    /// Have the driver let one stream wait for what is on another by now; false leaves that to functions.
-    fn wait(&self, _stream: usize, _other: usize) -> Result<bool> {
-        Ok(false)
+    /// What tells a stream from all others, where its name is another stream's for another thread.
+    fn identity(&self, stream: usize) -> Result<usize> {
+        Ok(stream)
     }
+
+    /// Note what is on a stream by now; `None` leaves waiting for that to functions.
+    fn mark(&self, _stream: usize) -> Result<Option<Box<dyn Mark>>> {
+        Ok(None)
+    }
+}
+
+/// A place in a stream of a driver's, as the driver notes it.
+pub trait Mark: Send + Sync {
+    /// Have the driver let another of its streams wait for it.
+    fn hold(&self, stream: usize) -> Result<()>;
+
+    /// Wait for it.
+    fn wait(&self) -> Result<()>;
+
+    /// Whether the stream has come to it.
+    fn has_come(&self) -> Result<bool>;
 }
 
 thread_local! {

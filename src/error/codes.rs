@@ -53,6 +53,8 @@ impl CuCode {
     pub const NOT_READY: Self = Self(600);
     /// The context that the stream was made in has gone.
     pub const CONTEXT_IS_DESTROYED: Self = Self(709);
+    /// A stream waits for one that is being captured.
+    pub const CAPTURE_IMPLICIT: Self = Self(906);
     /// Not on this GPU, or with this driver.
     pub const NOT_SUPPORTED: Self = Self(801);
 

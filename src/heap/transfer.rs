@@ -30,18 +30,20 @@ struct Shelf {
 // SAFETY: only its holder looks at the batches.
 unsafe impl Sync for Shelf {}
 
-static SHELVES: [Shelf; CLASSES] = [const {
-    Shelf {
-        holder: AtomicU64::new(0),
-        count: AtomicUsize::new(0),
-        batches: UnsafeCell::new([[ptr::null_mut(); BATCH]; SHELF]),
-    }
-}; CLASSES];
+static SHELVES: [Shelf; CLASSES] = [const { Shelf::new() }; CLASSES];
 
 /// Bytes on all of them.
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
 
 impl Shelf {
+    const fn new() -> Self {
+        Self {
+            holder: AtomicU64::new(0),
+            count: AtomicUsize::new(0),
+            batches: UnsafeCell::new([[ptr::null_mut(); BATCH]; SHELF]),
+        }
+    }
+
     /// Come to it, if nobody is there.
     fn enter(&self) -> Option<Entered<'_>> {
         let own = process::forks() + 1;
@@ -151,7 +153,8 @@ mod tests {
 
     #[test]
     fn nobody_waits_but_for_a_process_that_is_gone() {
-        let shelf = &SHELVES[CLASSES - 1];
+        static SHELF: Shelf = Shelf::new();
+        let shelf = &SHELF;
         let entered = shelf.enter();
         assert!(entered.is_some() && shelf.enter().is_none() && shelf.enter().is_none());
         drop(entered);

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::dynamic;
 use super::mapping::Region;
@@ -103,7 +103,11 @@ functions! {
     cuLaunchHostFunc(Handle, HostFunction, *mut c_void);
     cuEventCreate(*mut Handle, c_uint);
     cuEventRecord(Handle, Handle);
-    cuEventDestroy_v2(Handle);
+    cuEventQuery(Handle);
+    cuEventSynchronize(Handle);
+    cuStreamGetCtx(Handle, *mut Handle);
+    cuThreadExchangeStreamCaptureMode(*mut c_int);
+    ? cuStreamGetId(Handle, *mut u64);
     ? cuMemPrefetchAsync_v2(usize, usize, Location, c_uint, Handle);
     ? cuMemDiscardBatchAsync(*mut usize, *mut usize, usize, u64, Handle);
 }
@@ -274,12 +278,30 @@ pub enum Destination {
 #[derive(Debug, Clone, Copy)]
 pub struct Given(usize);
 
-/// The primary context of a GPU, which the process's libraries share, and a stream in it that waits for no other.
+/// A place in a stream, as the driver notes it.
+#[derive(Debug)]
+pub struct Event {
+    event: Handle,
+    /// The one that the stream is in.
+    context: Handle,
+}
+// SAFETY: as for a context.
+unsafe impl Send for Event {}
+// SAFETY: as above.
+unsafe impl Sync for Event {}
+
+/// The primary context of a GPU, which the process's libraries share, with two streams that wait for the legacy one as
+/// little as it does for them.
 pub struct Context {
     driver: Arc<Driver>,
     gpu: c_int,
     context: Handle,
+    /// For what the caller waits for, so nothing else is ever put there.
     stream: Handle,
+    /// For what a stream of the program's waits for.
+    helper: Handle,
+    /// Those that nobody needs any more. They are not destroyed, since that may be found out where no call may be made.
+    events: Mutex<Vec<Event>>,
 }
 
 // SAFETY: the driver's functions may be called from any thread.
@@ -287,13 +309,20 @@ unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
 
-/// The calling thread has the context as its current one while this lives, and afterwards what it had before.
-struct Entered<'a>(&'a Functions);
+/// The calling thread has the context as its current one while this lives, and afterwards what it had before. Nor does
+/// what it does meanwhile concern a stream that is being captured, which most calls would spoil.
+struct Entered<'a> {
+    functions: &'a Functions,
+    capture_mode: c_int,
+}
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        // SAFETY: pops what was pushed.
-        unsafe { (self.0.cuCtxPopCurrent_v2)(&mut { ptr::null_mut() }) };
+        // SAFETY: where the other mode goes; pops what was pushed.
+        unsafe {
+            (self.functions.cuThreadExchangeStreamCaptureMode)(&raw mut self.capture_mode);
+            (self.functions.cuCtxPopCurrent_v2)(&mut { ptr::null_mut() });
+        }
     }
 }
 
@@ -304,12 +333,14 @@ impl Context {
         let all = &driver.functions;
         // SAFETY: where the context goes, and the driver's number of the GPU.
         let context = handle(|out| unsafe { (all.cuDevicePrimaryCtxRetain)(out, gpu.handle) })?;
-        let mut made = Self { driver, gpu: gpu.handle, context, stream: ptr::null_mut() };
-        made.stream = {
-            let all = made.enter()?;
+        let (stream, helper, events) = (ptr::null_mut(), ptr::null_mut(), Mutex::default());
+        let mut made = Self { driver, gpu: gpu.handle, context, stream, helper, events };
+        let stream = || {
+            let entered = made.enter(context)?;
             // SAFETY: where the stream goes.
-            handle(|out| unsafe { (all.0.cuStreamCreate)(out, NON_BLOCKING) })?
+            handle(|out| unsafe { (entered.functions.cuStreamCreate)(out, NON_BLOCKING) })
         };
+        (made.stream, made.helper) = (stream()?, stream()?);
         Ok(made)
     }
 
@@ -323,15 +354,25 @@ impl Context {
         self.stream.addr()
     }
 
+    /// Another one.
+    pub fn helper_stream(&self) -> usize {
+        self.helper.addr()
+    }
+
     /// Its driver.
     pub fn driver(&self) -> &Driver {
         &self.driver
     }
 
-    fn enter(&self) -> CuResult<Entered<'_>> {
-        let all = &self.driver.functions;
-        // SAFETY: a retained context.
-        done(unsafe { (all.cuCtxPushCurrent_v2)(self.context) }).map(|()| Entered(all))
+    fn enter(&self, context: Handle) -> CuResult<Entered<'_>> {
+        const RELAXED: c_int = 2;
+        let functions = &self.driver.functions;
+        // SAFETY: a context that is alive, as this one's is.
+        done(unsafe { (functions.cuCtxPushCurrent_v2)(context) })?;
+        let mut entered = Entered { functions, capture_mode: RELAXED };
+        // SAFETY: where the thread's own mode goes. A failure leaves both as they are.
+        unsafe { (functions.cuThreadExchangeStreamCaptureMode)(&raw mut entered.capture_mode) };
+        Ok(entered)
     }
 
     /// The same for calls on a stream of the program's: names of streams mean those of the program's context, if the
@@ -339,24 +380,24 @@ impl Context {
     fn enter_unless_inside(&self) -> CuResult<Option<Entered<'_>>> {
         // SAFETY: where the context goes.
         let current = handle(|out| unsafe { (self.driver.functions.cuCtxGetCurrent)(out) })?;
-        if current.is_null() { self.enter().map(Some) } else { Ok(None) }
+        if current.is_null() { self.enter(self.context).map(Some) } else { Ok(None) }
     }
 
     /// Bytes of the GPU's memory that nobody has.
     pub fn free_bytes(&self) -> CuResult<usize> {
-        let entered = self.enter()?;
+        let entered = self.enter(self.context)?;
         let mut total = 0;
         // SAFETY: where the two numbers go.
-        value(|free| unsafe { (entered.0.cuMemGetInfo_v2)(free, &raw mut total) })
+        value(|free| unsafe { (entered.functions.cuMemGetInfo_v2)(free, &raw mut total) })
     }
 
     /// Managed memory on a multiple of `page`, with anything in it; and what it is given back by.
     pub fn allocate(&self, length: usize, page: PageSize) -> CuResult<(Region, Given)> {
         const ATTACH_GLOBAL: c_uint = 1;
-        let entered = self.enter()?;
+        let entered = self.enter(self.context)?;
         let give = |bytes: usize| {
             // SAFETY: where the address goes.
-            value(|out| unsafe { (entered.0.cuMemAllocManaged)(out, bytes, ATTACH_GLOBAL) })
+            value(|out| unsafe { (entered.functions.cuMemAllocManaged)(out, bytes, ATTACH_GLOBAL) })
         };
         let mut given = give(length)?;
         // It mostly lies on a GMEM page, though no document says so.
@@ -372,9 +413,9 @@ impl Context {
 
     /// Give it back, when nobody uses the memory any more.
     pub fn free(&self, given: Given) {
-        if let Ok(entered) = self.enter() {
+        if let Ok(entered) = self.enter(self.context) {
             // SAFETY: what the driver gave, once.
-            unsafe { (entered.0.cuMemFree_v2)(given.0) };
+            unsafe { (entered.functions.cuMemFree_v2)(given.0) };
         }
     }
 
@@ -383,11 +424,11 @@ impl Context {
         const IS_MANAGED: c_int = 8;
         const RANGE_START: c_int = 11;
         const RANGE_SIZE: c_int = 12;
-        let entered = self.enter().ok()?;
+        let entered = self.enter(self.context).ok()?;
         let ask = |what| {
             // SAFETY: room for a number of 64 bits, and none of these is longer.
             value::<usize>(|out| unsafe {
-                (entered.0.cuPointerGetAttribute)(out.cast(), what, address)
+                (entered.functions.cuPointerGetAttribute)(out.cast(), what, address)
             })
         };
         let is_managed = ask(IS_MANAGED).ok()? & 0xFF != 0;
@@ -398,10 +439,10 @@ impl Context {
     /// Whether all of a range was last asked to go to the GPU of that ordinal; not whether it is there.
     pub fn was_sent_to(&self, ordinal: i32, range: PageRange) -> bool {
         const LAST_PREFETCH_LOCATION: c_int = 4;
-        let Ok(entered) = self.enter() else { return false };
+        let Ok(entered) = self.enter(self.context) else { return false };
         // SAFETY: where the number goes, which has 4 bytes.
         let last = value::<c_int>(|out| unsafe {
-            let ask = entered.0.cuMemRangeGetAttribute;
+            let ask = entered.functions.cuMemRangeGetAttribute;
             ask(out.cast(), size_of::<c_int>(), LAST_PREFETCH_LOCATION, range.start(), range.len())
         });
         last == Ok(ordinal)
@@ -458,20 +499,77 @@ impl Context {
         done(unsafe { launch(as_handle(stream), function, argument) })
     }
 
-    /// What comes onto `stream` from now on waits for what is on `other`.
-    pub fn wait(&self, stream: usize, other: usize) -> CuResult<()> {
-        const DISABLE_TIMING: c_uint = 2;
-        let _entered = self.enter_for(other)?;
+    /// Note what is on a stream by now.
+    pub fn mark(&self, stream: usize) -> CuResult<Event> {
+        let _entered = self.enter_for(stream)?;
         let all = &self.driver.functions;
-        // SAFETY: where the event goes. An event may be destroyed while somebody waits for it.
-        unsafe {
-            let event = handle(|out| (all.cuEventCreate)(out, DISABLE_TIMING))?;
-            let recorded = done((all.cuEventRecord)(event, as_handle(other)));
-            let waits =
-                recorded.and_then(|()| done((all.cuStreamWaitEvent)(as_handle(stream), event, 0)));
-            (all.cuEventDestroy_v2)(event);
-            waits
+        // SAFETY: where the context goes.
+        let context = handle(|out| unsafe { (all.cuStreamGetCtx)(as_handle(stream), out) })?;
+        let event = self.event_in(context)?;
+        // SAFETY: an event and a stream of one context.
+        match done(unsafe { (all.cuEventRecord)(event.event, as_handle(stream)) }) {
+            Ok(()) => Ok(event),
+            Err(code) => {
+                self.give_back(event);
+                Err(code)
+            }
         }
+    }
+
+    fn event_in(&self, context: Handle) -> CuResult<Event> {
+        const DISABLE_TIMING: c_uint = 2;
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = events.iter().position(|event| event.context == context) {
+            return Ok(events.swap_remove(index));
+        }
+        drop(events);
+        let entered = self.enter(context)?;
+        // SAFETY: where the event goes.
+        let event =
+            handle(|out| unsafe { (entered.functions.cuEventCreate)(out, DISABLE_TIMING) })?;
+        Ok(Event { event, context })
+    }
+
+    /// Nobody asks for it any more. No call of the driver's.
+    pub fn give_back(&self, event: Event) {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        // Without memory for a list it is lost.
+        if events.try_reserve(1).is_ok() {
+            events.push(event);
+        }
+    }
+
+    /// What comes onto a stream from now on waits for the place.
+    pub fn hold(&self, stream: usize, event: &Event) -> CuResult<()> {
+        let _entered = self.enter_for(stream)?;
+        let wait = self.driver.functions.cuStreamWaitEvent;
+        // SAFETY: a stream, or what the driver refuses, and an event that is recorded.
+        done(unsafe { wait(as_handle(stream), event.event, 0) })
+    }
+
+    /// Wait for the place.
+    pub fn wait(&self, event: &Event) -> CuResult<()> {
+        let entered = self.enter(event.context)?;
+        // SAFETY: an event that is recorded.
+        done(unsafe { (entered.functions.cuEventSynchronize)(event.event) })
+    }
+
+    /// Whether the stream has come to the place.
+    pub fn has_come(&self, event: &Event) -> CuResult<bool> {
+        let entered = self.enter(event.context)?;
+        // SAFETY: as above.
+        match done(unsafe { (entered.functions.cuEventQuery)(event.event) }) {
+            Err(CuCode::NOT_READY) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// A number that no other stream of the process has or had; `None` before CUDA 12.0.
+    pub fn id(&self, stream: usize) -> CuResult<Option<u64>> {
+        let Some(ask) = self.driver.functions.cuStreamGetId else { return Ok(None) };
+        let _entered = self.enter_for(stream)?;
+        // SAFETY: where the number goes.
+        value(|out| unsafe { ask(as_handle(stream), out) }).map(Some)
     }
 
     /// Wait for all that is on the stream.
@@ -500,8 +598,8 @@ impl Context {
     }
 
     fn enter_for(&self, stream: usize) -> CuResult<Option<Entered<'_>>> {
-        if stream == self.own_stream() {
-            self.enter().map(Some)
+        if stream == self.own_stream() || stream == self.helper_stream() {
+            self.enter(self.context).map(Some)
         } else {
             self.enter_unless_inside()
         }
@@ -510,11 +608,13 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        if let Ok(entered) = self.enter()
-            && !self.stream.is_null()
-        {
-            // SAFETY: this value's own.
-            unsafe { (entered.0.cuStreamDestroy_v2)(self.stream) };
+        if let Ok(entered) = self.enter(self.context) {
+            for stream in [self.stream, self.helper] {
+                if !stream.is_null() {
+                    // SAFETY: this value's own.
+                    unsafe { (entered.functions.cuStreamDestroy_v2)(stream) };
+                }
+            }
         }
         // SAFETY: retained once.
         unsafe { (self.driver.functions.cuDevicePrimaryCtxRelease_v2)(self.gpu) };

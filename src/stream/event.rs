@@ -1,10 +1,15 @@
 //! Events: places in streams that others can wait for.
 
+use std::any::Any;
+
 use super::caller;
 use super::pool::Pool;
 use super::queue::Stream;
 use super::sync::{self, Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, PoisonError};
 use crate::error::{Error, Result};
+
+/// What a place in a stream is to someone else.
+pub type Note = std::sync::Arc<dyn Any + Send + Sync>;
 
 /// One recording of an event: a place in a stream, which its work passes once.
 pub struct Point {
@@ -19,6 +24,8 @@ pub struct Point {
 struct State {
     /// The stream it lies in, until it is passed.
     on: Option<Arc<Stream>>,
+    /// Whatever whoever recorded it wants to find again.
+    note: Option<Note>,
     /// Streams of libgmem's own that have come to wait for it.
     held: Vec<Arc<Stream>>,
     /// How many were told to; there is room for as many.
@@ -43,9 +50,14 @@ impl Point {
         self.passed.load(Ordering::Acquire)
     }
 
-    /// The stream it lies in, until it is passed.
-    pub(super) fn on(&self) -> Option<Arc<Stream>> {
-        self.lock().on.as_ref().map(Arc::clone)
+    /// Keep something with it.
+    pub(super) fn note(&self, note: Note) {
+        self.lock().note = Some(note);
+    }
+
+    /// What is kept with it.
+    pub(super) fn noted(&self) -> Option<Note> {
+        self.lock().note.clone()
     }
 
     /// The stream's work has come here: whoever waits goes on.

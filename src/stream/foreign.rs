@@ -17,11 +17,6 @@ pub trait Executor: Send + Sync {
     /// Have it call [`reached`](super::reached) with `place` once, in its order, or, where it gives that up,
     /// [`given_up`](super::given_up). It must not wait for the call. After a failure neither happens.
     fn launch(&self, place: usize) -> Result<()>;
-
-    /// What [`wrapped`](super::wrapped) knows it by, if it was made there.
-    fn name(&self) -> Option<(usize, usize)> {
-        None
-    }
 }
 
 /// What a stream has that an executor serves.
@@ -45,10 +40,6 @@ impl Foreign {
             holder: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         }
-    }
-
-    pub(super) fn name(&self) -> Option<(usize, usize)> {
-        self.executor.name()
     }
 
     pub(super) fn number(&self) -> u32 {

@@ -36,6 +36,7 @@ use foreign::Foreign;
 use pool::Pool;
 use queue::Stream;
 
+pub use event::Note;
 pub use foreign::Executor;
 pub use work::{Call, RangeVerb, RangeWork, Target, Task, Work};
 
@@ -187,6 +188,15 @@ pub fn synchronize(handle: usize) -> Result<()> {
     find(handle)?.synchronize()
 }
 
+/// Call something that waits for what is none of libgmem's. Where the calling thread serves streams, another does so
+/// meanwhile.
+pub fn aside<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let aside = if caller::is_in_pool() { Some(STREAMS.get().pool.step_aside()?) } else { None };
+    let outcome = call();
+    drop(aside);
+    outcome
+}
+
 fn find(handle: usize) -> Result<Arc<Stream>> {
     STREAMS.get().streams.get(handle).ok_or(Error::UnknownStream { handle })
 }
@@ -239,12 +249,22 @@ pub fn destroy_event(handle: usize) -> Result<()> {
     STREAMS.get().events.remove(handle).map(drop).ok_or(Error::UnknownEvent { handle })
 }
 
-/// The event now stands for this place in the stream.
-pub fn record(event: usize, stream: usize) -> Result<()> {
+/// The event now stands for this place in the stream. What `note` gives, once the place is there, is kept with it.
+pub fn record(
+    event: usize,
+    stream: usize,
+    note: impl FnOnce() -> Result<Option<Note>>,
+) -> Result<()> {
     let (found, stream) = (find_event(event)?, find(stream)?);
     ask_for::<Point>("the event's place in the stream")?;
     let point = Point::new(event, Arc::clone(&stream));
-    found.record(point, |point| stream.enqueue(Work::Record(point)))
+    found.record(point, |point| {
+        stream.enqueue(Work::Record(Arc::clone(&point)))?;
+        if let Some(note) = note()? {
+            point.note(note);
+        }
+        Ok(())
+    })
 }
 
 /// What is registered on the stream from now on waits for the place that the event stands for.
@@ -255,10 +275,9 @@ pub fn wait_event(stream: usize, event: usize) -> Result<()> {
     stream.enqueue(Work::Wait(point))
 }
 
-/// The name of the executor's stream that the event's place lies in, if it has one and has not come there yet.
-pub fn pending_on(event: usize) -> Result<Option<(usize, usize)>> {
-    let stream = find_event(event)?.pending().and_then(|point| point.on());
-    Ok(stream.and_then(|stream| stream.foreign()?.name()))
+/// What was noted when the event was recorded, until its place is passed.
+pub fn pending_note(event: usize) -> Result<Option<Note>> {
+    Ok(find_event(event)?.pending().and_then(|point| point.noted()))
 }
 
 /// Whether the stream has passed the place.

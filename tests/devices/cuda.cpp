@@ -3,6 +3,7 @@
 // what it is asked for and tells where it has put what. Run with GMEM_DEVICE=cuda; one argument names what the library
 // is like: managed, pageable, old, two.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <mutex>
@@ -197,6 +198,59 @@ void two_streams_wait_for_each_other(const cuda::kernels &kernels) {
 	CHECK(data[0] == 10.0F);
 }
 
+/// CU_STREAM_PER_THREAD is a stream of its own for each thread.
+void threads_have_streams_by_one_name() {
+	auto *const per_thread = reinterpret_cast<gmemStream_t>(2);
+	const gmem::stream_ref own(per_thread);
+	floats data(1 << 20, 1.0F);
+	const auto address = reinterpret_cast<unsigned long>(data.data());
+	const std::size_t size = data.size() * sizeof(float);
+	std::mutex closed;
+	closed.lock();
+	std::atomic<bool> recorded{false};
+	const gmem::event place;
+	std::thread other([&] {
+		cuda::set_context(gmem::device::context());
+		own.launch([&] { const std::lock_guard<std::mutex> wait(closed); });
+		own.record(place);
+		recorded = true;
+		own.synchronize();
+		CHECK_EQUAL(gmemStreamDestroy(per_thread), 0);
+	});
+	while (!recorded) {
+		std::this_thread::yield();
+	}
+	// The other thread's stands still and this one goes on, until it waits for that.
+	CHECK_EQUAL(gmemPrefetch(address, size, gmemGetNumaId(), per_thread), 0);
+	own.synchronize();
+	CHECK_EQUAL(bytes_on(gpu, data), size);
+	CHECK(!place.query());
+	own.wait(place);
+	CHECK_EQUAL(gmemPrefetch(address, size, 0, per_thread), 0);
+	usleep(20'000);
+	CHECK(!own.query());
+	CHECK_EQUAL(bytes_on(gpu, data), size);
+	closed.unlock();
+	own.synchronize();
+	CHECK_EQUAL(bytes_on(processor, data), size);
+	CHECK(place.query());
+	other.join();
+	CHECK_EQUAL(gmemStreamDestroy(per_thread), 0);
+}
+
+/// What is nothing asks the driver for nothing.
+void nothing_is_nothing() {
+	const floats data(1 << 20, 1.0F);
+	const auto address = reinterpret_cast<unsigned long>(data.data());
+	const cuda::stream stream;
+	const long moved = count("cuMemPrefetchAsync_v2"), freed = count("cuMemDiscardBatchAsync");
+	CHECK_EQUAL(gmemPrefetch(address, 0, gmemGetNumaId(), stream.get()), 0);
+	CHECK_EQUAL(gmemFreeEager(address + 1, gmem::page_size(), stream.get()), 0);
+	raw(stream).synchronize();
+	CHECK_EQUAL(count("cuMemPrefetchAsync_v2"), moved);
+	CHECK_EQUAL(count("cuMemDiscardBatchAsync"), freed);
+}
+
 void receipts_come_with_the_stream() {
 	floats data(1 << 20, 0.0F);
 	const cuda::stream stream;
@@ -268,6 +322,13 @@ void captured_streams_refuse() {
 	CHECK_EQUAL(gmemStreamLaunch(handle, [](void *) {}, nullptr), -EOPNOTSUPP);
 	CHECK_EQUAL(gmemStreamQuery(handle), -EOPNOTSUPP);
 	CHECK_EQUAL(gmemStreamSynchronize(handle), -EOPNOTSUPP);
+	// What the heap does meanwhile leaves the graph alone.
+	gmemHeapTrim();
+	const long allocated = count("cuMemAllocManaged");
+	CHECK(floats(5 << 20, 1.0F).size() == 5 << 20);
+	gmemHeapTrim();
+	CHECK(count("cuMemAllocManaged") > allocated);
+	CHECK_EQUAL(count("spoiled captures"), 0);
 	cuda::handle graph = nullptr;
 	cuda::end_capture(stream.get(), &graph);
 	CHECK_EQUAL(gmemPrefetch(address, size, gmemGetNumaId(), stream.get()), 0);
@@ -314,7 +375,13 @@ void more_than_there_is_free_is_refused() {
 	CHECK_EQUAL(bytes_on(gpu, data), 0);
 	stand_in<void>("standin_cuda_take", std::size_t{0});
 	CHECK_EQUAL(gmemPrefetch(address, size, gmemGetNumaId(), nullptr), 0);
-	// What was sent there before needs no room.
+	// What was sent there before needs no room, also where it is a part.
+	stand_in<void>("standin_cuda_take", std::size_t{0});
+	CHECK_EQUAL(gmemPrefetch(address, size, 0, nullptr), 0);
+	CHECK_EQUAL(gmemPrefetch(address, size / 2, gmemGetNumaId(), nullptr), 0);
+	stand_in<void>("standin_cuda_take", (std::size_t{1} << 30U) - (size + size / 4));
+	usleep(150'000);
+	CHECK_EQUAL(gmemPrefetch(address, size, gmemGetNumaId(), nullptr), 0);
 	stand_in<void>("standin_cuda_take", std::size_t{1} << 30U);
 	usleep(150'000);
 	CHECK_EQUAL(gmemPrefetch(address, size, gmemGetNumaId(), nullptr), 0);
@@ -411,7 +478,11 @@ void a_lost_context_is_an_error() {
 	auto *const handle = static_cast<gmemStream_t>(stream.get());
 	gate before(stream);
 	CHECK_EQUAL(gmemStreamLaunch(handle, [](void *) {}, nullptr), 0);
+	const gmem::event place;
+	raw(stream).record(place);
 	stand_in<void>("standin_cuda_lose_context");
+	CHECK_EQUAL(gmemEventQuery(place.get()), -EIO);
+	CHECK_EQUAL(gmemEventSynchronize(place.get()), -EIO);
 	CHECK_EQUAL(gmemStreamSynchronize(handle), -EIO);
 	CHECK(said("CUDA_ERROR_ILLEGAL_ADDRESS") && said("context is lost"));
 	const auto address = reinterpret_cast<unsigned long>(data.data());
@@ -491,6 +562,8 @@ int main(int argc, char **argv) {
 		prefetches_stand_in_the_streams_order(kernels);
 		frees_stand_in_the_streams_order(kernels);
 		two_streams_wait_for_each_other(kernels);
+		threads_have_streams_by_one_name();
+		nothing_is_nothing();
 		receipts_come_with_the_stream();
 		mixed_ranges_go_back_and_are_freed();
 		captured_streams_refuse();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Accelerator, Gpu};
 use crate::error::{Error, Result};
 use crate::os::cuda::Context;
+use crate::os::mapping;
 use crate::page::PageRange;
 
 /// Asking takes much longer than registering a prefetch does, so small ones share an answer.
@@ -24,6 +25,8 @@ struct Answer {
 /// For so long, and for so much of it, an answer holds.
 const LASTS: Duration = Duration::from_millis(100);
 const SHARE: usize = 8;
+/// Parts of a range that are asked for apart: 64.
+const HALVINGS: u32 = 6;
 
 impl Room {
     /// Whether the last answer is enough to know that so many bytes more fit.
@@ -71,14 +74,29 @@ impl Accelerator {
             }
             return Ok(());
         }
-        let missing = parts.iter().filter(|part| !self.context.was_sent_to(gpu.ordinal, **part));
-        let needed: usize = missing.map(|part| part.len()).sum();
+        let needed: usize =
+            parts.iter().map(|part| self.not_sent(*part, gpu.ordinal, HALVINGS)).sum();
         if needed <= free {
             return Ok(());
         }
         let (from, to) = (asked.start(), asked.end());
         let whose = format!("GPU {} ({})", gpu.ordinal, gpu.name);
         Err(Error::NoRoom { from, to, needed, free, whose })
+    }
+
+    /// Bytes of a part that were not asked to go to the GPU before. Of a range that is so in part the driver only says
+    /// that; so it is halved, a few times.
+    fn not_sent(&self, part: PageRange, ordinal: i32, halvings: u32) -> usize {
+        if self.context.was_sent_to(ordinal, part) {
+            return 0;
+        }
+        let page = mapping::gmem_page();
+        let middle = page.floor(part.start() + part.len() / 2);
+        if halvings == 0 || middle <= part.start() {
+            return part.len();
+        }
+        let halves = [PageRange::new(part.start(), middle), PageRange::new(middle, part.end())];
+        halves.into_iter().map(|half| self.not_sent(half, ordinal, halvings - 1)).sum()
     }
 }
 

@@ -4,9 +4,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Accelerator, Cuda, opened};
-use crate::device::{HostFunction, NativeStreams, Registered, Request};
-use crate::error::{Error, Result};
-use crate::os::cuda::is_readable;
+use crate::device::{HostFunction, Mark, NativeStreams, Registered, Request};
+use crate::error::{CuCode, Error, Result};
+use crate::heap::reserve;
+use crate::os::cuda::{Context, CuResult, Event, is_readable};
 use crate::os::mapping;
 use crate::page::PageRange;
 
@@ -39,6 +40,9 @@ impl NativeStreams for Cuda {
     fn prefetch(&self, stream: usize, request: &Request<'_>) -> Result<Registered> {
         let device = opened()?;
         device.is_ready("gmemPrefetch", stream)?;
+        if request.asked.is_empty() {
+            return Ok(Registered { with_driver: false, left: Vec::new() });
+        }
         let split = device.split_for_prefetch(request)?;
         device.send(request, &split, stream)?;
         Ok(Registered { with_driver: !split.drivers.is_empty(), left: split.kernels })
@@ -47,6 +51,9 @@ impl NativeStreams for Cuda {
     fn free_eager(&self, stream: usize, pages: PageRange) -> Result<Vec<PageRange>> {
         let device = opened()?;
         device.is_ready("gmemFreeEager", stream)?;
+        if pages.is_empty() {
+            return Ok(Vec::new());
+        }
         let split = device.split(pages);
         device.can_discard(&split.drivers)?;
         if !split.drivers.is_empty() {
@@ -69,11 +76,81 @@ impl NativeStreams for Cuda {
         outcome.map_err(|code| Error::CudaStream { call: "cuStreamQuery", stream, code })
     }
 
-    fn wait(&self, stream: usize, other: usize) -> Result<bool> {
+    fn identity(&self, stream: usize) -> Result<usize> {
+        // Apart from addresses.
+        const NUMBERED: usize = 1 << (usize::BITS - 1);
+        if !matches!(stream, LEGACY | PER_THREAD) {
+            return Ok(stream);
+        }
         let device = opened()?;
-        device.is_ready("gmemStreamWaitEvent", stream)?;
-        device.is_ready("gmemStreamWaitEvent", other)?;
-        device.wait(stream, other).map(|()| true)
+        device.refuse_in_host_function("a stream without an address")?;
+        match device.context.id(stream) {
+            Ok(Some(id)) => Ok(id as usize | NUMBERED),
+            Ok(None) => Err(CuCode::NOT_SUPPORTED),
+            Err(code) => Err(code),
+        }
+        .map_err(|code| Error::CudaStream {
+            call: "cuStreamGetId (CUDA 12.0)",
+            stream,
+            code,
+        })
+    }
+
+    fn mark(&self, stream: usize) -> Result<Option<Box<dyn Mark>>> {
+        let device = opened()?;
+        device.is_ready("gmemEventRecord", stream)?;
+        reserve::ask(size_of::<Place>(), "the event's place in the stream")?;
+        let event = device.mark(stream)?;
+        Ok(Some(Box::new(Place { device, stream, event: Some(event) })))
+    }
+}
+
+/// A place in a stream.
+struct Place {
+    device: &'static Accelerator,
+    stream: usize,
+    /// Until it is dropped.
+    event: Option<Event>,
+}
+
+impl Place {
+    fn ask<T>(
+        &self,
+        what: &'static str,
+        call: &'static str,
+        ask: impl FnOnce(&Context, &Event) -> CuResult<T>,
+    ) -> Result<T> {
+        self.device.refuse_in_host_function(what)?;
+        let lost = Error::OutOfMemory { what: "the event's place in the stream" };
+        let event = self.event.as_ref().ok_or(lost)?;
+        let stream = self.stream;
+        let outcome = ask(&self.device.context, event);
+        outcome.map_err(|code| Error::CudaStream { call, stream, code })
+    }
+}
+
+impl Mark for Place {
+    fn hold(&self, stream: usize) -> Result<()> {
+        self.device.is_ready("gmemStreamWaitEvent", stream)?;
+        self.ask("gmemStreamWaitEvent", "cuStreamWaitEvent", |context, event| {
+            context.hold(stream, event)
+        })
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.ask("gmemEventSynchronize", "cuEventSynchronize", Context::wait)
+    }
+
+    fn has_come(&self) -> Result<bool> {
+        self.ask("gmemEventQuery", "cuEventQuery", Context::has_come)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(event) = self.event.take() {
+            self.device.context.give_back(event);
+        }
     }
 }
 
@@ -83,24 +160,33 @@ impl Accelerator {
         self.refuse_in_host_function(what)?;
         match self.context.is_capturing(stream) {
             Ok(false) => Ok(()),
-            Ok(true) => Err(Error::Capturing { stream }),
+            // The legacy stream waits for those that are captured, so it is refused with them.
+            Ok(true) | Err(CuCode::CAPTURE_IMPLICIT) => Err(Error::Capturing { stream }),
             Err(code) => Err(Error::CudaStream { call: "cuStreamIsCapturing", stream, code }),
         }
     }
 
-    /// The driver refuses to discard on the legacy stream, so libgmem's own does it in its place.
+    /// The driver refuses to discard on the legacy stream, so one of libgmem's does it in its place.
     fn discard_in_order(&self, stream: usize, parts: &[PageRange], pages: PageRange) -> Result<()> {
         if stream != LEGACY {
             return self.discard(stream, parts, pages);
         }
-        let own = self.context.own_stream();
-        self.wait(own, stream)?;
-        self.discard(own, parts, pages)?;
-        self.wait(stream, own)
+        let helper = self.context.helper_stream();
+        self.let_wait(helper, stream)?;
+        self.discard(helper, parts, pages)?;
+        self.let_wait(stream, helper)
     }
 
-    fn wait(&self, stream: usize, other: usize) -> Result<()> {
-        let outcome = self.context.wait(stream, other);
+    /// What comes onto a stream from now on waits for what is on another by now.
+    fn let_wait(&self, stream: usize, other: usize) -> Result<()> {
+        let event = self.mark(other)?;
+        let outcome = self.context.hold(stream, &event);
+        self.context.give_back(event);
         outcome.map_err(|code| Error::CudaStream { call: "cuStreamWaitEvent", stream, code })
+    }
+
+    fn mark(&self, stream: usize) -> Result<Event> {
+        let outcome = self.context.mark(stream);
+        outcome.map_err(|code| Error::CudaStream { call: "cuEventRecord", stream, code })
     }
 }

@@ -37,5 +37,10 @@ static_assert(takes<decltype(cuMemAllocManaged), CUdeviceptr *, std::size_t, uns
 static_assert(takes<decltype(cuLaunchHostFunc), CUstream, CUhostFn, void *>);
 static_assert(takes<decltype(cuStreamIsCapturing), CUstream, CUstreamCaptureStatus *>);
 static_assert(takes<decltype(cuStreamWaitEvent), CUstream, CUevent, unsigned>);
+static_assert(takes<decltype(cuStreamGetCtx), CUstream, CUcontext *>);
+static_assert(takes<decltype(cuStreamGetId), CUstream, unsigned long long *>);
+static_assert(takes<decltype(cuThreadExchangeStreamCaptureMode), CUstreamCaptureMode *>);
+static_assert(takes<decltype(cuEventQuery), CUevent> && takes<decltype(cuEventSynchronize), CUevent>);
+static_assert(CU_STREAM_CAPTURE_MODE_RELAXED == 2 && CUDA_ERROR_STREAM_CAPTURE_IMPLICIT == 906);
 static_assert(takes<decltype(cuDeviceGetUuid), CUuuid *, CUdevice>);
 static_assert(takes<decltype(cuDeviceTotalMem), std::size_t *, CUdevice>);

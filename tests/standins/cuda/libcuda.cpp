@@ -124,7 +124,8 @@ struct stream {
 	}
 };
 
-struct event {
+/// What an event was last recorded for.
+struct recording {
 	std::mutex mutex;
 	std::condition_variable changed;
 	bool passed = true;
@@ -143,7 +144,8 @@ struct state {
 	std::mutex memory;
 	std::map<std::uintptr_t, block> blocks;
 	std::set<stream *> streams;
-	stream *legacy = nullptr, *per_thread = nullptr;
+	stream *legacy = nullptr;
+	int capturing_globally = 0;
 	std::map<std::string, long> counts;
 	std::atomic<int> lost{0};
 	std::size_t taken = 0;
@@ -159,6 +161,10 @@ state &all() {
 
 thread_local bool in_host_function = false;
 thread_local std::vector<void *> contexts;
+/// Made when it is first named.
+thread_local stream *per_thread = nullptr;
+/// CU_STREAM_CAPTURE_MODE_GLOBAL
+[[maybe_unused]] thread_local int capture_mode = 0;
 
 struct entry {
 	explicit entry(const char *name) : hold(all().lock), result(SUCCESS) {
@@ -230,7 +236,11 @@ stream *known(void *handle) {
 		return all().legacy;
 	}
 	if (number == 2) {
-		return all().per_thread;
+		if (per_thread == nullptr) {
+			per_thread = new stream;
+			all().streams.insert(per_thread);
+		}
+		return per_thread;
 	}
 	auto *found = static_cast<stream *>(handle);
 	return all().streams.count(found) != 0 ? found : nullptr;
@@ -334,7 +344,6 @@ API int cuInit(unsigned) {
 	if (!all().initialized) {
 		all().initialized = true;
 		all().legacy = new stream;
-		all().per_thread = new stream;
 	}
 	return SUCCESS;
 }
@@ -449,8 +458,16 @@ API int cuMemGetInfo_v2(std::size_t *free, std::size_t *total) {
 	*free = used < *total ? *total - used : 0;
 	return SUCCESS;
 }
+namespace {
+/// A call that would spoil whatever graph is being captured.
+void spoil_captures() {
+	all().counts["spoiled captures"] += all().capturing_globally != 0 && capture_mode == 0 ? 1 : 0;
+}
+} // namespace
+
 API int cuMemAllocManaged(std::uintptr_t *out, std::size_t size, unsigned flags) {
 	ENTER
+	spoil_captures();
 	return flags != 1 ? INVALID_VALUE : contexts.empty() ? INVALID_CONTEXT : allocate(out, size, kind::managed);
 }
 API int cuMemAlloc_v2(std::uintptr_t *out, std::size_t size) {
@@ -459,6 +476,7 @@ API int cuMemAlloc_v2(std::uintptr_t *out, std::size_t size) {
 }
 API int cuMemFree_v2(std::uintptr_t start) {
 	ENTER
+	spoil_captures();
 	return release(start);
 }
 API int cuMemAllocHost_v2(void **out, std::size_t size) {
@@ -574,7 +592,7 @@ API int cuStreamCreate(void **out, unsigned) {
 API int cuStreamDestroy_v2(void *handle) {
 	ENTER
 	stream *const gone = known(handle);
-	if (gone == nullptr || gone == all().legacy || gone == all().per_thread) {
+	if (gone == nullptr || gone == all().legacy || gone == per_thread) {
 		return INVALID_HANDLE;
 	}
 	all().streams.erase(gone);
@@ -619,8 +637,30 @@ API int cuStreamIsCapturing(void *handle, int *status) {
 	*status = found->capturing ? 1 : 0;
 	return SUCCESS;
 }
-API int cuStreamBeginCapture_v2(void *handle, int) {
+API int cuStreamGetCtx(void *handle, void **context) {
 	ENTER
+	if (known(handle) == nullptr) {
+		return INVALID_HANDLE;
+	}
+	*context = contexts.empty() ? nullptr : contexts.back();
+	return contexts.empty() ? INVALID_CONTEXT : SUCCESS;
+}
+API int cuThreadExchangeStreamCaptureMode(int *mode) {
+	const entry entered(__func__);
+	std::swap(*mode, capture_mode);
+	return SUCCESS;
+}
+#ifndef OLD_DRIVER
+API int cuStreamGetId(void *handle, std::uint64_t *id) {
+	ENTER
+	stream *const found = known(handle);
+	*id = reinterpret_cast<std::uintptr_t>(found) >> 4U;
+	return found != nullptr ? SUCCESS : INVALID_HANDLE;
+}
+#endif
+API int cuStreamBeginCapture_v2(void *handle, int mode) {
+	ENTER
+	all().capturing_globally += mode == 0 ? 1 : 0;
 	stream *const found = known(handle);
 	if (found == nullptr || found == all().legacy) {
 		return INVALID_HANDLE;
@@ -635,27 +675,27 @@ API int cuStreamEndCapture(void *handle, void **graph) {
 		return INVALID_HANDLE;
 	}
 	found->capturing = false;
+	all().capturing_globally = 0;
 	*graph = nullptr;
 	return SUCCESS;
 }
 
 API int cuEventCreate(void **out, unsigned) {
 	ENTER
-	*out = new std::shared_ptr<event>(std::make_shared<event>());
+	*out = new std::shared_ptr<recording>(std::make_shared<recording>());
 	return SUCCESS;
 }
 API int cuEventDestroy_v2(void *handle) {
 	ENTER
-	delete static_cast<std::shared_ptr<event> *>(handle);
+	delete static_cast<std::shared_ptr<recording> *>(handle);
 	return SUCCESS;
 }
 API int cuEventRecord(void *handle, void *on) {
 	ENTER
-	const std::shared_ptr<event> what = *static_cast<std::shared_ptr<event> *>(handle);
-	{
-		const std::lock_guard<std::mutex> hold(what->mutex);
-		what->passed = false;
-	}
+	// Who waits for the one before still does.
+	const auto what = std::make_shared<recording>();
+	what->passed = false;
+	*static_cast<std::shared_ptr<recording> *>(handle) = what;
 	return give(on, [what] {
 		const std::lock_guard<std::mutex> hold(what->mutex);
 		what->passed = true;
@@ -664,11 +704,29 @@ API int cuEventRecord(void *handle, void *on) {
 }
 API int cuStreamWaitEvent(void *on, void *handle, unsigned) {
 	ENTER
-	const std::shared_ptr<event> what = *static_cast<std::shared_ptr<event> *>(handle);
+	const std::shared_ptr<recording> what = *static_cast<std::shared_ptr<recording> *>(handle);
 	return give(on, [what] {
 		std::unique_lock<std::mutex> hold(what->mutex);
 		what->changed.wait(hold, [&] { return what->passed; });
 	});
+}
+API int cuEventQuery(void *handle) {
+	ENTER
+	const std::shared_ptr<recording> what = *static_cast<std::shared_ptr<recording> *>(handle);
+	const std::lock_guard<std::mutex> hold(what->mutex);
+	return what->passed ? SUCCESS : NOT_READY;
+}
+API int cuEventSynchronize(void *handle) {
+	std::shared_ptr<recording> what;
+	{
+		ENTER
+		what = *static_cast<std::shared_ptr<recording> *>(handle);
+	}
+	std::unique_lock<std::mutex> hold(what->mutex);
+	while (!what->passed && all().lost == 0) {
+		what->changed.wait_for(hold, std::chrono::milliseconds(5));
+	}
+	return all().lost;
 }
 
 API int cuLaunchHostFunc(void *on, void (*function)(void *), void *argument) {
