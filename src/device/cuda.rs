@@ -356,8 +356,8 @@ impl Accelerator {
 
     /// In the order of a stream, which is not the legacy one.
     fn discard(&self, stream: usize, parts: &[PageRange], pages: PageRange) -> Result<()> {
-        // SAFETY: who asks for an eager free owns the memory and has no more use for what is in it.
-        unsafe { self.context.discard(stream, parts) }
+        self.context
+            .discard(stream, parts)
             .map_err(|code| self.failed("cuMemDiscardBatchAsync", stream, pages, code))
     }
 

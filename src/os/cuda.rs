@@ -473,12 +473,10 @@ impl Context {
         })
     }
 
-    /// Have ranges of managed memory given back, behind what is on the stream, which is not the legacy one. What is in
-    /// them afterwards is anything.
+    /// Have ranges of managed memory given back, behind what is on the stream, which is not the legacy one.
     ///
-    /// # Safety
-    /// Whoever owns the memory has no more use for what is in it.
-    pub unsafe fn discard(&self, stream: usize, ranges: &[PageRange]) -> CuResult<()> {
+    /// What is in them afterwards is anything: they are the caller's.
+    pub fn discard(&self, stream: usize, ranges: &[PageRange]) -> CuResult<()> {
         let _entered = self.enter_for(stream)?;
         let Some(discard) = self.driver.functions.cuMemDiscardBatchAsync else {
             return Err(CuCode::NOT_SUPPORTED);
@@ -486,7 +484,7 @@ impl Context {
         let mut starts: Vec<_> = ranges.iter().map(|range| range.start()).collect();
         let mut sizes: Vec<_> = ranges.iter().map(|range| range.len()).collect();
         let (starts, sizes) = (starts.as_mut_ptr(), sizes.as_mut_ptr());
-        // SAFETY: as many addresses as sizes, which the driver copies; the caller's promise.
+        // SAFETY: as many addresses as sizes, which the driver copies; what becomes of the ranges is the caller's wish.
         done(unsafe { discard(starts, sizes, ranges.len(), 0, as_handle(stream)) })
     }
 
