@@ -15,7 +15,6 @@ use std::ffi::{CStr, c_void};
 use super::gmem::Gmem;
 use super::{Device, DeviceMemory, DeviceNode, HostFunction, NativeStreams, Request};
 use crate::error::{AclCode, Error, Result};
-use crate::huge_policy::HugePolicy;
 use crate::os::ascend::Runtime;
 use crate::os::lazy::LazyResult;
 use crate::os::process;
@@ -40,14 +39,6 @@ impl Device for Ascend {
 
     fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()> {
         Gmem.prefetch(request, report)
-    }
-
-    fn collapse(&self, pages: PageRange) {
-        Gmem.collapse(pages);
-    }
-
-    fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
-        Gmem.advise_huge(range, policy)
     }
 
     fn free_eager(&self, pages: PageRange) -> Result<()> {

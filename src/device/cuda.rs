@@ -70,15 +70,6 @@ impl Device for Cuda {
         opened()?.prefetch(request, report)
     }
 
-    fn collapse(&self, pages: PageRange) {
-        // The kernel leaves alone what a driver has mapped.
-        Host.collapse(pages);
-    }
-
-    fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
-        Host.advise_huge(range, policy)
-    }
-
     fn free_eager(&self, pages: PageRange) -> Result<()> {
         opened()?.free_eager(pages)
     }

@@ -15,7 +15,6 @@ use std::time::Instant;
 use super::host::{self, Host};
 use super::{Device, DeviceMemory, DeviceNode, Request};
 use crate::error::{Errno, Error, GmemAnswer, Result};
-use crate::huge_policy::HugePolicy;
 use crate::os::gmem::{Advice, Refusal};
 use crate::os::mapping::Region;
 use crate::os::numa::NodeSet;
@@ -52,14 +51,6 @@ impl Device for Gmem {
         let outcome = to_device(request, hnid, report);
         report.nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         outcome
-    }
-
-    fn collapse(&self, pages: PageRange) {
-        Host.collapse(pages);
-    }
-
-    fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
-        Host.advise_huge(range, policy)
     }
 
     fn free_eager(&self, pages: PageRange) -> Result<()> {
@@ -262,6 +253,7 @@ fn not_prefetched(refusal: Refusal, piece: PageRange, hnid: i32) -> Error {
 mod tests {
     use super::*;
     use crate::device::Unwatched;
+    use crate::huge_policy::HugePolicy;
 
     #[test]
     fn ids_are_checked_before_the_kernel_sees_them() {

@@ -4,6 +4,7 @@
 
 mod ascend;
 mod cuda;
+mod driver;
 mod gmem;
 mod host;
 mod opencl;
@@ -43,10 +44,15 @@ pub trait Device: Sync {
 
     /// Make huge pages of the base pages in a range that a prefetch reported as fallen back, as far as that can be done
     /// now.
-    fn collapse(&self, pages: PageRange);
+    fn collapse(&self, pages: PageRange) {
+        // The kernel leaves alone what a driver has mapped.
+        host::Host.collapse(pages);
+    }
 
     /// Have the memory that is mapped in a range be huge, or not, from now on.
-    fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()>;
+    fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
+        host::Host.advise_huge(range, policy)
+    }
 
     /// Give the memory of whole GMEM pages back; afterwards they read as zeros, unless libgmem.h says otherwise of the
     /// device.

@@ -94,22 +94,16 @@ private:
 	handle handle_ = nullptr;
 };
 
-/// Each thread goes through the data in steps of as many elements as there are threads. Written for sm_50, which every
-/// driver since translates for its GPU.
-inline const char *const source = R"(
-.version 6.0
-.target sm_50
-.address_size 64
-
-.visible .entry add(.param .u64 data, .param .u64 count, .param .f32 value)
-{
-	.reg .pred %p<3>;
-	.reg .f32 %f<4>;
-	.reg .b32 %r<6>;
+/// What both kernels begin with: %rd3 is the thread's first element, %rd5 how many further the next one is, and %f2
+/// holds the one at %rd7. Written for sm_50, which every driver since translates for its GPU.
+inline const std::string each_element = R"(
+	.reg .pred %p<2>;
+	.reg .f32 %f<5>;
+	.reg .b32 %r<5>;
 	.reg .b64 %rd<9>;
+	mov.f32 %f1, 0f00000000;
 	ld.param.u64 %rd1, [data];
 	ld.param.u64 %rd2, [count];
-	ld.param.f32 %f1, [value];
 	mov.u32 %r1, %ctaid.x;
 	mov.u32 %r2, %ntid.x;
 	mov.u32 %r3, %tid.x;
@@ -124,42 +118,30 @@ again:
 	shl.b64 %rd6, %rd3, 2;
 	add.u64 %rd7, %rd1, %rd6;
 	ld.f32 %f2, [%rd7];
+	add.u64 %rd3, %rd3, %rd5;
+)";
+
+inline const std::string source = R"(
+.version 6.0
+.target sm_50
+.address_size 64
+
+.visible .entry add(.param .u64 data, .param .u64 count, .param .f32 value)
+{)" + each_element + R"(
+	ld.param.f32 %f1, [value];
 	add.f32 %f3, %f2, %f1;
 	st.f32 [%rd7], %f3;
-	add.u64 %rd3, %rd3, %rd5;
 	bra again;
 done:
 	ret;
 }
 
 .visible .entry sum(.param .u64 data, .param .u64 count, .param .u64 result)
-{
-	.reg .pred %p<3>;
-	.reg .f32 %f<5>;
-	.reg .b32 %r<6>;
-	.reg .b64 %rd<10>;
-	ld.param.u64 %rd1, [data];
-	ld.param.u64 %rd2, [count];
-	ld.param.u64 %rd8, [result];
-	mov.u32 %r1, %ctaid.x;
-	mov.u32 %r2, %ntid.x;
-	mov.u32 %r3, %tid.x;
-	mov.u32 %r4, %nctaid.x;
-	mul.wide.u32 %rd3, %r1, %r2;
-	cvt.u64.u32 %rd4, %r3;
-	add.u64 %rd3, %rd3, %rd4;
-	mul.wide.u32 %rd5, %r4, %r2;
-	mov.f32 %f1, 0f00000000;
-again:
-	setp.ge.u64 %p1, %rd3, %rd2;
-	@%p1 bra done;
-	shl.b64 %rd6, %rd3, 2;
-	add.u64 %rd7, %rd1, %rd6;
-	ld.f32 %f2, [%rd7];
+{)" + each_element + R"(
 	add.f32 %f1, %f1, %f2;
-	add.u64 %rd3, %rd3, %rd5;
 	bra again;
 done:
+	ld.param.u64 %rd8, [result];
 	atom.add.f32 %f3, [%rd8], %f1;
 	ret;
 }
@@ -169,7 +151,7 @@ done:
 class kernels {
 public:
 	kernels() {
-		load_module(&module_, source);
+		load_module(&module_, source.c_str());
 		get_function(&add_, module_, "add");
 		get_function(&sum_, module_, "sum");
 	}

@@ -3,20 +3,28 @@
 /// Streams that the current device's driver orders itself.
 #pragma once
 
+#include <cstdint>
 #include <cstring>
 
 #include <libgmem/stream.hpp>
 
 namespace gmem::streams::detail {
 
-/// Whether CUDA's streams are the current device's own.
-[[nodiscard]] inline bool cuda_is_current() noexcept {
-	const char *const name = gmemGetDevice();
-	return name != nullptr && std::strcmp(name, "cuda") == 0;
-}
-
-/// A stream of the driver's.
-[[nodiscard]] inline wrapped_stream as_it_is(void *stream) noexcept {
+/// A stream of CUDA's: as it is while that is the current device, where libgmem has no name for CUDA's NULL; else
+/// wrapped.
+[[nodiscard]] inline wrapped_stream cuda(void *stream, gmemLaunchFn launch) {
+	const char *const device = gmemGetDevice();
+	if (device == nullptr || std::strcmp(device, "cuda") != 0) {
+		return wrapped_stream(launch, stream);
+	}
+	if (stream == nullptr) {
+#ifdef CUDA_API_PER_THREAD_DEFAULT_STREAM
+		constexpr std::uintptr_t by_default = 2; // CU_STREAM_PER_THREAD
+#else
+		constexpr std::uintptr_t by_default = 1; // CU_STREAM_LEGACY
+#endif
+		stream = reinterpret_cast<void *>(by_default);
+	}
 	return wrapped_stream(stream_ref(static_cast<gmemStream_t>(stream)));
 }
 

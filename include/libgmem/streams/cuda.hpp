@@ -20,19 +20,9 @@ namespace gmem::streams {
 /// context nothing is called any more, so ask cudaStreamSynchronize() before stream_ref::synchronize(). Not for a
 /// stream that is being captured, since a graph runs its functions any number of times.
 [[nodiscard]] inline wrapped_stream cuda(cudaStream_t stream) {
-	if (detail::cuda_is_current()) {
-#ifdef CUDA_API_PER_THREAD_DEFAULT_STREAM
-		const cudaStream_t by_default = cudaStreamPerThread;
-#else
-		const cudaStream_t by_default = cudaStreamLegacy;
-#endif
-		return detail::as_it_is(stream != nullptr ? stream : by_default);
-	}
-	return wrapped_stream(
-		[](void *native, gmemHostFn fn, void *arg) {
-			return static_cast<int>(cudaLaunchHostFunc(static_cast<cudaStream_t>(native), fn, arg));
-		},
-		stream);
+	return detail::cuda(stream, [](void *native, gmemHostFn fn, void *arg) {
+		return static_cast<int>(cudaLaunchHostFunc(static_cast<cudaStream_t>(native), fn, arg));
+	});
 }
 
 } // namespace gmem::streams

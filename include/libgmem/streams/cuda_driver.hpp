@@ -12,19 +12,9 @@ namespace gmem::streams {
 
 /// `stream` as libgmem takes it, with the rules of gmem::streams::cuda().
 [[nodiscard]] inline wrapped_stream cuda_driver(CUstream stream) {
-	if (detail::cuda_is_current()) {
-#ifdef CUDA_API_PER_THREAD_DEFAULT_STREAM
-		const CUstream by_default = CU_STREAM_PER_THREAD;
-#else
-		const CUstream by_default = CU_STREAM_LEGACY;
-#endif
-		return detail::as_it_is(stream != nullptr ? stream : by_default);
-	}
-	return wrapped_stream(
-		[](void *native, gmemHostFn fn, void *arg) {
-			return static_cast<int>(cuLaunchHostFunc(static_cast<CUstream>(native), fn, arg));
-		},
-		stream);
+	return detail::cuda(stream, [](void *native, gmemHostFn fn, void *arg) {
+		return static_cast<int>(cuLaunchHostFunc(static_cast<CUstream>(native), fn, arg));
+	});
 }
 
 } // namespace gmem::streams
