@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::dynamic;
+use super::dynamic::{self, Missing, functions};
 use super::mapping::Region;
 use crate::error::CuCode;
 use crate::page::{PageRange, PageSize};
@@ -16,15 +16,6 @@ pub const LIBRARY: &CStr = c"libcuda.so.1";
 
 /// Result of a call.
 pub type CuResult<T> = std::result::Result<T, CuCode>;
-
-/// Why there are no functions to call.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// The library could not be opened; the dynamic linker's words.
-    Library(String),
-    /// It was opened, and does not have this function.
-    Function(&'static str),
-}
 
 type Handle = *mut c_void;
 type HostFunction = extern "C" fn(*mut c_void);
@@ -37,79 +28,44 @@ struct Location {
     id: c_int,
 }
 
-/// `functions! { needed: type; ... ? optional: type; ... }`: a table of them, and how it is filled.
-macro_rules! functions {
-    ($($name:ident($($argument:ty),*);)* $(? $newer:ident($($extra:ty),*);)*) => {
-        #[allow(non_snake_case)]
-        struct Functions {
-            $($name: unsafe extern "C" fn($($argument),*) -> c_int,)*
-            $($newer: Option<unsafe extern "C" fn($($extra),*) -> c_int>,)*
-        }
-
-        impl Functions {
-            fn of(library: &dynamic::Library) -> Result<Self, Missing> {
-                let symbol = |name: &str| {
-                    CStr::from_bytes_with_nul(name.as_bytes()).ok().and_then(|name| library.symbol(name))
-                };
-                Ok(Self {
-                    $($name: {
-                        let found = symbol(concat!(stringify!($name), "\0"))
-                            .ok_or(Missing::Function(stringify!($name)))?;
-                        // SAFETY: the type is the one that cuda.h gives a function of this name.
-                        unsafe {
-                            std::mem::transmute::<NonNull<c_void>, unsafe extern "C" fn($($argument),*) -> c_int>(found)
-                        }
-                    },)*
-                    $($newer: symbol(concat!(stringify!($newer), "\0")).map(|found| {
-                        // SAFETY: as above.
-                        unsafe {
-                            std::mem::transmute::<NonNull<c_void>, unsafe extern "C" fn($($extra),*) -> c_int>(found)
-                        }
-                    }),)*
-                })
-            }
-        }
-    };
-}
-
 // Addresses of devices (CUdeviceptr) are 64 bits wide, as those of the process are. Names without `_ptsz` mean the legacy
 // stream by NULL, which is never passed.
 functions! {
-    cuInit(c_uint);
-    cuDriverGetVersion(*mut c_int);
-    cuDeviceGetCount(*mut c_int);
-    cuDeviceGet(*mut c_int, c_int);
-    cuDeviceGetName(*mut c_char, c_int, c_int);
-    cuDeviceGetUuid(*mut [u8; 16], c_int);
-    cuDeviceGetAttribute(*mut c_int, c_int, c_int);
-    cuDeviceTotalMem_v2(*mut usize, c_int);
-    cuDevicePrimaryCtxRetain(*mut Handle, c_int);
-    cuDevicePrimaryCtxRelease_v2(c_int);
-    cuCtxGetCurrent(*mut Handle);
-    cuCtxPushCurrent_v2(Handle);
-    cuCtxPopCurrent_v2(*mut Handle);
-    cuMemGetInfo_v2(*mut usize, *mut usize);
-    cuMemAllocManaged(*mut usize, usize, c_uint);
-    cuMemFree_v2(usize);
-    cuMemPrefetchAsync(usize, usize, c_int, Handle);
-    cuMemRangeGetAttribute(*mut c_void, usize, c_int, usize, usize);
-    cuPointerGetAttribute(*mut c_void, c_int, usize);
-    cuStreamCreate(*mut Handle, c_uint);
-    cuStreamDestroy_v2(Handle);
-    cuStreamQuery(Handle);
-    cuStreamSynchronize(Handle);
-    cuStreamIsCapturing(Handle, *mut c_int);
-    cuStreamWaitEvent(Handle, Handle, c_uint);
-    cuLaunchHostFunc(Handle, HostFunction, *mut c_void);
-    cuEventCreate(*mut Handle, c_uint);
-    cuEventRecord(Handle, Handle);
-    cuEventQuery(Handle);
-    cuEventSynchronize(Handle);
-    cuStreamGetCtx(Handle, *mut Handle);
-    cuThreadExchangeStreamCaptureMode(*mut c_int);
-    ? cuStreamGetId(Handle, *mut u64);
-    ? cuMemPrefetchAsync_v2(usize, usize, Location, c_uint, Handle);
-    ? cuMemDiscardBatchAsync(*mut usize, *mut usize, usize, u64, Handle);
+    cuInit(c_uint) -> c_int;
+    cuDriverGetVersion(*mut c_int) -> c_int;
+    cuDeviceGetCount(*mut c_int) -> c_int;
+    cuDeviceGet(*mut c_int, c_int) -> c_int;
+    cuDeviceGetName(*mut c_char, c_int, c_int) -> c_int;
+    cuDeviceGetUuid(*mut [u8; 16], c_int) -> c_int;
+    cuDeviceGetAttribute(*mut c_int, c_int, c_int) -> c_int;
+    cuDeviceTotalMem_v2(*mut usize, c_int) -> c_int;
+    cuDevicePrimaryCtxRetain(*mut Handle, c_int) -> c_int;
+    cuDevicePrimaryCtxRelease_v2(c_int) -> c_int;
+    cuCtxGetCurrent(*mut Handle) -> c_int;
+    cuCtxPushCurrent_v2(Handle) -> c_int;
+    cuCtxPopCurrent_v2(*mut Handle) -> c_int;
+    cuMemGetInfo_v2(*mut usize, *mut usize) -> c_int;
+    cuMemAllocManaged(*mut usize, usize, c_uint) -> c_int;
+    cuMemFree_v2(usize) -> c_int;
+    cuMemPrefetchAsync(usize, usize, c_int, Handle) -> c_int;
+    cuMemRangeGetAttribute(*mut c_void, usize, c_int, usize, usize) -> c_int;
+    cuPointerGetAttribute(*mut c_void, c_int, usize) -> c_int;
+    cuStreamCreate(*mut Handle, c_uint) -> c_int;
+    cuStreamDestroy_v2(Handle) -> c_int;
+    cuStreamQuery(Handle) -> c_int;
+    cuStreamSynchronize(Handle) -> c_int;
+    cuStreamIsCapturing(Handle, *mut c_int) -> c_int;
+    cuStreamWaitEvent(Handle, Handle, c_uint) -> c_int;
+    cuLaunchHostFunc(Handle, HostFunction, *mut c_void) -> c_int;
+    cuEventCreate(*mut Handle, c_uint) -> c_int;
+    cuEventRecord(Handle, Handle) -> c_int;
+    cuEventQuery(Handle) -> c_int;
+    cuEventSynchronize(Handle) -> c_int;
+    cuStreamGetCtx(Handle, *mut Handle) -> c_int;
+    cuThreadExchangeStreamCaptureMode(*mut c_int) -> c_int;
+    ? cuStreamGetId(Handle, *mut u64) -> c_int;
+    ? cuMemPrefetchAsync_v2(usize, usize, Location, c_uint, Handle) -> c_int;
+    ? cuMemDiscardBatchAsync(*mut usize, *mut usize, usize, u64, Handle) -> c_int;
 }
 
 /// The driver.
@@ -142,8 +98,7 @@ pub struct Gpu {
 impl Driver {
     /// Open it. It stays open: it leaves threads behind.
     pub fn open() -> Result<Self, Missing> {
-        let library = dynamic::Library::open(LIBRARY).map_err(Missing::Library)?;
-        Ok(Self { functions: Functions::of(&library)? })
+        Functions::open(LIBRARY).map(|functions| Self { functions })
     }
 
     /// Before anything else.

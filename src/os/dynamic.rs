@@ -17,6 +17,49 @@ pub fn next_symbol(name: &CStr) -> Option<*mut c_void> {
     (object_of(first.as_ptr()) != object_of(next_symbol as *mut c_void)).then_some(first.as_ptr())
 }
 
+/// Why there are no functions to call.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The library could not be opened; the dynamic linker's words.
+    Library(String),
+    /// It was opened, and does not have this function.
+    Function(&'static str),
+}
+
+/// `functions! { needed(types) -> type; ... ? optional(types) -> type; ... }`: a table `Functions` of a driver's, which
+/// `Functions::open` fills from a library that then stays open. The types are those that the driver's header has.
+macro_rules! functions {
+    ($($name:ident($($argument:ty),*) -> $result:ty;)* $(? $newer:ident($($extra:ty),*) -> $gives:ty;)*) => {
+        #[allow(non_snake_case)]
+        struct Functions {
+            $($name: unsafe extern "C" fn($($argument),*) -> $result,)*
+            $($newer: Option<unsafe extern "C" fn($($extra),*) -> $gives>,)*
+        }
+
+        impl Functions {
+            fn open(library: &std::ffi::CStr) -> Result<Self, $crate::os::dynamic::Missing> {
+                use $crate::os::dynamic::{Library, Missing, c_name};
+                let library = Library::open(library).map_err(Missing::Library)?;
+                Ok(Self {
+                    $($name: {
+                        // SAFETY: the type is the one that the driver's header gives this function.
+                        let found = unsafe { library.function(c_name(concat!(stringify!($name), "\0"))) };
+                        found.ok_or(Missing::Function(stringify!($name)))?
+                    },)*
+                    // SAFETY: as above.
+                    $($newer: unsafe { library.function(c_name(concat!(stringify!($newer), "\0"))) },)*
+                })
+            }
+        }
+    };
+}
+pub(super) use functions;
+
+/// A name that ends in a NUL, as C has it.
+pub(super) fn c_name(name: &'static str) -> &'static CStr {
+    CStr::from_bytes_with_nul(name.as_bytes()).unwrap_or_default()
+}
+
 /// A library that was opened at run time, and stays open unless it is closed.
 pub struct Library(NonNull<c_void>);
 

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_void};
 use std::num::NonZero;
 use std::ptr::{self, NonNull};
 
-use super::dynamic;
+use super::dynamic::{Missing, functions};
 use super::mapping::Region;
 use crate::error::ClCode;
 use crate::page::{PageRange, PageSize};
@@ -16,47 +16,8 @@ pub const LIBRARY: &CStr = c"libOpenCL.so.1";
 /// Result of a call.
 pub type ClResult<T> = std::result::Result<T, ClCode>;
 
-/// Why there are no functions to call.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// The library could not be opened; the dynamic linker's words.
-    Library(String),
-    /// It was opened, and does not have this function.
-    Function(&'static str),
-}
-
 type Handle = *mut c_void;
 type Notify = *const c_void;
-
-/// `functions! { name: type; ... }`: a table of them, and how it is filled.
-macro_rules! functions {
-    ($($name:ident($($argument:ty),*) -> $result:ty;)*) => {
-        #[allow(non_snake_case)]
-        struct Functions {
-            $($name: unsafe extern "C" fn($($argument),*) -> $result,)*
-        }
-
-        impl Functions {
-            fn of(library: &dynamic::Library) -> Result<Self, Missing> {
-                Ok(Self {$(
-                    $name: {
-                        let name = concat!(stringify!($name), "\0");
-                        let found = CStr::from_bytes_with_nul(name.as_bytes())
-                            .ok()
-                            .and_then(|name| library.symbol(name))
-                            .ok_or(Missing::Function(stringify!($name)))?;
-                        // SAFETY: the type is the one that the specification gives a function of this name.
-                        unsafe {
-                            std::mem::transmute::<NonNull<c_void>, unsafe extern "C" fn($($argument),*) -> $result>(
-                                found,
-                            )
-                        }
-                    },
-                )*})
-            }
-        }
-    };
-}
 
 functions! {
     clGetPlatformIDs(u32, *mut Handle, *mut u32) -> i32;
@@ -113,8 +74,7 @@ pub enum Shared {
 impl Loader {
     /// Open it. It stays open: drivers leave threads behind.
     pub fn open() -> Result<Self, Missing> {
-        let library = dynamic::Library::open(LIBRARY).map_err(Missing::Library)?;
-        Ok(Self { functions: Functions::of(&library)? })
+        Functions::open(LIBRARY).map(|functions| Self { functions })
     }
 
     /// The devices of all platforms, in the loader's order.

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Accelerator, Memory, Node};
 use crate::config::{LogLevel, config, log};
 use crate::error::{CuCode, Error, Result};
-use crate::os::cuda::{Context, Driver, Gpu, Missing};
+use crate::os::cuda::{Context, Driver, Gpu};
+use crate::os::dynamic::Missing;
 use crate::os::process::PerProcess;
 use crate::os::{env, numa};
 

@@ -4,8 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::config::config;
 use crate::error::{Error, Result};
+use crate::os::dynamic::Missing;
 use crate::os::env;
-use crate::os::opencl::{ClResult, Context, Description, Device, Loader, Missing, Shared};
+use crate::os::opencl::{ClResult, Context, Description, Device, Loader, Shared};
 use crate::os::process::PerProcess;
 
 /// What shared virtual memory of a kind that can be moved needs.
