@@ -17,11 +17,13 @@ TOOLS = ROOT / "build" / "tools"
 # Formatters differ between versions, so these two are always the ones pinned here.
 PINNED = {"clang-format": "clang-format==19.1.7", "clang-tidy": "clang-tidy==19.1.0"}
 
-# What the adapters for other streams are tested against: packages of the distribution with a file of each, and of PyPI.
+# What the adapters for other streams are tested against: packages of the distribution with a file of each, and of PyPI,
+# where what belongs together makes one tree.
 VENDOR_PACKAGES = {"libamdhip64-dev": "/usr/include/hip/hip_runtime_api.h", "opencl-headers": "/usr/include/CL/cl.h",
                    "ocl-icd-opencl-dev": "/usr/share/doc/ocl-icd-opencl-dev", "pocl-opencl-icd": "/etc/OpenCL/vendors/pocl.icd",
                    "libasio-dev": "/usr/include/asio.hpp"}
-VENDOR_HEADERS = ("nvidia-cuda-runtime==13.5.37", "nvidia-cuda-crt==13.5.37", "intel-sycl-rt==2025.1.0")
+VENDOR_HEADERS = (("nvidia-cuda-nvcc==13.5.37", "nvidia-nvvm==13.5.37", "nvidia-cuda-crt==13.5.37", "nvidia-cuda-runtime==13.5.37"),
+                  ("intel-sycl-rt==2025.1.0",))
 
 
 def _path():
@@ -62,13 +64,13 @@ def _pypi_folder(requirement):
     return TOOLS / re.match("[a-z0-9-]+", requirement)[0]
 
 
-def pypi(requirement, *options, check=True):
-    """Install from PyPI into a folder of its own, because pip replaces the bin of a shared one."""
+def pypi(*requirements, options=(), check=True):
+    """Install from PyPI into a folder of their own, because pip replaces the bin of a shared one."""
     pip()
-    run.step(f"installing {requirement} into build/tools")
+    run.step(f"installing {' '.join(requirements)} into build/tools")
     run.command(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                "--root-user-action=ignore", "--upgrade", "--target", _pypi_folder(requirement), *options, requirement,
-                check=check)
+                "--root-user-action=ignore", "--upgrade", "--target", _pypi_folder(requirements[0]), *options,
+                *requirements, check=check)
     _use_pypi_tools()
 
 
@@ -113,9 +115,9 @@ def vendors():
     for package, file in VENDOR_PACKAGES.items():
         if not pathlib.Path(file).exists():
             apt(package)
-    for requirement in VENDOR_HEADERS:
-        if not _pypi_folder(requirement).exists():
-            pypi(requirement, "--no-deps", check=False)
+    for requirements in VENDOR_HEADERS:
+        if not _pypi_folder(requirements[0]).exists():
+            pypi(*requirements, options=["--no-deps"], check=False)
 
 
 def pinned(name):
