@@ -69,6 +69,15 @@ pub(super) fn allocate(size: usize, zero: bool) -> *mut c_void {
     block.map_or(ptr::null_mut(), |block| block.as_ptr().cast())
 }
 
+/// Whether a block of that size may come from a device, so that one which grows goes there.
+pub(super) fn may_serve(size: usize) -> bool {
+    is_consulted()
+        && size >= settings::device_threshold()
+        && !ASKING.get()
+        && device::current_index_unopened()
+            .is_ok_and(|index| device::by_index(index).memory().is_some())
+}
+
 fn is_consulted() -> bool {
     match CONSULT.load(Ordering::Relaxed) {
         UNKNOWN => {

@@ -51,18 +51,20 @@ pub(super) unsafe fn reallocate(block: *mut c_void, size: usize) -> *mut c_void 
     }
     // SAFETY: a live block.
     let old_size = unsafe { je::sallocx(block, 0) };
+    let stays = size <= old_size || !device_blocks::may_serve(size);
     let on_page = block.addr() & (alignment(size) - 1) == 0;
     // SAFETY: a live block; grown or shrunk in place or left as it is.
-    if on_page && unsafe { je::xallocx(block, size, 0, flags_of(size)) } >= size {
+    if stays && on_page && unsafe { je::xallocx(block, size, 0, flags_of(size)) } >= size {
         return noted(block);
     }
-    if old_size < 2 * LARGE || size < old_size {
+    if stays && (old_size < 2 * LARGE || size < old_size) {
         // SAFETY: a live block and a size that is not 0.
         let attempt = || unsafe { je::rallocx(block, size, flags_of(size)) };
         return noted(or_once_more(size, attempt));
     }
     let Some(new) = NonNull::new(allocate(size, 0)) else { return ptr::null_mut() };
-    // SAFETY: two live blocks of at least `old_size` bytes, the new one unused so far. One with a hole is given up.
+    // SAFETY: two live blocks of at least `old_size` bytes, the new one unused so far; what shrinks
+    // has been seen to above. One with a hole is given up.
     unsafe {
         if !take_over(old.cast(), new.cast(), old_size) {
             return or_out_of_memory(ptr::null_mut());
@@ -112,7 +114,8 @@ fn flags_of(size: usize) -> c_int {
     je::MALLOCX_ALIGN(alignment(size))
 }
 
-/// Put the first `length` bytes of `from` to `to`: whole heap pages are moved, the rest is copied. False if that could
+/// Put the first `length` bytes of `from` to `to`: whole heap pages are moved, except to a
+/// device's block, the rest is copied. False if that could
 /// not be done; then `from` holds them still, and `to` is not to be touched again, because a part of it is not mapped.
 ///
 /// # Safety
@@ -121,8 +124,11 @@ fn flags_of(size: usize) -> c_int {
 unsafe fn take_over(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> bool {
     static MOVES: AtomicUsize = AtomicUsize::new(0);
     let is_aligned = |block: NonNull<u8>| block.addr().get() & (HEAP_PAGE - 1) == 0;
-    let may_move =
-        is_aligned(from) && is_aligned(to) && MOVES.fetch_add(1, Ordering::Relaxed) < MAX_MOVES;
+    // What a device has mapped is only the device's to map again.
+    let may_move = device_blocks::length_of(to.as_ptr().cast()).is_none()
+        && is_aligned(from)
+        && is_aligned(to)
+        && MOVES.fetch_add(1, Ordering::Relaxed) < MAX_MOVES;
     let mut done = 0;
     // One at a time, so that a failure is a failure of that one. The kernel joins them again, and for a huge page it is
     // one entry of a table.

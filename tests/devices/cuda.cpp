@@ -412,6 +412,23 @@ void blocks_stay_within_the_gpus_memory() {
 	}
 }
 
+/// From ordinary memory into the driver's and on: the bytes come along, and the driver's mapping stays the driver's.
+void blocks_grow_into_the_drivers_memory() {
+	const std::size_t size = 32 * gmem::page_size();
+	CHECK_EQUAL(gmemSetDevice("host"), 0);
+	auto *block = static_cast<char *>(gmem_malloc(size));
+	std::memset(block, 7, size);
+	CHECK_EQUAL(gmemSetDevice("cuda"), 0);
+	for (std::size_t length = 2 * size; length <= 4 * size; length *= 2) {
+		block = static_cast<char *>(gmem_realloc(block, length));
+		NEED(block != nullptr);
+		CHECK(is_all(block, size, 7));
+		CHECK_EQUAL(stand_in<int>("standin_cuda_is_intact", reinterpret_cast<std::uintptr_t>(block), length), 1);
+		CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(block), length, gmemGetNumaId(), nullptr), 0);
+	}
+	gmem_free(block);
+}
+
 /// The driver allocates with its lock held, and calls functions in which it must not be called.
 void the_driver_is_not_called_from_within(bool heap_is_the_processs) {
 	const std::size_t refused = heap_stats().device_refused;
@@ -570,6 +587,7 @@ int main(int argc, char **argv) {
 		bad_arguments_are_refused();
 		more_than_there_is_free_is_refused();
 		blocks_stay_within_the_gpus_memory();
+		blocks_grow_into_the_drivers_memory();
 		the_driver_is_not_called_from_within(argc > 2);
 #if !defined(__SANITIZE_THREAD__)
 		// jemalloc unlocks in the child what it locked in the parent, which that sanitizer takes amiss.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Test code: a libcuda.so.1 without a GPU. Streams are threads, managed memory is mmap's with a note of where each page
-// was moved to, and two kernels are known by their names. It is stricter than the real one: a lock of its own is held
-// in each call, one that is taken again ends the process, a call from a host function is refused, and memory that was
-// discarded or is new has 0xD5 or 0x5A in it.
+// Test code: a libcuda.so.1 without a GPU. Streams are threads, managed memory is a shared mapping (so that it can be
+// told from what somebody else mapped in its place) with a note of where each page was moved to, and two kernels are
+// known by their names. It is stricter than the real one: a lock of its own is held in each call, one that is taken
+// again ends the process, a call from a host function is refused, and memory that was discarded or is new has 0xD5 or
+// 0x5A in it.
 //
 // STANDIN_CUDA, words with commas: no_gpu, init_fails, mismatch, version_10, no_context, unmanaged, unconcurrent,
 // pageable, two, on_a_node, misaligned, no_memory. STANDIN_CUDA_FREE: bytes of memory, 1 GiB unless set.
@@ -15,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
@@ -272,8 +274,7 @@ int allocate(std::uintptr_t *out, std::size_t size, kind of) {
 		return OUT_OF_MEMORY;
 	}
 	const std::size_t room = size + 2 * huge_page;
-	void *const mapped =
-		mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *const mapped = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (mapped == MAP_FAILED) {
 		return OUT_OF_MEMORY;
 	}
@@ -320,6 +321,24 @@ API std::size_t standin_cuda_bytes_on(int where, std::uintptr_t start, std::size
 		pages += found != all().blocks.end() && found->second.where[(at - found->first) / base_page] == where ? 1 : 0;
 	}
 	return pages * base_page;
+}
+
+/// Whether [start, start + size) is all mapped as the driver mapped it.
+API int standin_cuda_is_intact(std::uintptr_t start, std::size_t size) {
+	std::ifstream maps("/proc/self/maps");
+	std::uintptr_t at = start;
+	for (std::string line; at < start + size && std::getline(maps, line);) {
+		unsigned long first = 0, behind = 0;
+		char sharing = 0;
+		if (std::sscanf(line.c_str(), "%lx-%lx %*c%*c%*c%c", &first, &behind, &sharing) == 3 && first <= at &&
+			at < behind) {
+			if (sharing != 's') {
+				return 0;
+			}
+			at = behind;
+		}
+	}
+	return at >= start + size ? 1 : 0;
 }
 
 /// As after a kernel's bad access.
