@@ -2,7 +2,7 @@
 //!
 //! - [`choice`]: finding the driver and the GPU, and saying why there is none
 //! - [`regions`]: managed memory for the heap's large blocks
-//! - [`room`]: how much the GPU has free
+//! - [`room`]: how much the GPU has free, and [`ranges`]: what has been there
 //! - [`streams`]: the program's streams, onto which work is put without a function in between
 //!
 //! Two kinds of memory go to a GPU and back: managed memory of the driver's, whoever in the process took it, and, where the
@@ -10,6 +10,7 @@
 //! it did; receipts say so.
 
 mod choice;
+mod ranges;
 mod regions;
 mod room;
 mod streams;
@@ -17,6 +18,7 @@ mod streams;
 use std::ffi::{CStr, c_void};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::host::{self, Host};
@@ -55,7 +57,12 @@ impl Device for Cuda {
     }
 
     fn open(&self) -> Result<()> {
-        opened().map(|_| ())
+        static STARTED: AtomicBool = AtomicBool::new(false);
+        let accelerator = opened()?;
+        if accelerator.memory == Memory::Managed && !STARTED.swap(true, Ordering::Relaxed) {
+            accelerator.start_giving_back();
+        }
+        Ok(())
     }
 
     fn numa_id(&self) -> Result<i32> {
@@ -231,9 +238,7 @@ impl Accelerator {
     /// Have the driver move its part, in the order of a stream.
     fn send(&self, request: &Request<'_>, split: &Split, stream: usize) -> Result<()> {
         let (to, gpu) = self.destination(request.node);
-        if let Some(gpu) = gpu {
-            self.has_room(request.asked, &split.drivers, gpu)?;
-        }
+        let fits = gpu.map(|gpu| self.has_room(request.asked, &split.drivers, gpu)).transpose()?;
         request.watch.go_on(0, request.asked.len())?;
         for part in &split.drivers {
             match self.context.prefetch(stream, *part, to) {
@@ -242,6 +247,11 @@ impl Accelerator {
                 Err(_) if gpu.is_none() && !split.kernels.is_empty() => {}
                 Err(code) => return Err(self.failed("cuMemPrefetchAsync", stream, *part, code)),
             }
+        }
+        if let Some(fits) = fits
+            && gpu.is_some_and(|gpu| gpu.ordinal == self.current().gpu.ordinal)
+        {
+            self.was_sent(&split.drivers, stream, fits);
         }
         Ok(())
     }

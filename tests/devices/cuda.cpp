@@ -36,6 +36,7 @@ std::size_t bytes_on(int where, gmem::range what) {
 constexpr int nowhere = -2, processor = -1, gpu = 0;
 
 using floats = std::vector<float, gmem_allocator<float>>;
+using blank_floats = std::vector<float, gmem::default_init_allocator<float>>;
 
 gmemHeapStats_t heap_stats() {
 	gmemHeapStats_t stats{};
@@ -388,6 +389,76 @@ void more_than_there_is_free_is_refused() {
 	stand_in<void>("standin_cuda_take", std::size_t{0});
 }
 
+/// Leaves so much of the GPU's 1 GiB, until the test ends.
+class tight {
+public:
+	explicit tight(std::size_t left) { leave(left); }
+	tight(const tight &) = delete;
+	tight &operator=(const tight &) = delete;
+	~tight() { leave(std::size_t{1} << 30U); }
+	static void leave(std::size_t left) {
+		stand_in<void>("standin_cuda_take", (std::size_t{1} << 30U) - left);
+		usleep(150'000); // an answer of the driver's holds for 100 ms
+	}
+};
+
+/// The driver keeps the room of what went back, and has it counted as taken.
+void room_that_nothing_uses_is_room() {
+	const std::size_t size = std::size_t{48} << 20U;
+	const int node = gmemGetNumaId();
+	gmemHeapTrim(); // whatever has room there from before
+	const tight gpu_memory(3 * size);
+	blank_floats data(size / sizeof(float)), others(size / sizeof(float));
+	for (int round = 0; round < 2; ++round) {
+		for (const blank_floats *each : {&data, &others}) {
+			const auto address = reinterpret_cast<unsigned long>(each->data());
+			CHECK_EQUAL(gmemPrefetch(address, size, node, nullptr), 0);
+			CHECK_EQUAL(bytes_on(gpu, *each), size);
+			CHECK_EQUAL(gmemPrefetch(address, size, 0, nullptr), 0);
+		}
+	}
+	// Two thirds are kept for the two.
+	tight::leave(2 * size);
+	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(data.data()), size, node, nullptr), 0);
+	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(others.data()), size, node, nullptr), 0);
+}
+
+/// What stands in a stream and was not moved yet is counted as well.
+void what_is_underway_needs_its_room() {
+	const std::size_t size = std::size_t{48} << 20U;
+	gmemHeapTrim(); // whatever has room there from before
+	blank_floats data(size / sizeof(float)), others(size / sizeof(float));
+	const tight gpu_memory(size + size / 2);
+	const cuda::stream stream;
+	const int node = gmemGetNumaId();
+	gate closed(stream);
+	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(data.data()), size, node, stream.get()), 0);
+	CHECK_EQUAL(bytes_on(gpu, data), 0);
+	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(others.data()), size, node, nullptr), -ENOMEM);
+	closed.open();
+	CHECK_EQUAL(gmemStreamSynchronize(static_cast<gmemStream_t>(stream.get())), 0);
+	CHECK_EQUAL(bytes_on(gpu, data), size);
+	tight::leave(2 * size);
+	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(others.data()), size, node, nullptr), 0);
+}
+
+/// cuMemFree waits for the GPU, and what the GPU does may wait for who calls free().
+void free_does_not_wait_for_the_gpu() {
+	auto *const block = static_cast<char *>(gmem_malloc(std::size_t{100} << 20U));
+	const long freed = count("cuMemFree_v2");
+	const cuda::stream stream;
+	gate closed(stream);
+	gmem_free(block);
+	gmemHeapTrim();
+	CHECK(!raw(stream).query());
+	closed.open();
+	raw(stream).synchronize(); // it looks at the gate until then
+	for (int i = 0; i < 1000 && count("cuMemFree_v2") == freed; ++i) {
+		usleep(10'000);
+	}
+	CHECK(count("cuMemFree_v2") > freed);
+}
+
 /// Never more managed memory than the GPU has free: ordinary memory takes its place.
 void blocks_stay_within_the_gpus_memory() {
 	const std::size_t refused = heap_stats().device_refused;
@@ -586,6 +657,9 @@ int main(int argc, char **argv) {
 		captured_streams_refuse();
 		bad_arguments_are_refused();
 		more_than_there_is_free_is_refused();
+		room_that_nothing_uses_is_room();
+		what_is_underway_needs_its_room();
+		free_does_not_wait_for_the_gpu();
 		blocks_stay_within_the_gpus_memory();
 		blocks_grow_into_the_drivers_memory();
 		the_driver_is_not_called_from_within(argc > 2);

@@ -1,17 +1,20 @@
 //! Managed memory that the driver gives for blocks of the heap.
 //!
 //! The driver calls `malloc` and `free` itself, with its locks held, and threads of its own call the program's functions, in
-//! which calls of the driver are forbidden. Wherever one of its frames is on the stack, ordinary memory is given, and what
-//! is freed is kept until later.
+//! which calls of the driver are forbidden. Wherever one of its frames is on the stack, ordinary memory is given.
+//!
+//! What is freed goes back by a thread of libgmem's: `cuMemFree` waits for all that the GPU has to do, and that may be
+//! waiting for whoever calls `free`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::Accelerator;
 use crate::device::driver::Blocks;
 use crate::error::{Error, Result};
 use crate::os::cuda::{Given, is_called_by_the_driver};
-use crate::os::mapping;
-use crate::os::mapping::Region;
+use crate::os::mapping::{self, Region};
+use crate::os::process;
 use crate::page::PageRange;
 
 /// What the driver has given.
@@ -21,12 +24,24 @@ pub struct Regions {
     /// the driver would move it to and fro.
     live: AtomicUsize,
     most: usize,
+    /// Held by whoever gives blocks back, so that another one can wait for that.
+    door: Mutex<()>,
+    /// Whether something was kept since the thread last looked.
+    kept: Mutex<bool>,
+    changed: Condvar,
 }
 
 impl Regions {
     /// None yet, and at most so many bytes.
     pub fn with_room_for(most: usize) -> Self {
-        Self { blocks: Blocks::default(), live: AtomicUsize::new(0), most }
+        Self {
+            blocks: Blocks::default(),
+            live: AtomicUsize::new(0),
+            most,
+            door: Mutex::default(),
+            kept: Mutex::default(),
+            changed: Condvar::new(),
+        }
     }
 
     /// The parts of a range that the driver gave.
@@ -34,13 +49,15 @@ impl Regions {
         self.blocks.within(range)
     }
 
-    fn take_room(&self, length: usize) -> bool {
-        let before = self.live.fetch_add(length, Ordering::Relaxed);
-        let fits = before.saturating_add(length) <= self.most;
-        if !fits {
-            self.live.fetch_sub(length, Ordering::Relaxed);
-        }
-        fits
+    fn wake(&self) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_one();
+    }
+
+    fn sleep(&self) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.changed.wait_while(kept, |kept| !*kept);
+        *kept.unwrap_or_else(PoisonError::into_inner) = false;
     }
 }
 
@@ -51,20 +68,28 @@ impl Accelerator {
         if is_called_by_the_driver() {
             return Err(Error::OutOfMemory { what: "the CUDA driver's own use" });
         }
-        self.unmap_what_was_kept();
-        let too_large = Error::OutOfMemory { what: "a block that the GPU has room for" };
-        if !self.regions.take_room(length) {
-            return Err(too_large);
-        }
-        let has_room = self.context.free_bytes().is_ok_and(|free| length <= free);
+        let allocated = self.allocate(length).or_else(|| {
+            // What is on its way back may be what is missing.
+            self.give_back_what_was_kept();
+            self.allocate(length)
+        });
+        allocated.ok_or(Error::OutOfMemory { what: "a block that the GPU has room for" })
+    }
+
+    /// One more block, if all of them can be on the GPU together.
+    fn allocate(&self, length: usize) -> Option<Region> {
+        let regions = &self.regions;
+        let live = regions.live.fetch_add(length, Ordering::Relaxed).saturating_add(length);
+        let fits = live <= regions.most
+            && self.context.free_bytes().is_ok_and(|free| live <= free + self.room.bytes_there());
         let allocated =
-            if has_room { self.context.allocate(length, mapping::gmem_page()).ok() } else { None };
-        let Some((region, given)) = allocated else {
-            self.regions.live.fetch_sub(length, Ordering::Relaxed);
-            return Err(too_large);
-        };
-        self.regions.blocks.insert(region.range(), given);
-        Ok(region)
+            if fits { self.context.allocate(length, mapping::gmem_page()).ok() } else { None };
+        if allocated.is_none() {
+            regions.live.fetch_sub(length, Ordering::Relaxed);
+        }
+        let (region, given) = allocated?;
+        regions.blocks.insert(region.range(), given);
+        Some(region)
     }
 
     /// See [`unmap`](crate::device::DeviceMemory::unmap).
@@ -73,22 +98,38 @@ impl Accelerator {
         if self.is_in_its_process().is_err() {
             return;
         }
-        if is_called_by_the_driver() {
-            // Where there is no room to remember it, it is lost, which is better than waiting for ever.
-            let _ = self.regions.blocks.keep_for_later(first);
-            return;
-        }
-        self.unmap_what_was_kept();
-        if let Some((block, given)) = self.regions.blocks.remove(first) {
-            self.give_back(block, given);
+        if self.regions.blocks.keep_for_later(first) {
+            self.regions.wake();
+        } else if !is_called_by_the_driver() {
+            // Else it is lost, which is better than waiting for ever.
+            let removed = self.regions.blocks.remove(first);
+            removed.into_iter().for_each(|(block, given)| self.give_back(block, given));
         }
     }
 
-    fn unmap_what_was_kept(&self) {
+    /// Start the thread that gives blocks back; without it they are given back when there is no room for more.
+    pub fn start_giving_back(&'static self) {
+        let thread = std::thread::Builder::new().name("gmem-cuda".into());
+        // Where there are no threads to be had, nothing is lost but time.
+        let _ = process::with_signals_blocked(|| {
+            thread.spawn(move || {
+                loop {
+                    self.regions.sleep();
+                    self.give_back_what_was_kept();
+                }
+            })
+        });
+    }
+
+    /// All of it, also what the thread is about to.
+    fn give_back_what_was_kept(&self) {
+        let _door = self.regions.door.lock().unwrap_or_else(PoisonError::into_inner);
         self.regions.blocks.kept().for_each(|(block, given)| self.give_back(block, given));
     }
 
     fn give_back(&self, block: PageRange, given: Given) {
+        // Before its addresses can be somebody else's.
+        self.room.has_gone(block);
         self.context.free(given);
         self.regions.live.fetch_sub(block.len(), Ordering::Relaxed);
     }

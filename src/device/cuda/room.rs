@@ -1,11 +1,15 @@
 //! How much memory a GPU has free: a prefetch of more would have the driver move other memory out, back and forth.
+//!
+//! What was there once keeps its room there when it goes back, until somebody else needs that: the driver counts such room
+//! as taken. So libgmem notes which of its blocks were there.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::ranges::Ranges;
 use super::{Accelerator, Gpu};
 use crate::error::{Error, Result};
-use crate::os::cuda::Context;
+use crate::os::cuda::{Context, Event};
 use crate::os::mapping;
 use crate::page::PageRange;
 
@@ -13,6 +17,10 @@ use crate::page::PageRange;
 #[derive(Default)]
 pub struct Room {
     asked: Mutex<Option<Answer>>,
+    /// What of libgmem's blocks has been on the current GPU.
+    there: Mutex<Ranges>,
+    /// What is on its way there, as long as the place behind it in its stream has not been reached.
+    underway: Mutex<Vec<(Event, usize)>>,
 }
 
 struct Answer {
@@ -31,7 +39,7 @@ const HALVINGS: u32 = 6;
 impl Room {
     /// Whether the last answer is enough to know that so many bytes more fit.
     fn is_known_to_fit(&self, bytes: usize) -> bool {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = lock(&self.asked);
         let Some(answer) = asked.as_mut() else { return false };
         let sent = answer.since.saturating_add(bytes);
         let fits = sent <= answer.free / SHARE && answer.when.elapsed() < LASTS;
@@ -43,18 +51,40 @@ impl Room {
 
     fn note(&self, free: usize, bytes: usize) {
         let answer = Answer { when: Instant::now(), free, since: bytes };
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        *lock(&self.asked) = Some(answer);
+    }
+
+    /// Bytes of libgmem's blocks that have room on the GPU.
+    pub fn bytes_there(&self) -> usize {
+        lock(&self.there).iter().map(PageRange::len).sum()
+    }
+
+    /// A block is about to be given back.
+    pub fn has_gone(&self, block: PageRange) {
+        lock(&self.there).remove(block);
     }
 }
 
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the answer to [`Accelerator::has_room`] was worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fits {
+    /// A small part of what is free.
+    Easily,
+    /// It is to be counted until it is there.
+    Counted(usize),
+}
+
 impl Accelerator {
-    /// Refuse what the GPU has no room for. What was asked to go there before is taken to be there, which is what the
-    /// driver knows.
-    pub fn has_room(&self, asked: PageRange, parts: &[PageRange], gpu: &Gpu) -> Result<()> {
+    /// Refuse what the GPU has no room for.
+    pub fn has_room(&self, asked: PageRange, parts: &[PageRange], gpu: &Gpu) -> Result<Fits> {
         let is_current = *gpu == self.current().gpu;
         let all: usize = parts.iter().map(|part| part.len()).sum();
         if is_current && self.room.is_known_to_fit(all) {
-            return Ok(());
+            return Ok(Fits::Easily);
         }
         let failed = |code| Error::Cuda {
             call: "cuMemGetInfo, before the prefetch",
@@ -63,25 +93,67 @@ impl Accelerator {
             code,
         };
         let free = if is_current {
-            self.context.free_bytes()
+            self.context.free_bytes().map(|free| free.saturating_sub(self.bytes_underway()))
         } else {
             Context::new(self.driver.clone(), gpu).and_then(|other| other.free_bytes())
         }
         .map_err(failed)?;
-        if all <= free {
-            if is_current {
-                self.room.note(free, all);
-            }
-            return Ok(());
+        if all <= free / SHARE && is_current {
+            self.room.note(free, all);
+            return Ok(Fits::Easily);
         }
-        let needed: usize =
-            parts.iter().map(|part| self.not_sent(*part, gpu.ordinal, HALVINGS)).sum();
-        if needed <= free {
-            return Ok(());
+        if all <= free {
+            return Ok(Fits::Counted(all));
+        }
+        let (needed, left_behind) = self.needed_of(parts, gpu, is_current);
+        if needed <= free + left_behind {
+            return Ok(Fits::Counted(needed));
         }
         let (from, to) = (asked.start(), asked.end());
         let whose = format!("GPU {} ({})", gpu.ordinal, gpu.name);
-        Err(Error::NoRoom { from, to, needed, free, whose })
+        Err(Error::NoRoom { from, to, needed, free: free + left_behind, whose })
+    }
+
+    /// Bytes of these parts that have no room on a GPU yet, and bytes of room there that nothing uses any more.
+    fn needed_of(&self, parts: &[PageRange], gpu: &Gpu, is_current: bool) -> (usize, usize) {
+        let not_sent = |range: PageRange| self.not_sent(range, gpu.ordinal, HALVINGS);
+        if !is_current {
+            return (parts.iter().map(|part| not_sent(*part)).sum(), 0);
+        }
+        let (mut without, mut others) = (Vec::new(), Ranges::default());
+        {
+            let there = lock(&self.room.there);
+            parts.iter().for_each(|part| without.extend(there.missing(*part)));
+            there.iter().for_each(|range| others.insert(range));
+        }
+        parts.iter().for_each(|part| others.remove(*part));
+        (without.into_iter().map(not_sent).sum(), others.iter().map(not_sent).sum())
+    }
+
+    /// A prefetch to the current GPU was put on a stream.
+    pub fn was_sent(&self, parts: &[PageRange], stream: usize, fits: Fits) {
+        for part in parts {
+            let own = self.regions.within(*part);
+            let mut there = lock(&self.room.there);
+            own.into_iter().for_each(|own| there.insert(own));
+        }
+        if let Fits::Counted(bytes) = fits
+            && bytes != 0
+            && let Ok(event) = self.context.mark(stream)
+        {
+            lock(&self.room.underway).push((event, bytes));
+        }
+    }
+
+    /// Bytes that the driver has been told to move and has not moved yet.
+    fn bytes_underway(&self) -> usize {
+        let mut underway = lock(&self.room.underway);
+        let (left, done): (Vec<_>, _) = underway
+            .drain(..)
+            .partition(|(event, _)| matches!(self.context.has_come(event), Ok(false)));
+        *underway = left;
+        done.into_iter().for_each(|(event, _)| self.context.give_back(event));
+        underway.iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// Bytes of a part that were not asked to go to the GPU before. Of a range that is so in part the driver only says

@@ -139,6 +139,10 @@ struct block {
 	std::size_t mapped_size;
 	bool managed;
 	std::vector<int> where;
+	/// The GPU on which a page has room, also after it went back: that is somebody else's only when it is needed.
+	std::vector<int> room = where;
+	/// Where it was last asked to go, whether that was done or not.
+	std::vector<int> asked = where;
 };
 
 struct state {
@@ -196,11 +200,22 @@ std::size_t on_gpu(int ordinal) {
 	const std::lock_guard<std::mutex> hold(all().memory);
 	std::size_t pages = 0;
 	for (const auto &[start, found] : all().blocks) {
-		for (const int where : found.where) {
-			pages += where == ordinal ? 1 : 0;
+		for (const int room : found.room) {
+			pages += room == ordinal ? 1 : 0;
 		}
 	}
 	return pages * base_page + all().taken;
+}
+
+/// Room that is kept for what has gone goes to others; the caller has `memory`.
+void take_unused_room(int ordinal) {
+	for (auto &[start, found] : all().blocks) {
+		for (std::size_t page = 0; page < found.room.size(); ++page) {
+			if (found.room[page] == ordinal && found.where[page] != ordinal) {
+				found.room[page] = nowhere;
+			}
+		}
+	}
 }
 
 /// The block with an address; the caller has `memory`.
@@ -220,7 +235,11 @@ bool is_managed(std::uintptr_t start, std::size_t size) {
 }
 
 void place(std::uintptr_t start, std::size_t size, int where) {
+	const bool is_full = where >= 0 && on_gpu(where) + size > total_memory();
 	const std::lock_guard<std::mutex> hold(all().memory);
+	if (is_full) {
+		take_unused_room(where);
+	}
 	const auto found = find(start);
 	if (found == all().blocks.end()) {
 		return;
@@ -229,6 +248,7 @@ void place(std::uintptr_t start, std::size_t size, int where) {
 	const std::size_t behind = (start + size - found->first + base_page - 1) / base_page;
 	for (std::size_t page = first; page < behind && page < found->second.where.size(); ++page) {
 		found->second.where[page] = where;
+		found->second.room[page] = where >= 0 ? where : found->second.room[page];
 	}
 }
 
@@ -493,9 +513,18 @@ API int cuMemAlloc_v2(std::uintptr_t *out, std::size_t size) {
 	ENTER
 	return allocate(out, size, kind::plain);
 }
+/// Waits for all that the GPU has to do, as the real one does.
 API int cuMemFree_v2(std::uintptr_t start) {
+	std::vector<stream *> streams;
+	{
+		ENTER
+		spoil_captures();
+		streams.assign(all().streams.begin(), all().streams.end());
+	}
+	for (stream *each : streams) {
+		each->wait(all().lost);
+	}
 	ENTER
-	spoil_captures();
 	return release(start);
 }
 API int cuMemAllocHost_v2(void **out, std::size_t size) {
@@ -524,7 +553,15 @@ API int cuMemsetD8Async(std::uintptr_t to, unsigned char value, std::size_t size
 namespace {
 int move(std::uintptr_t start, std::size_t size, int where, void *on) {
 	if (is_managed(start, size)) {
-		return give(on, [=] { place(start, size, where); });
+		const int result = give(on, [=] { place(start, size, where); });
+		const std::lock_guard<std::mutex> hold(all().memory);
+		const auto found = find(start);
+		const std::size_t first = (start - found->first) / base_page,
+						  behind = (start + size - found->first) / base_page;
+		for (std::size_t page = first; result == SUCCESS && page < behind; ++page) {
+			found->second.asked[page] = where;
+		}
+		return result;
 	}
 	if (!is_set("pageable")) {
 		return INVALID_VALUE;
@@ -579,9 +616,10 @@ API int cuMemRangeGetAttribute(void *out, std::size_t room, int attribute, std::
 	}
 	const std::lock_guard<std::mutex> hold(all().memory);
 	const auto found = find(start);
-	int last = found->second.where[(start - found->first) / base_page];
+	const std::vector<int> &asked = found->second.asked;
+	int last = asked[(start - found->first) / base_page];
 	for (std::size_t at = (start - found->first) / base_page; at < (start + size - found->first) / base_page; ++at) {
-		last = found->second.where[at] == last ? last : nowhere;
+		last = asked[at] == last ? last : nowhere;
 	}
 	std::memcpy(out, &last, sizeof last);
 	return SUCCESS;
