@@ -508,7 +508,10 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
  * gmemHeapStats()). GMEM_CUDA_MEMORY=managed or =system chooses; GMEM_LOG=trace says what was chosen. The driver
  * does not tell what it moved: a receipt has GMEM_UNKNOWN for pages there, populated and migrated, and a prefetch
  * cannot be cancelled once it was handed to the driver. A forked child has no CUDA, and none of its parent's
- * managed memory.
+ * managed memory. Managed blocks live as long as the primary context: cudaDeviceReset() and
+ * cuDevicePrimaryCtxReset() take them away with all that is in them, so a program that calls these takes
+ * GMEM_CUDA_MEMORY=system, or another device. calloc() writes its zeros into managed blocks itself. When the process
+ * ends, the driver goes before whatever was made before it was opened.
  *
  * @param name "host", "gmem", "ascend", "opencl" or "cuda"
  * @return 0; -EINVAL for an unknown or NULL name (the error lists the valid ones); -ENODEV if "opencl" or "cuda"

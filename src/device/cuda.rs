@@ -30,6 +30,7 @@ use crate::huge_policy::HugePolicy;
 use crate::os::cuda::{Context, Destination, Driver, Gpu};
 use crate::os::lazy::Lazy;
 use crate::os::mapping::Region;
+use crate::os::vma::Backing;
 use crate::os::{numa, process};
 use crate::page::PageRange;
 use crate::report::Report;
@@ -141,6 +142,8 @@ struct Accelerator {
     /// Which of them it is.
     current: usize,
     memory: Memory,
+    /// The machine's memory is one node.
+    has_one_node: bool,
     regions: Regions,
     room: Room,
     /// The process that opened it: CUDA does not survive a fork.
@@ -164,8 +167,8 @@ impl Accelerator {
         free: usize,
     ) -> Self {
         let (regions, room) = (Regions::with_room_for(free), Room::default());
-        let process = process::process_id();
-        Self { context, driver, gpus, current, memory, regions, room, process }
+        let (has_one_node, process) = (numa::memory_nodes().len() == 1, process::process_id());
+        Self { context, driver, gpus, current, memory, has_one_node, regions, room, process }
     }
 
     fn current(&self) -> &Node {
@@ -200,6 +203,8 @@ impl Accelerator {
     fn destination(&self, node: usize) -> (Destination, Option<&Gpu>) {
         match self.gpus.iter().find(|gpu| gpu.node == node) {
             Some(found) => (Destination::Gpu(found.gpu.ordinal), Some(&found.gpu)),
+            // Without nodes the driver need not know them, either.
+            None if self.has_one_node && node == 0 => (Destination::Processor, None),
             None => (Destination::Node(node), None),
         }
     }
@@ -258,7 +263,8 @@ impl Accelerator {
 
     /// Who moves what; refused where a part cannot go where it is to go.
     fn split_for_prefetch(&self, request: &Request<'_>) -> Result<Split> {
-        let (asked, to_gpu) = (request.asked, self.destination(request.node).1.is_some());
+        let (asked, gpu) = (request.asked, self.destination(request.node).1);
+        let to_gpu = gpu.is_some();
         if to_gpu {
             self.is_in_its_process()?;
         }
@@ -274,10 +280,10 @@ impl Accelerator {
         if split.kernels.is_empty() {
             return Ok(split);
         }
-        if self.memory == Memory::Managed {
+        if !gpu.unwrap_or(&self.current().gpu).pageable {
             return if to_gpu { Err(cannot_go_there(asked)) } else { Ok(split) };
         }
-        split.kernels.iter().try_for_each(|range| is_mapped(*range, asked))?;
+        split.kernels.iter().try_for_each(|range| is_mapped(*range, asked, to_gpu))?;
         let Split { drivers: managed, kernels: ordinary } = split;
         let drivers = if to_gpu || !is_in_host_function() {
             let mut all = managed;
@@ -404,23 +410,27 @@ fn cannot_go_there(asked: PageRange) -> Error {
         from: asked.start(),
         to: asked.end(),
         what: "not all of it memory that this GPU can have",
-        remedy: "Take a block of 2 MiB or more from libgmem's heap, or prefetch to a memory node.",
+        remedy: "Take a block of 2 MiB or more from libgmem's heap (files, shared memory and hugetlb never go), or prefetch \
+                 to a memory node.",
         errno: libc::EINVAL,
     }
 }
 
-/// Whether all of a range is mapped.
-fn is_mapped(range: PageRange, asked: PageRange) -> Result<()> {
+/// Whether all of a range is mapped, and can be moved to a GPU if it is to: the driver leaves files and shared memory where
+/// they are, and says nothing.
+fn is_mapped(range: PageRange, asked: PageRange, to_gpu: bool) -> Result<()> {
     let mut at = range.start();
+    let mut stays = false;
     host::walk(range, |vma| {
         if vma.range.start() > at {
             return ControlFlow::Break(());
         }
+        stays |= to_gpu && (vma.backing != Backing::Anonymous || vma.huge_tlb);
         at = vma.range.end();
         if at < range.end() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     if at >= range.end() {
-        return Ok(());
+        return if stays { Err(cannot_go_there(asked)) } else { Ok(()) };
     }
     let (from, to) = (asked.start(), asked.end());
     Err(Error::Hole {

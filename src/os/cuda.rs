@@ -225,6 +225,8 @@ fn handle(call: impl FnOnce(*mut Handle) -> c_int) -> CuResult<Handle> {
 pub enum Destination {
     /// The GPU of that ordinal.
     Gpu(i32),
+    /// The memory of the machine, which has but one node.
+    Processor,
     /// A memory node of the machine; any of them with a driver that knows no nodes.
     Node(usize),
 }
@@ -407,6 +409,7 @@ impl Context {
     pub fn prefetch(&self, stream: usize, range: PageRange, to: Destination) -> CuResult<()> {
         // From enum CUmemLocationType; CU_DEVICE_CPU.
         const DEVICE: c_int = 1;
+        const HOST: c_int = 2;
         const HOST_NUMA: c_int = 3;
         const PROCESSOR: c_int = -1;
         let _entered = self.enter_for(stream)?;
@@ -414,6 +417,7 @@ impl Context {
         let (start, length, stream) = (range.start(), range.len(), as_handle(stream));
         let (kind, id) = match to {
             Destination::Gpu(ordinal) => (DEVICE, ordinal),
+            Destination::Processor => (HOST, 0),
             Destination::Node(node) => (HOST_NUMA, c_int::try_from(node).unwrap_or(0)),
         };
         // SAFETY: the driver refuses addresses that are not its own; the bytes stay what they are.

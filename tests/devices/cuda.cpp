@@ -597,6 +597,12 @@ void ordinary_memory_goes_to_a_gpu_that_reads_it() {
 	CHECK_EQUAL(count("cuMemDiscardBatchAsync"), 0);
 	// The kernel has dropped it, so these are zeros.
 	CHECK(all_are(data, 0.0F));
+	// What is shared or a file's stays where it is, which the driver would not say.
+	void *const shared = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	NEED(shared != MAP_FAILED);
+	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(shared), 4096, gmemGetNumaId(), nullptr), -EINVAL);
+	CHECK(said("files, shared memory and hugetlb never go"));
+	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(shared), 4096, 0, nullptr), 0);
 	char *const hole = map_private(4096, gmem::page_size());
 	NEED(munmap(hole, 4096) == 0);
 	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(hole), 4096, gmemGetNumaId(), nullptr), -ENOMEM);

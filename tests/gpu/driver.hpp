@@ -19,7 +19,10 @@ using address = std::uintptr_t;
 
 inline void need(int code, const char *call) {
 	if (code != 0) {
-		std::fprintf(stderr, "%s failed with CUDA's code %d\n", call, code);
+		// Containers often have no more of the driver than they say they need.
+		constexpr int jit_not_found = 221;
+		std::fprintf(stderr, "%s failed with CUDA's code %d%s\n", call, code,
+			code == jit_not_found ? ": libnvidia-ptxjitcompiler.so.1 is missing" : "");
 		std::exit(1);
 	}
 }
@@ -29,15 +32,18 @@ template <class... Arguments>
 class function {
 public:
 	explicit constexpr function(const char *name) : name_(name) {}
-	/// The code.
-	int ask(Arguments... arguments) {
+	bool exists() {
 		if (call_ == nullptr) {
 			static void *const library = dlopen("libcuda.so.1", RTLD_NOW);
 			call_ = library == nullptr ? nullptr : reinterpret_cast<int (*)(Arguments...)>(dlsym(library, name_));
-			if (call_ == nullptr) {
-				std::fprintf(stderr, "libcuda.so.1 has no %s: %s\n", name_, dlerror());
-				std::exit(1);
-			}
+		}
+		return call_ != nullptr;
+	}
+	/// The code.
+	int ask(Arguments... arguments) {
+		if (!exists()) {
+			std::fprintf(stderr, "libcuda.so.1 has no %s: %s\n", name_, dlerror());
+			std::exit(1);
 		}
 		return call_(arguments...);
 	}
@@ -64,7 +70,8 @@ inline function<void **, std::size_t> allocate_pinned("cuMemAllocHost_v2");
 inline function<void *> release_pinned("cuMemFreeHost");
 inline function<address, address, std::size_t, handle> copy("cuMemcpyAsync");
 inline function<address, unsigned char, std::size_t, handle> fill("cuMemsetD8Async");
-inline function<address, std::size_t, location, unsigned, handle> prefetch("cuMemPrefetchAsync_v2");
+inline function<address, std::size_t, location, unsigned, handle> prefetch_to_location("cuMemPrefetchAsync_v2");
+inline function<address, std::size_t, int, handle> prefetch_to_device("cuMemPrefetchAsync");
 inline function<handle *, unsigned> create_stream("cuStreamCreate");
 inline function<handle> destroy_stream("cuStreamDestroy_v2");
 inline function<handle> synchronize("cuStreamSynchronize");
@@ -77,8 +84,17 @@ inline function<handle *, handle, const char *> get_function("cuModuleGetFunctio
 inline function<handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, handle, void **, void **>
 	launch_kernel("cuLaunchKernel");
 
-constexpr int to_gpu = 1;
-constexpr int to_node = 3;
+constexpr int processor = -1;
+
+/// The bare call, of drivers since CUDA 12.2 or before: to a GPU by its ordinal, or to the processor's memory.
+inline void prefetch(address start, std::size_t size, int to, handle stream) {
+	constexpr int device = 1, host = 2;
+	if (prefetch_to_location.exists()) {
+		prefetch_to_location(start, size, {to == processor ? host : device, to == processor ? 0 : to}, 0, stream);
+	} else {
+		prefetch_to_device(start, size, to, stream);
+	}
+}
 
 /// A stream that does not wait for the default one.
 class stream {

@@ -107,6 +107,9 @@ fn not_initialized(code: CuCode) -> Error {
         CuCode(803) => {
             "Load the kernel module of the driver's own version: restart, or `modprobe -r` and `modprobe nvidia`"
         }
+        CuCode(802) => {
+            "Start the fabric manager of the driver's own version (nvidia-fabricmanager)"
+        }
         _ => "See whether nvidia-smi works, and whether /dev/nvidia* may be opened",
     };
     Error::NoCuda { why: format!("the driver finds no GPU that works: {code}").into(), remedy }

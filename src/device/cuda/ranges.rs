@@ -42,6 +42,11 @@ impl Ranges {
         }
     }
 
+    /// Whether all of a range is in the set.
+    pub fn has(&self, range: PageRange) -> bool {
+        self.0.range(..=range.start()).next_back().is_some_and(|(_, end)| *end >= range.end())
+    }
+
     /// What of a range is in the set, ascending.
     pub fn within(&self, range: PageRange) -> Vec<PageRange> {
         self.touched(range).into_iter().map(|known| known.intersect(range)).collect()
@@ -94,6 +99,10 @@ mod tests {
         assert_eq!(ranges.within(range(25, 45)), [range(25, 30), range(40, 45)]);
         assert_eq!(ranges.missing(range(5, 70)), [range(5, 10), range(30, 40), range(60, 70)]);
         assert_eq!(ranges.missing(range(12, 13)), []);
+        assert!(ranges.has(range(10, 30)) && ranges.has(range(41, 42)));
+        assert!(
+            !ranges.has(range(9, 30)) && !ranges.has(range(10, 31)) && !ranges.has(range(30, 40))
+        );
         ranges.remove(range(15, 45));
         assert_eq!(ranges.iter().collect::<Vec<_>>(), [range(10, 15), range(45, 60)]);
         ranges.insert(range(0, 100));

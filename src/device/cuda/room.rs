@@ -133,6 +133,9 @@ impl Accelerator {
     /// A prefetch to the current GPU was put on a stream.
     pub fn was_sent(&self, parts: &[PageRange], stream: usize, fits: Fits) {
         for part in parts {
+            if lock(&self.room.there).has(*part) {
+                continue;
+            }
             let own = self.regions.within(*part);
             let mut there = lock(&self.room.there);
             own.into_iter().for_each(|own| there.insert(own));

@@ -580,7 +580,7 @@ struct location {
 };
 API int cuMemPrefetchAsync_v2(std::uintptr_t start, std::size_t size, location to, unsigned flags, void *on) {
 	ENTER
-	if (flags != 0 || (to.kind != 1 && to.kind != 3)) {
+	if (flags != 0 || to.kind < 1 || to.kind > 3) {
 		return INVALID_VALUE;
 	}
 	return move(start, size, to.kind == 1 ? to.id : on_the_processor, on);
