@@ -682,7 +682,9 @@ int gmemEventRecord(gmemEvent_t event, gmemStream_t stream) LIBGMEM_NOEXCEPT;
  *
  * A stream of others or of a driver waits in a function that its executor runs. An executor with one thread for all its
  * streams (a driver may have one for all functions) stands still meanwhile: what is waited for must not need that
- * thread, also not by way of a third stream. Two streams of "cuda" wait for each other without a function.
+ * thread, also not by way of a third stream. Two streams of "cuda" wait for each other without a function. A stream of
+ * libgmem's own that waits for one of "cuda" does so for ever once that one's context is lost; gmemEventSynchronize()
+ * says so (-EIO).
  * @return 0; -EINVAL for an unknown stream or event; else as gmemStreamLaunch()
  */
 int gmemStreamWaitEvent(gmemStream_t stream, gmemEvent_t event) LIBGMEM_NOEXCEPT;

@@ -438,8 +438,13 @@ void what_is_underway_needs_its_room() {
 	closed.open();
 	CHECK_EQUAL(gmemStreamSynchronize(static_cast<gmemStream_t>(stream.get())), 0);
 	CHECK_EQUAL(bytes_on(gpu, data), size);
+	// What is there already needs none, underway or not.
 	tight::leave(2 * size);
+	gate closed_again(stream);
+	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(data.data()), size, node, stream.get()), 0);
 	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(others.data()), size, node, nullptr), 0);
+	closed_again.open();
+	CHECK_EQUAL(gmemStreamSynchronize(static_cast<gmemStream_t>(stream.get())), 0);
 }
 
 /// cuMemFree waits for the GPU, and what the GPU does may wait for who calls free().
@@ -629,10 +634,13 @@ void an_old_driver_does_what_it_can(const cuda::kernels &kernels) {
 void two_gpus_have_a_node_each() {
 	const int node = gmem::device::numa_id();
 	floats data(1 << 20, 1.0F);
-	for (const int other : {0, 1}) {
+	for (const int other : {0, 1, 0}) {
 		gmem::prefetch(data, node - 1 + other);
 		CHECK_EQUAL(bytes_on(other, data), data.size() * sizeof(float));
 	}
+	// Making a context takes long, so it is made once and kept.
+	CHECK_EQUAL(count("cuDevicePrimaryCtxRetain"), 2);
+	CHECK_EQUAL(count("cuDevicePrimaryCtxRelease_v2"), 0);
 }
 
 } // namespace

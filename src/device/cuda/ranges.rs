@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::page::PageRange;
 
 /// Ends of ranges by their starts.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Ranges(BTreeMap<usize, usize>);
 
 impl Ranges {

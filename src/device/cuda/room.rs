@@ -3,13 +3,13 @@
 //! What was there once keeps its room there when it goes back, until somebody else needs that: the driver counts such room
 //! as taken. So libgmem notes which of its blocks were there.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ranges::Ranges;
 use super::{Accelerator, Gpu};
 use crate::error::{Error, Result};
-use crate::os::cuda::{Context, Event};
+use crate::os::cuda::{Context, CuResult, Event};
 use crate::os::mapping;
 use crate::page::PageRange;
 
@@ -21,6 +21,8 @@ pub struct Room {
     there: Mutex<Ranges>,
     /// What is on its way there, as long as the place behind it in its stream has not been reached.
     underway: Mutex<Vec<(Event, usize)>>,
+    /// The other GPUs that something went to, by their ordinals. The driver moves nothing to one that has no context.
+    others: Mutex<Vec<(i32, Arc<Context>)>>,
 }
 
 struct Answer {
@@ -59,6 +61,19 @@ impl Room {
         lock(&self.there).iter().map(PageRange::len).sum()
     }
 
+    /// What of these parts has none there, as far as libgmem knows.
+    fn without_room(&self, parts: &[PageRange]) -> Vec<PageRange> {
+        let there = lock(&self.there);
+        parts.iter().flat_map(|part| there.missing(*part)).collect()
+    }
+
+    /// What has room there and is none of these parts.
+    fn apart_from(&self, parts: &[PageRange]) -> Ranges {
+        let mut others = lock(&self.there).clone();
+        parts.iter().for_each(|part| others.remove(*part));
+        others
+    }
+
     /// A block is about to be given back.
     pub fn has_gone(&self, block: PageRange) {
         lock(&self.there).remove(block);
@@ -95,17 +110,22 @@ impl Accelerator {
         let free = if is_current {
             self.context.free_bytes().map(|free| free.saturating_sub(self.bytes_underway()))
         } else {
-            Context::new(self.driver.clone(), gpu).and_then(|other| other.free_bytes())
+            self.context_on(gpu).and_then(|other| other.free_bytes())
         }
         .map_err(failed)?;
-        if all <= free / SHARE && is_current {
-            self.room.note(free, all);
+        let without = if is_current { self.room.without_room(parts) } else { parts.to_vec() };
+        let new = without.iter().map(|range| range.len()).sum();
+        if new <= free / SHARE && is_current {
+            self.room.note(free, new);
             return Ok(Fits::Easily);
         }
-        if all <= free {
-            return Ok(Fits::Counted(all));
+        if new <= free {
+            return Ok(Fits::Counted(new));
         }
-        let (needed, left_behind) = self.needed_of(parts, gpu, is_current);
+        let not_sent = |range: PageRange| self.not_sent(range, gpu.ordinal, HALVINGS);
+        let needed = without.into_iter().map(not_sent).sum();
+        let others = if is_current { self.room.apart_from(parts) } else { Ranges::default() };
+        let left_behind: usize = others.iter().map(not_sent).sum();
         if needed <= free + left_behind {
             return Ok(Fits::Counted(needed));
         }
@@ -114,20 +134,14 @@ impl Accelerator {
         Err(Error::NoRoom { from, to, needed, free: free + left_behind, whose })
     }
 
-    /// Bytes of these parts that have no room on a GPU yet, and bytes of room there that nothing uses any more.
-    fn needed_of(&self, parts: &[PageRange], gpu: &Gpu, is_current: bool) -> (usize, usize) {
-        let not_sent = |range: PageRange| self.not_sent(range, gpu.ordinal, HALVINGS);
-        if !is_current {
-            return (parts.iter().map(|part| not_sent(*part)).sum(), 0);
+    fn context_on(&self, gpu: &Gpu) -> CuResult<Arc<Context>> {
+        let mut others = lock(&self.room.others);
+        if let Some((_, known)) = others.iter().find(|(ordinal, _)| *ordinal == gpu.ordinal) {
+            return Ok(Arc::clone(known));
         }
-        let (mut without, mut others) = (Vec::new(), Ranges::default());
-        {
-            let there = lock(&self.room.there);
-            parts.iter().for_each(|part| without.extend(there.missing(*part)));
-            there.iter().for_each(|range| others.insert(range));
-        }
-        parts.iter().for_each(|part| others.remove(*part));
-        (without.into_iter().map(not_sent).sum(), others.iter().map(not_sent).sum())
+        let made = Arc::new(Context::new(Arc::clone(&self.driver), gpu)?);
+        others.push((gpu.ordinal, Arc::clone(&made)));
+        Ok(made)
     }
 
     /// A prefetch to the current GPU was put on a stream.

@@ -155,6 +155,7 @@ struct state {
 	std::map<std::string, long> counts;
 	std::atomic<int> lost{0};
 	std::size_t taken = 0;
+	int retained[2] = {};      // how often each GPU's context is, whose address is its handle
 	std::mutex host_functions; // one at a time, as the real one has it
 	bool initialized = false;
 };
@@ -447,12 +448,13 @@ API int cuDevicePrimaryCtxRetain(void **context, int device) {
 	if (is_set("no_context")) {
 		return OUT_OF_MEMORY;
 	}
-	static int contexts_of[2];
-	*context = &contexts_of[device];
+	*context = &all().retained[device];
+	++all().retained[device];
 	return SUCCESS;
 }
-API int cuDevicePrimaryCtxRelease_v2(int) {
+API int cuDevicePrimaryCtxRelease_v2(int device) {
 	ENTER
+	--all().retained[device];
 	return SUCCESS;
 }
 API int cuCtxGetCurrent(void **context) {
@@ -552,6 +554,9 @@ API int cuMemsetD8Async(std::uintptr_t to, unsigned char value, std::size_t size
 
 namespace {
 int move(std::uintptr_t start, std::size_t size, int where, void *on) {
+	if (where >= 0 && all().retained[where] == 0) {
+		return INVALID_DEVICE;
+	}
 	if (is_managed(start, size)) {
 		const int result = give(on, [=] { place(start, size, where); });
 		const std::lock_guard<std::mutex> hold(all().memory);
