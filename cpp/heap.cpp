@@ -73,6 +73,16 @@ int gmem_posix_memalign(void **out, size_t alignment, size_t size) noexcept {
 void *gmem_aligned_alloc(size_t alignment, size_t size) noexcept {
 	return heap::gmem_heap_aligned_alloc(alignment, size);
 }
+void *gmem_device_alloc(size_t alignment, size_t size) noexcept {
+	if (__builtin_expect(__atomic_load_n(&heap::gmem_heap_consult_device, __ATOMIC_RELAXED) != heap::no_device, 0)) {
+		if (void *block = heap::gmem_heap_device_alloc(alignment, size)) {
+			return block;
+		}
+	}
+	return alignment <= heap::quantum && (alignment & (alignment - 1)) == 0 && alignment != 0
+			   ? heap::allocate(size)
+			   : heap::gmem_heap_aligned_alloc(alignment, size);
+}
 void *gmem_memalign(size_t alignment, size_t size) noexcept { return heap::gmem_heap_memalign(alignment, size); }
 void *gmem_valloc(size_t size) noexcept { return heap::gmem_heap_valloc(size); }
 void *gmem_pvalloc(size_t size) noexcept { return heap::gmem_heap_pvalloc(size); }

@@ -21,6 +21,8 @@ struct stack {
 inline constexpr std::size_t classes = 41;
 inline constexpr std::size_t max_kept = 32 << 10;
 inline constexpr std::size_t quantum = 16;
+/// The value of gmem_heap_consult_device where it has none, for good.
+inline constexpr std::uint8_t no_device = 1;
 
 struct thread_cache {
 	stack stacks[classes];
@@ -53,6 +55,10 @@ GMEM_HIDDEN void *gmem_heap_calloc(std::size_t count, std::size_t size) noexcept
 GMEM_HIDDEN void *gmem_heap_realloc(void *block, std::size_t size) noexcept;
 GMEM_HIDDEN int gmem_heap_posix_memalign(void **out, std::size_t alignment, std::size_t size) noexcept;
 GMEM_HIDDEN void *gmem_heap_aligned_alloc(std::size_t alignment, std::size_t size) noexcept;
+/// Null where ordinary memory is to be taken.
+GMEM_HIDDEN void *gmem_heap_device_alloc(std::size_t alignment, std::size_t size) noexcept;
+/// Whether the current device may have memory of its own (src/heap/device_blocks.rs).
+extern GMEM_HIDDEN const std::uint8_t gmem_heap_consult_device;
 GMEM_HIDDEN void *gmem_heap_memalign(std::size_t alignment, std::size_t size) noexcept;
 GMEM_HIDDEN void *gmem_heap_valloc(std::size_t size) noexcept;
 GMEM_HIDDEN void *gmem_heap_pvalloc(std::size_t size) noexcept;

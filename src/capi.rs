@@ -442,6 +442,11 @@ extern "C" fn gmem_heap_aligned_alloc(alignment: usize, size: usize) -> *mut c_v
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn gmem_heap_device_alloc(alignment: usize, size: usize) -> *mut c_void {
+    heap::device_alloc(alignment, size)
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn gmem_heap_memalign(alignment: usize, size: usize) -> *mut c_void {
     heap::memalign(alignment, size)
 }

@@ -20,7 +20,8 @@ struct default_init {}; ///< nothing for trivial types: the memory is not touche
 /// A stateless allocator: all are equal, and containers stay the size they are.
 ///
 /// A block of at least one GMEM page starts on a GMEM page, so prefetch() and free_eager() of it
-/// lose nothing to rounding. Allocation is a direct call of the C heap.
+/// lose nothing to rounding. Allocation is a direct call of the C heap: gmem_device_alloc(), so kernels of the current
+/// device read the elements by their addresses, however few there are.
 ///
 /// std::vector<T>(n) writes n zeros, and so touches every page before anyone could prefetch it. Where
 /// the contents are written anyway use default_init_allocator: prefetch first, then fill.
@@ -46,12 +47,7 @@ public:
 			throw std::bad_array_new_length();
 		}
 		const std::size_t bytes = n * sizeof(T);
-		void *memory = nullptr;
-		if constexpr (alignof(T) > alignof(std::max_align_t)) {
-			memory = gmem_aligned_alloc(alignof(T), bytes);
-		} else {
-			memory = gmem_malloc(bytes);
-		}
+		void *const memory = gmem_device_alloc(alignof(T), bytes);
 		if (memory == nullptr) {
 			throw out_of_memory(bytes);
 		}

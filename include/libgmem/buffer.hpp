@@ -78,7 +78,7 @@ private:
 		}
 		constexpr std::size_t cache_line = 64;
 		constexpr std::size_t alignment = alignof(T) > cache_line ? alignof(T) : cache_line;
-		void *memory = gmem_aligned_alloc(alignment, n * sizeof(T));
+		void *memory = gmem_device_alloc(alignment, n * sizeof(T));
 		if (memory == nullptr) {
 			throw out_of_memory(n * sizeof(T));
 		}

@@ -14,8 +14,7 @@ namespace gmem {
 class memory_resource final : public std::pmr::memory_resource {
 private:
 	void *do_allocate(std::size_t bytes, std::size_t alignment) override {
-		void *memory =
-			alignment > alignof(std::max_align_t) ? gmem_aligned_alloc(alignment, bytes) : gmem_malloc(bytes);
+		void *memory = gmem_device_alloc(alignment, bytes);
 		if (memory == nullptr) {
 			throw out_of_memory(bytes);
 		}

@@ -80,6 +80,10 @@ impl DeviceMemory for Gmem {
         // Whole GMEM pages of one mapping, as the kernel wants it; it cannot fail but for memory, and then they stay.
         let _ = region.unmap();
     }
+
+    fn is_for_small_blocks(&self) -> bool {
+        false
+    }
 }
 
 /// The node that a device's id stands for. The first kernels look for it in a set of bits without asking whether it is

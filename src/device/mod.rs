@@ -108,6 +108,11 @@ pub trait DeviceMemory: Sync {
     fn clears(&self) -> bool {
         true
     }
+
+    /// Whether small blocks may share a page of it: not where one that is touched takes the page away from the others.
+    fn is_for_small_blocks(&self) -> bool {
+        true
+    }
 }
 
 /// What to prefetch, and how.

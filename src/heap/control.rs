@@ -20,6 +20,30 @@ pub fn set<T: Copy>(name: &CStr, mut value: T) -> bool {
     }
 }
 
+/// A new arena, whose memory comes from `hooks` and whose own data does not; `None` where jemalloc makes no more.
+pub fn create_arena(hooks: &'static je::extent_hooks_t) -> Option<u32> {
+    /// jemalloc's `arena_config_t`.
+    #[repr(C)]
+    struct Config {
+        hooks: *const je::extent_hooks_t,
+        metadata_use_hooks: bool,
+    }
+    let mut config = Config { hooks, metadata_use_hooks: false };
+    let mut index: u32 = 0;
+    let mut size = size_of::<u32>();
+    // SAFETY: the name is NUL-terminated, and jemalloc checks the sizes of both values.
+    let failed = unsafe {
+        je::mallctl(
+            c"experimental.arenas_create_ext".as_ptr(),
+            (&raw mut index).cast(),
+            &raw mut size,
+            (&raw mut config).cast(),
+            size_of::<Config>(),
+        )
+    };
+    (failed == 0).then_some(index)
+}
+
 /// A number, of the given arena where the name has arena 0; `None` where jemalloc has none.
 pub fn number<T: Copy + Default>(name: &CStr, arena: Option<u32>) -> Option<T> {
     let mut path = [0_usize; 8];

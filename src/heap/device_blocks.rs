@@ -38,8 +38,10 @@ pub static TOTALS: Totals =
 
 /// Whether to ask which device is the current one: not before the first large block, and never again where it is clear
 /// that the device is host.
+#[unsafe(export_name = "gmem_heap_consult_device")]
 static CONSULT: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 0;
+/// Read by `cpp/thread_cache.hpp`, too.
 const NO: u8 = 1;
 const YES: u8 = 2;
 
@@ -61,12 +63,57 @@ pub fn consult() {
 
 /// A block of at least `size` bytes on a GMEM page; NULL where ordinary memory is to be taken.
 pub(super) fn allocate(size: usize, zero: bool) -> *mut c_void {
-    if !is_consulted() || size < settings::device_threshold() || ASKING.replace(true) {
+    if size < settings::device_threshold() { ptr::null_mut() } else { allocate_any(size, zero) }
+}
+
+/// The same for any size.
+pub(super) fn allocate_any(size: usize, zero: bool) -> *mut c_void {
+    if !is_consulted() || ASKING.replace(true) {
         return ptr::null_mut();
     }
     let block = ask(size, zero);
     ASKING.set(false);
     block.map_or(ptr::null_mut(), |block| block.as_ptr().cast())
+}
+
+/// The current device is opened if it is not yet, since the program asks for its memory by name, which `malloc` does not.
+pub(super) fn open() {
+    if is_consulted() && !ASKING.replace(true) {
+        // Where it fails, the first verb says why.
+        let _ = device::current_index();
+        ASKING.set(false);
+    }
+}
+
+/// Index of the device whose memory small blocks may share, if one is to be asked now.
+pub(super) fn for_small_blocks() -> Option<usize> {
+    if !is_consulted() || ASKING.get() || !is_own_process() {
+        return None;
+    }
+    let index = device::current_index_unopened().ok()?;
+    device::by_index(index).memory()?.is_for_small_blocks().then_some(index)
+}
+
+/// Memory of a device's that stays the heap's for good, in whole heap pages; and whether it reads as zeros.
+pub(super) fn map_for_small_blocks(index: usize, length: usize) -> Option<(NonNull<u8>, bool)> {
+    let memory = device::by_index(index).memory()?;
+    if ASKING.replace(true) {
+        return None;
+    }
+    let region = memory.map(length);
+    ASKING.set(false);
+    let region = region.ok()?;
+    let (start, range) = (region.start(), region.range());
+    // A driver that has taken it from this heap itself has its own account of it.
+    if page_map::is_owned(range.start()) || page_map::adopt(range).is_err() {
+        let asking = ASKING.replace(true);
+        memory.unmap(region);
+        ASKING.set(asking);
+        return None;
+    }
+    page_map::mark_device_arena(range);
+    TOTALS.live.fetch_add(length, Ordering::Relaxed);
+    Some((start, memory.clears()))
 }
 
 /// Whether a block of that size may come from a device, so that one which grows goes there.

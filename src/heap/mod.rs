@@ -8,6 +8,7 @@
 //! | [`transfer`] | those on their way from one thread to another |
 //! | [`large`] | blocks of 2 MiB and more: on GMEM pages, grown by moving pages |
 //! | [`device_blocks`] | the same in the current device's memory, where it has some |
+//! | [`device_arena`] | small blocks there, for containers that kernels read |
 //! | [`pages`], [`page_map`], [`limits`] | jemalloc's memory: where it comes from, when it goes back, how much there may be |
 //! | [`control`] | jemalloc's commands, settings and numbers |
 //! | [`foreign`] | blocks of other allocators |
@@ -19,6 +20,7 @@
 //! is served from ordinary memory.)
 
 mod control;
+mod device_arena;
 pub mod device_blocks;
 mod foreign;
 mod large;
@@ -106,6 +108,10 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
         // SAFETY: the caller's promise.
         return unsafe { foreign::realloc(ptr, size) };
     }
+    if page_map::is_in_device_arena(ptr.addr()) {
+        // SAFETY: the caller's promise.
+        return unsafe { reallocate_for_device(ptr, size) };
+    }
     if size >= LARGE {
         // SAFETY: the caller's promise.
         return unsafe { large::reallocate(ptr, size) };
@@ -119,6 +125,31 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
     note(or_once_more(size, attempt))
 }
 
+/// A block for what kernels of the current device read by its address, however small it is; NULL where ordinary memory
+/// is to be taken.
+pub fn device_alloc(alignment: usize, size: usize) -> *mut c_void {
+    device_blocks::open();
+    device_arena::allocate(alignment, size)
+}
+
+/// `realloc(3)` of a small block in a device's memory, which stays there.
+///
+/// # Safety
+/// As [`realloc`].
+unsafe fn reallocate_for_device(ptr: *mut c_void, size: usize) -> *mut c_void {
+    let there = device_alloc(SMALLEST, size);
+    let new = if there.is_null() { malloc(size) } else { there };
+    if !new.is_null() {
+        // SAFETY: two live blocks, each at least as long as what is copied.
+        unsafe {
+            let length = je::malloc_usable_size(ptr).min(size);
+            ptr::copy_nonoverlapping(ptr.cast::<u8>(), new.cast(), length);
+            release(ptr);
+        }
+    }
+    new
+}
+
 /// `free(3)`; leaves errno alone.
 ///
 /// # Safety
@@ -127,7 +158,7 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
 unsafe fn release(ptr: *mut c_void) {
     // SAFETY: the caller's promise.
     unsafe {
-        if device_blocks::release(ptr) {
+        if device_blocks::release(ptr) || device_arena::release(ptr) {
             return;
         }
         je::free(ptr);

@@ -40,6 +40,8 @@ const ADVISED: u64 = 1 << 17;
 /// It is the first of a block in a device's own memory, whose number of heap pages is in the upper half.
 const DEVICE_BLOCK: u64 = 1 << 19;
 const PAGES_SHIFT: u32 = 32;
+/// It holds small blocks in a device's own memory.
+const DEVICE_ARENA: u64 = 1 << 28;
 /// What stays of a page of jemalloc's that a driver was given, and gave on as a device's.
 const JEMALLOCS: u64 = IN_USE | OWNED | ADVISED;
 /// Which device's, in such a page.
@@ -131,6 +133,23 @@ pub fn device_block(address: usize) -> Option<(usize, usize)> {
     let device = (state >> DEVICE_SHIFT & DEVICE_MASK) as usize;
     let length = (state >> PAGES_SHIFT) as usize * HEAP_PAGE;
     (state & (OWNED | DEVICE_BLOCK) == OWNED | DEVICE_BLOCK).then_some((device, length))
+}
+
+/// Note that heap pages, which were adopted, hold small blocks in a device's memory: blocks that no thread keeps.
+pub fn mark_device_arena(range: PageRange) {
+    each_part(range, |page, _| {
+        page.state.fetch_or(DEVICE_ARENA, Ordering::Release);
+    });
+    for page in (range.start()..range.end()).step_by(BASE_PAGE) {
+        set_class(page, 0);
+    }
+}
+
+/// Whether a block lies on such a page.
+pub fn is_in_device_arena(address: usize) -> bool {
+    region(address).is_some_and(|region| {
+        region.page(address).state.load(Ordering::Relaxed) & DEVICE_ARENA != 0
+    })
 }
 
 /// Take fresh mappings in: whole heap pages, none of it in use.

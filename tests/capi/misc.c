@@ -34,6 +34,30 @@ static void the_last_error_stays_where_it_is(void) {
 	free(name);
 }
 
+/* Whatever GMEM_DEVICE says, and where it is none: the heap's memory. */
+static void without_a_device_its_memory_is_the_heaps(void) {
+	for (size_t alignment = 1; alignment <= (size_t)4 << 20; alignment *= 2) {
+		for (size_t size = 0; size < (size_t)8 << 20; size = size * 5 + 1) {
+			char *block = gmem_device_alloc(alignment, size);
+			NEED(block != NULL);
+			CHECK_EQUAL((uintptr_t)block % alignment, 0);
+			CHECK(gmem_malloc_usable_size(block) >= size);
+			memset(block, 7, size);
+			block = gmem_realloc(block, size + 1000);
+			NEED(block != NULL);
+			CHECK(is_all(block, size, 7));
+			gmem_free(block);
+		}
+	}
+	const size_t bad[] = {0, 3, 24, SIZE_MAX};
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; ++i) {
+		errno = 0;
+		CHECK(gmem_device_alloc(bad[i], 100) == NULL && errno == EINVAL);
+	}
+	errno = 0;
+	CHECK(gmem_device_alloc(16, SIZE_MAX / 2) == NULL && errno == ENOMEM);
+}
+
 int main(void) {
 	char version[32];
 	snprintf(version, sizeof version, "%d.%d.%d", LIBGMEM_VERSION_MAJOR, LIBGMEM_VERSION_MINOR, LIBGMEM_VERSION_PATCH);
@@ -41,6 +65,7 @@ int main(void) {
 	/* GMEM_DEVICE is set to something else by a second run of this program. */
 	const char *wanted = getenv("GMEM_DEVICE");
 	if (wanted != NULL && strcmp(wanted, "host") != 0) {
+		without_a_device_its_memory_is_the_heaps();
 		CHECK(gmemGetDevice() == NULL);
 		CHECK_EQUAL(gmemGetNumaId(), -EINVAL);
 		/* One line, with all there are. */
@@ -55,5 +80,6 @@ int main(void) {
 	CHECK(gmemGetNumaId() >= 0);
 	CHECK(gmemGetDeviceContext() == NULL);
 	the_last_error_stays_where_it_is();
+	without_a_device_its_memory_is_the_heaps();
 	return checks_result("misc");
 }

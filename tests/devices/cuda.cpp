@@ -488,6 +488,61 @@ void blocks_stay_within_the_gpus_memory() {
 	}
 }
 
+/// A kernel reads a container by its address, however small that is.
+void small_containers_are_the_drivers(const cuda::kernels &kernels) {
+	const int node = gmemGetNumaId();
+	const cuda::stream stream;
+	std::vector<floats> all;
+	for (std::size_t count = 1; count < 300'000; count = count * 3 + 1) {
+		floats &data = all.emplace_back(count, 1.0F);
+		CHECK_EQUAL(
+			gmemPrefetch(reinterpret_cast<unsigned long>(data.data()), count * sizeof(float), node, stream.get()), 0);
+		CHECK_EQUAL(stand_in<int>(
+						"standin_cuda_is_intact", reinterpret_cast<std::uintptr_t>(data.data()), count * sizeof(float)),
+			1);
+		kernels.add(data.data(), data.size(), 1.0F, stream.get());
+	}
+	raw(stream).synchronize();
+	CHECK(std::all_of(all.begin(), all.end(), [](const floats &data) { return all_are(data, 2.0F); }));
+	// They stay there when they grow, and what is freed is given out again, to nobody but such.
+	for (const std::size_t size : {std::size_t{24}, std::size_t{3000}, std::size_t{200'000}, std::size_t{1'500'000}}) {
+		auto *block = static_cast<char *>(gmem_device_alloc(16, size));
+		NEED(block != nullptr);
+		std::memset(block, 3, size);
+		block = static_cast<char *>(gmem_realloc(block, 2 * size));
+		CHECK(is_all(block, size, 3));
+		CHECK(gmem_malloc_usable_size(block) >= 2 * size);
+		CHECK_EQUAL(stand_in<int>("standin_cuda_is_intact", reinterpret_cast<std::uintptr_t>(block), 2 * size), 1);
+		gmem_free(block);
+		void *const ordinary = gmem_malloc(size);
+		CHECK_EQUAL(stand_in<int>("standin_cuda_is_intact", reinterpret_cast<std::uintptr_t>(ordinary), size), 0);
+		gmem_free(ordinary);
+	}
+	for (std::size_t alignment = 1; alignment <= gmem::page_size(); alignment *= 2) {
+		void *const block = gmem_device_alloc(alignment, 100);
+		CHECK_EQUAL(reinterpret_cast<std::uintptr_t>(block) % alignment, 0);
+		CHECK_EQUAL(stand_in<int>("standin_cuda_is_intact", reinterpret_cast<std::uintptr_t>(block), 100), 1);
+		gmem_free(block);
+	}
+	errno = 0;
+	CHECK(gmem_device_alloc(24, 100) == nullptr && errno == EINVAL);
+#if !defined(__SANITIZE_THREAD__)
+	// That sanitizer does not see by what the heap orders a block's way from thread to thread.
+	const long maps = count("cuMemAllocManaged");
+	for (int round = 0; round < 100; ++round) {
+		std::vector<std::thread> threads;
+		for (int i = 0; i < 4; ++i) {
+			threads.emplace_back([] {
+				std::vector<floats> mine(50, floats(100, 5.0F));
+				CHECK(all_are(mine.back(), 5.0F));
+			});
+		}
+		std::for_each(threads.begin(), threads.end(), [](std::thread &each) { each.join(); });
+	}
+	CHECK(count("cuMemAllocManaged") <= maps + 1);
+#endif
+}
+
 /// From ordinary memory into the driver's and on: the bytes come along, and the driver's mapping stays the driver's.
 void blocks_grow_into_the_drivers_memory() {
 	const std::size_t size = 32 * gmem::page_size();
@@ -676,6 +731,7 @@ int main(int argc, char **argv) {
 		free_does_not_wait_for_the_gpu();
 		blocks_stay_within_the_gpus_memory();
 		blocks_grow_into_the_drivers_memory();
+		small_containers_are_the_drivers(kernels);
 		the_driver_is_not_called_from_within(argc > 2);
 #if !defined(__SANITIZE_THREAD__)
 		// jemalloc unlocks in the child what it locked in the parent, which that sanitizer takes amiss.
