@@ -21,7 +21,7 @@ struct stack {
 inline constexpr std::size_t classes = 41;
 inline constexpr std::size_t max_kept = 32 << 10;
 inline constexpr std::size_t quantum = 16;
-/// The value of gmem_heap_consult_device where it has none, for good.
+/// The value of gmem_heap_consult_device while the current device has none.
 inline constexpr std::uint8_t no_device = 1;
 
 struct thread_cache {

@@ -714,10 +714,10 @@ int gmemEventDestroy(gmemEvent_t event) LIBGMEM_NOEXCEPT;
  * errno included. Its memory comes from huge-page-advised extents; a block of at least one GMEM
  * page starts on a GMEM page. Do not mix the two heaps: what gmem_malloc gave goes to gmem_free.
  *
- * Where the current device has memory of its own, blocks of at least 2 MiB lie there, and with gmem_device_alloc() any
- * (GMEM_DEVICE_THRESHOLD in the environment makes that more: bytes, with K, M, G or T), each in whole GMEM pages;
- * ordinary memory takes its place where the device has none left, and gmemHeapStats() says how often. Such blocks are
- * not there in a forked child.
+ * Where the current device has memory of its own, blocks of at least 2 MiB lie there (GMEM_DEVICE_THRESHOLD in the
+ * environment makes that more: bytes, with K, M, G or T), each in whole GMEM pages; ordinary memory takes its place
+ * where the device has none left, and gmemHeapStats() says how often. Smaller ones do where gmem_device_alloc() asks for
+ * them. None of these blocks is there in a forked child.
  */
 
 LIBGMEM_NODISCARD void *gmem_malloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(1);
@@ -739,8 +739,8 @@ LIBGMEM_NODISCARD void *gmem_pvalloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLO
  * Where the device has memory of its own that the processor uses as well ("cuda" with managed memory, "opencl" with a
  * driver that maps some), blocks below 2 MiB share pages of it, which stay with libgmem when the blocks are freed; a
  * prefetch takes their neighbours along. Where it has none, none left, or pages that only one side may have at a time
- * ("gmem", "ascend"), this is gmem_aligned_alloc(). Given to gmem_free(); gmem_realloc() leaves it there. The C++
- * containers' allocators take their memory here.
+ * ("gmem", "ascend"), and in functions that a driver's stream calls, this is gmem_aligned_alloc(). Given to
+ * gmem_free(); gmem_realloc() leaves it there. The C++ containers' allocators take their memory here.
  * @param alignment a power of two; a small one costs nothing
  * @param size      bytes; 0 gives a block of its own
  * @return the block; NULL with errno EINVAL for any other alignment, ENOMEM

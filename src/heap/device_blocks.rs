@@ -87,7 +87,8 @@ pub(super) fn open() {
 
 /// Index of the device whose memory small blocks may share, if one is to be asked now.
 pub(super) fn for_small_blocks() -> Option<usize> {
-    if !is_consulted() || ASKING.get() || !is_own_process() {
+    // A driver's function must not wait for who maps memory, which may wait for that function.
+    if !is_consulted() || ASKING.get() || device::is_in_host_function() || !is_own_process() {
         return None;
     }
     let index = device::current_index_unopened().ok()?;

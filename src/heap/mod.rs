@@ -137,13 +137,17 @@ pub fn device_alloc(alignment: usize, size: usize) -> *mut c_void {
 /// # Safety
 /// As [`realloc`].
 unsafe fn reallocate_for_device(ptr: *mut c_void, size: usize) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    let old_size = unsafe { je::malloc_usable_size(ptr) };
+    if size <= old_size && size > old_size / 2 {
+        return ptr;
+    }
     let there = device_alloc(SMALLEST, size);
     let new = if there.is_null() { malloc(size) } else { there };
     if !new.is_null() {
         // SAFETY: two live blocks, each at least as long as what is copied.
         unsafe {
-            let length = je::malloc_usable_size(ptr).min(size);
-            ptr::copy_nonoverlapping(ptr.cast::<u8>(), new.cast(), length);
+            ptr::copy_nonoverlapping(ptr.cast::<u8>(), new.cast(), old_size.min(size));
             release(ptr);
         }
     }
