@@ -3,14 +3,14 @@
 //! To add a device, write its file and add it to [`ALL`]; nothing else changes.
 
 mod ascend;
+mod common;
 mod cuda;
-mod driver;
 mod gmem;
 mod host;
 mod opencl;
 
-pub use driver::{
-    HostFunction, Mark, NativeStreams, Registered, in_host_function, is_in_host_function,
+pub use common::{
+    DriverEvent, DriverStreams, HostFunction, Registered, in_host_function, is_in_host_function,
 };
 
 use std::ffi::{CStr, c_void};
@@ -47,9 +47,9 @@ pub trait Device: Sync {
 
     /// Make huge pages of the base pages in a range that a prefetch reported as fallen back, as far as that can be done
     /// now.
-    fn collapse(&self, pages: PageRange) {
+    fn collapse_all(&self, pages: PageRange) {
         // The kernel leaves alone what a driver has mapped.
-        host::Host.collapse(pages);
+        host::Host.collapse_all(pages);
     }
 
     /// Have the memory that is mapped in a range be huge, or not, from now on.
@@ -72,7 +72,7 @@ pub trait Device: Sync {
     }
 
     /// Its driver's streams, if programs may hand them over as they are.
-    fn native_streams(&self) -> Option<&dyn NativeStreams> {
+    fn driver_streams(&self) -> Option<&dyn DriverStreams> {
         None
     }
 
@@ -105,7 +105,7 @@ pub trait DeviceMemory: Sync {
     fn unmap(&self, region: Region);
 
     /// Whether what it maps reads as zeros; else there may be anything in it.
-    fn clears(&self) -> bool {
+    fn is_zeroed(&self) -> bool {
         true
     }
 
@@ -160,9 +160,16 @@ impl dyn Device {
     }
 }
 
-/// Every device, in the order in which messages list them.
-const ALL: [&dyn Device; 5] =
-    [&host::Host, &gmem::Gmem, &ascend::Ascend, &opencl::OpenCl, &cuda::Cuda];
+/// Every device, in the order in which messages list them, one line each. CMake reads the names here: a device is called
+/// what its folder is called.
+#[rustfmt::skip]
+const ALL: &[&dyn Device] = &[
+    &host::Host,
+    &gmem::Gmem,
+    &ascend::Ascend,
+    &opencl::OpenCl,
+    &cuda::Cuda,
+];
 
 /// The device chosen when the library was configured (`-DLIBGMEM_DEVICE`).
 pub const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {
@@ -219,11 +226,14 @@ pub fn host_name() -> &'static CStr {
     host::Host.c_name()
 }
 
+fn names() -> Vec<&'static str> {
+    ALL.iter().map(|device| device.name()).collect()
+}
+
 fn find(name: &str) -> Result<usize> {
-    ALL.iter().position(|device| device.name() == name).ok_or_else(|| Error::UnknownDevice {
-        name: name.to_owned(),
-        known: ALL.map(<dyn Device>::name).join(", "),
-    })
+    ALL.iter()
+        .position(|device| device.name() == name)
+        .ok_or_else(|| Error::UnknownDevice { name: name.to_owned(), known: names().join(", ") })
 }
 
 #[cfg(test)]
@@ -235,5 +245,14 @@ mod tests {
         let failure = set_current("abacus").err().map(|failure| failure.to_string());
         assert!(failure.is_some_and(|text| text.contains("abacus") && text.contains("host")));
         assert_eq!(current().map(<dyn Device>::name), Ok("host"));
+    }
+
+    /// `libgmem_check_device()` in cmake/cargo.cmake reads the list with the same rule.
+    #[test]
+    fn cmake_reads_the_names_of_all_devices() {
+        let (_, list) = include_str!("mod.rs").split_once("const ALL:").unwrap_or_default();
+        let (list, _) = list.split_once("];").unwrap_or_default();
+        let lines = list.lines().filter_map(|line| line.strip_prefix("    &")?.split_once("::"));
+        assert_eq!(lines.map(|(name, _)| name).collect::<Vec<_>>(), names());
     }
 }

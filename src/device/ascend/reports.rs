@@ -11,11 +11,11 @@ use std::ffi::c_void;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::refused;
+use super::codes::{AclCode, unavailable};
+use super::driver::{AclResult, Callbacks, ContextOf, Noted, Thread};
 use crate::device::HostFunction;
-use crate::error::{AclCode, Errno, Error, Result};
+use crate::error::{Errno, Error, Result};
 use crate::heap::reserve;
-use crate::os::ascend::{AclResult, Callbacks, ContextOf, Noted, Thread};
 use crate::os::process::{self, PerProcess};
 
 /// How long the thread waits inside the runtime, in milliseconds: what it is told takes as long at most.
@@ -41,13 +41,13 @@ pub fn launch(
     FUNCTION.note(function);
     let launch = || runtime.launch(stream, entered, argument);
     let outcome = match launch() {
-        Err(AclCode::NO_THREAD_IS_SUBSCRIBED) => {
+        Err(AclCode::STREAM_NO_CB_REG) => {
             subscribe(runtime, stream)?;
             launch()
         }
         outcome => outcome,
     };
-    outcome.map_err(|code| refused("aclrtLaunchCallback", stream, code))
+    outcome.map_err(|code| code.error("aclrtLaunchCallback", stream))
 }
 
 /// What the runtime calls, on libgmem's thread or on a framework's.
@@ -90,7 +90,7 @@ fn users() -> MutexGuard<'static, HashMap<usize, usize>> {
 
 fn subscribe(runtime: &'static Callbacks, stream: usize) -> Result<()> {
     let (device, context) =
-        runtime.place().map_err(|code| refused("aclrtGetCurrentContext", stream, code))?;
+        runtime.place().map_err(|code| code.error("aclrtGetCurrentContext", stream))?;
     let reporter = of_device(runtime, device)?;
     reporter.serve(runtime, stream, context)
 }
@@ -230,8 +230,8 @@ impl Reporter {
         drop(state);
         match runtime.subscribe(thread, stream) {
             // Somebody else's, or another thread of the program came here first.
-            Err(AclCode::STREAM_HAS_A_THREAD) => return Ok(()),
-            outcome => outcome.map_err(|code| refused("aclrtSubscribeReport", stream, code))?,
+            Err(AclCode::STREAM_SUBSCRIBE) => return Ok(()),
+            outcome => outcome.map_err(|code| code.error("aclrtSubscribeReport", stream))?,
         }
         let mut state = self.lock();
         // An earlier one of that address may have gone without a word.
@@ -254,14 +254,14 @@ impl Reporter {
         loop {
             match (state.thread, state.adopted) {
                 _ if state.is_retired => {
-                    return Err(Error::NoAscend {
-                        why: "the process is about to end".into(),
-                        remedy: "Synchronize streams, and give them up, before exit()",
-                    });
+                    return Err(unavailable(
+                        "the process is about to end",
+                        "Synchronize streams, and give them up, before exit()",
+                    ));
                 }
                 (Some(thread), Some((_, Ok(())))) => return Ok(thread),
                 (Some(_), Some((_, Err(code)))) if state.context.is_none() && !state.is_away => {
-                    return Err(refused("aclrtSetCurrentContext", stream, code));
+                    return Err(code.error("aclrtSetCurrentContext", stream));
                 }
                 _ => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             }

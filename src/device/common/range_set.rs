@@ -6,9 +6,9 @@ use crate::page::PageRange;
 
 /// Ends of ranges by their starts.
 #[derive(Clone, Default)]
-pub struct Ranges(BTreeMap<usize, usize>);
+pub struct RangeSet(BTreeMap<usize, usize>);
 
-impl Ranges {
+impl RangeSet {
     /// These, too.
     pub fn insert(&mut self, range: PageRange) {
         if range.is_empty() {
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn what_touches_is_joined_and_what_is_taken_out_leaves_its_sides() {
-        let mut ranges = Ranges::default();
+        let mut ranges = RangeSet::default();
         for (start, end) in [(10, 20), (40, 50), (20, 30), (48, 60), (70, 70)] {
             ranges.insert(range(start, end));
         }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn it_is_the_set_that_a_bitmap_is() {
-        let mut ranges = Ranges::default();
+        let mut ranges = RangeSet::default();
         let mut bits = [false; 64];
         let mut number = 1_u32;
         for _ in 0..2000 {

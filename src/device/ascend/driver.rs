@@ -8,8 +8,8 @@ use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::dynamic::Library;
-use crate::error::AclCode;
+use super::codes::AclCode;
+use crate::os::dynamic::Library;
 
 /// The library's own name, of which there are no versions.
 pub const LIBRARY: &CStr = c"libascendcl.so";

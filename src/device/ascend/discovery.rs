@@ -3,8 +3,9 @@
 use std::ffi::CString;
 use std::path::Path;
 
-use crate::error::{Error, Result};
-use crate::os::ascend::{LIBRARY, Runtime};
+use super::codes::unavailable;
+use super::driver::{LIBRARY, Runtime};
+use crate::error::Result;
 use crate::os::dynamic::Library;
 use crate::os::{env, file};
 
@@ -46,20 +47,17 @@ pub fn open() -> Result<Runtime> {
             }
         }
     }
-    Err(Error::NoAscend {
-        why: format!("libascendcl.so was not found: {looked}").into(),
-        remedy: "Source CANN's set_env.sh before the program starts, or link the program with the library",
-    })
+    Err(unavailable(
+        format!("libascendcl.so was not found: {looked}"),
+        "Source CANN's set_env.sh before the program starts, or link the program with the library",
+    ))
 }
 
 fn of(library: Library) -> Result<Runtime> {
     Runtime::of(&library).map_err(|function| {
         let path = library.path().unwrap_or_else(|| "libascendcl.so".to_owned());
         library.close();
-        Error::NoAscend {
-            why: format!("{path} has no {function}, so it is broken or no runtime of CANN's").into(),
-            remedy: "Install CANN 5 or newer, and see to it that the program finds that one first (LD_LIBRARY_PATH)",
-        }
+        unavailable(format!("{path} has no {function}, so it is broken or no runtime of CANN's"), "Install CANN 5 or newer, and see to it that the program finds that one first (LD_LIBRARY_PATH)")
     })
 }
 

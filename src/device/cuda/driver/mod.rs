@@ -1,15 +1,17 @@
 //! CUDA as far as libgmem calls it: the driver `libcuda.so.1`, opened at run time, and a few of its functions.
 //! Names, numbers and rules are those of NVIDIA's `cuda.h`; a test compares them with it.
 
+mod codes;
+
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::dynamic::{self, Missing, functions};
-use super::mapping::Region;
-use crate::error::CuCode;
+use crate::os::dynamic::{self, Missing, functions};
+use crate::os::mapping::Region;
 use crate::page::{PageRange, PageSize};
+pub use codes::{CuCode, unavailable};
 
 /// The driver's name, as its binary interface has it.
 pub const LIBRARY: &CStr = c"libcuda.so.1";
@@ -233,7 +235,7 @@ pub enum Destination {
 
 /// A block of the driver's begins here, at or before the memory in it that is used.
 #[derive(Debug, Clone, Copy)]
-pub struct Given(usize);
+pub struct Allocation(usize);
 
 /// A place in a stream, as the driver notes it.
 #[derive(Debug)]
@@ -316,11 +318,6 @@ impl Context {
         self.helper.addr()
     }
 
-    /// Its driver.
-    pub fn driver(&self) -> &Driver {
-        &self.driver
-    }
-
     fn enter(&self, context: Handle) -> CuResult<Entered<'_>> {
         const RELAXED: c_int = 2;
         let functions = &self.driver.functions;
@@ -349,7 +346,7 @@ impl Context {
     }
 
     /// Managed memory on a multiple of `page`, with anything in it; and what it is given back by.
-    pub fn allocate(&self, length: usize, page: PageSize) -> CuResult<(Region, Given)> {
+    pub fn allocate(&self, length: usize, page: PageSize) -> CuResult<(Region, Allocation)> {
         const ATTACH_GLOBAL: c_uint = 1;
         let entered = self.enter(self.context)?;
         let give = |bytes: usize| {
@@ -359,17 +356,17 @@ impl Context {
         let mut given = give(length)?;
         // It mostly lies on a GMEM page, though no document says so.
         if given != page.floor(given) {
-            self.free(Given(given));
+            self.free(Allocation(given));
             given = give(length + page.bytes())?;
         }
         let start = page.ceil(given).map(ptr::with_exposed_provenance_mut);
         let start = start.and_then(NonNull::new).ok_or(CuCode::OUT_OF_MEMORY)?;
         // SAFETY: given just now, with a page more than `length` where it is not aligned, which is room to align in.
-        Ok((unsafe { Region::new(start, length) }, Given(given)))
+        Ok((unsafe { Region::new(start, length) }, Allocation(given)))
     }
 
     /// Give it back, when nobody uses the memory any more.
-    pub fn free(&self, given: Given) {
+    pub fn free(&self, given: Allocation) {
         if let Ok(entered) = self.enter(self.context) {
             // SAFETY: what the driver gave, once.
             unsafe { (entered.functions.cuMemFree_v2)(given.0) };
@@ -457,7 +454,7 @@ impl Context {
     }
 
     /// Note what is on a stream by now.
-    pub fn mark(&self, stream: usize) -> CuResult<Event> {
+    pub fn record_event(&self, stream: usize) -> CuResult<Event> {
         let _entered = self.enter_for(stream)?;
         let all = &self.driver.functions;
         // SAFETY: where the context goes.
@@ -497,7 +494,7 @@ impl Context {
     }
 
     /// What comes onto a stream from now on waits for the place.
-    pub fn hold(&self, stream: usize, event: &Event) -> CuResult<()> {
+    pub fn make_wait(&self, stream: usize, event: &Event) -> CuResult<()> {
         let _entered = self.enter_for(stream)?;
         let wait = self.driver.functions.cuStreamWaitEvent;
         // SAFETY: a stream, or what the driver refuses, and an event that is recorded.
@@ -512,7 +509,7 @@ impl Context {
     }
 
     /// Whether the stream has come to the place.
-    pub fn has_come(&self, event: &Event) -> CuResult<bool> {
+    pub fn has_completed(&self, event: &Event) -> CuResult<bool> {
         let entered = self.enter(event.context)?;
         // SAFETY: as above.
         match done(unsafe { (entered.functions.cuEventQuery)(event.event) }) {

@@ -4,18 +4,18 @@
 //! - [`populate`]: pages that are not there yet, by several threads where that pays
 //! - [`migrate`]: pages that are on another node
 //! - [`huge`]: huge pages or not, and whether there are enough
-//! - [`room`]: whether there is enough memory for it
+//! - [`free_memory`]: whether there is enough memory for it
 //! - [`tally`]: what a range looks like, before and after
 //! - [`hot`]: pages that are there already
 //! - [`free`]: pages that go back
 
 mod free;
+mod free_memory;
 mod hot;
 mod huge;
 mod migrate;
 mod plan;
 mod populate;
-mod room;
 mod tally;
 
 use std::ffi::CStr;
@@ -73,13 +73,13 @@ impl Device for Host {
         if !one_node {
             migrate::is_allowed(request.node)?;
         }
-        room::check(&segments, request, one_node)?;
+        free_memory::check(&segments, request, one_node)?;
         huge::prepare(&segments, request)?;
         populate::run(&segments, request, report)
     }
 
-    fn collapse(&self, pages: PageRange) {
-        huge::collapse_each(pages);
+    fn collapse_all(&self, pages: PageRange) {
+        huge::collapse_all(pages);
     }
 
     fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {

@@ -5,9 +5,9 @@ use std::ffi::{CStr, c_void};
 use std::num::NonZero;
 use std::ptr::{self, NonNull};
 
-use super::dynamic::{Missing, functions};
-use super::mapping::Region;
-use crate::error::ClCode;
+use super::codes::ClCode;
+use crate::os::dynamic::{Missing, functions};
+use crate::os::mapping::Region;
 use crate::page::{PageRange, PageSize};
 
 /// The loader's name, as its binary interface has it.
@@ -167,9 +167,9 @@ fn done(code: i32) -> ClResult<()> {
 
 /// Where a block of the driver's begins, some bytes before the memory in it that is used.
 #[derive(Debug)]
-pub struct Given(NonNull<u8>);
+pub struct Allocation(NonNull<u8>);
 // SAFETY: only an address, for the driver.
-unsafe impl Send for Given {}
+unsafe impl Send for Allocation {}
 
 /// A context of one device, with an in-order queue.
 pub struct Context {
@@ -210,7 +210,7 @@ impl Context {
 
     /// Memory that the device and the processor may use at the same time, on a multiple of `page`, with anything in it;
     /// and what it is given back by.
-    pub fn allocate(&self, length: usize, page: PageSize) -> Option<(Region, Given)> {
+    pub fn allocate(&self, length: usize, page: PageSize) -> Option<(Region, Allocation)> {
         const READ_WRITE: u64 = 1 << 0;
         const FINE_GRAIN_BUFFER: u64 = 1 << 10;
         let flags = READ_WRITE | FINE_GRAIN_BUFFER;
@@ -224,11 +224,11 @@ impl Context {
             aligned.unwrap_or(address)
         });
         // SAFETY: given just now, with a page more than `length`, which is room to align in.
-        Some((unsafe { Region::new(start, length) }, Given(given)))
+        Some((unsafe { Region::new(start, length) }, Allocation(given)))
     }
 
     /// Give it back, when nobody uses the memory any more.
-    pub fn free(&self, given: Given) {
+    pub fn free(&self, given: Allocation) {
         // SAFETY: what the driver gave, once.
         unsafe { (self.loader.functions.clSVMFree)(self.context, given.0.as_ptr().cast()) };
     }

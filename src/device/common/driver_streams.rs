@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::page::PageRange;
 
 /// Streams of a device's driver, which programs hand over as they are.
-pub trait NativeStreams: Sync {
+pub trait DriverStreams: Sync {
     /// Whether a number can be one: told without following it, so that one which is none may pass.
     fn may_be(&self, stream: usize) -> bool;
 
@@ -51,21 +51,21 @@ pub trait NativeStreams: Sync {
     }
 
     /// Note what is on a stream by now; `None` leaves waiting for that to functions.
-    fn mark(&self, _stream: usize) -> Result<Option<Box<dyn Mark>>> {
+    fn record_event(&self, _stream: usize) -> Result<Option<Box<dyn DriverEvent>>> {
         Ok(None)
     }
 }
 
 /// A place in a stream of a driver's, as the driver notes it.
-pub trait Mark: Send + Sync {
+pub trait DriverEvent: Send + Sync {
     /// Have the driver let another of its streams wait for it.
-    fn hold(&self, stream: usize) -> Result<()>;
+    fn make_wait(&self, stream: usize) -> Result<()>;
 
     /// Wait for it.
     fn wait(&self) -> Result<()>;
 
     /// Whether the stream has come to it.
-    fn has_come(&self) -> Result<bool>;
+    fn has_completed(&self) -> Result<bool>;
 }
 
 thread_local! {

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::driver::{Context, CuCode, Driver, Gpu, unavailable};
 use super::{Accelerator, Memory, Node};
 use crate::config::{LogLevel, config, log};
-use crate::error::{CuCode, Error, Result};
-use crate::os::cuda::{Context, Driver, Gpu};
+use crate::error::{Error, Result};
 use crate::os::dynamic::Missing;
 use crate::os::process::PerProcess;
 use crate::os::{env, numa};
@@ -24,9 +24,11 @@ pub fn open() -> Result<Accelerator> {
     let gpus = listed(driver.gpus())?;
     let chosen = choose(&gpus, config().cuda_device.as_deref())?;
     let memory = memory_of(&gpus[chosen], config().cuda_memory.as_deref())?;
-    let gave_nothing = |code: CuCode| Error::NoCuda {
-        why: format!("{} gave no context: {code}", gpus[chosen].name).into(),
-        remedy: "See whether another process has all of its memory, or has it alone (nvidia-smi)",
+    let gave_nothing = |code: CuCode| {
+        unavailable(
+            format!("{} gave no context: {code}", gpus[chosen].name),
+            "See whether another process has all of its memory, or has it alone (nvidia-smi)",
+        )
     };
     let context = Context::new(Arc::clone(&driver), &gpus[chosen]).map_err(gave_nothing)?;
     let free = context.free_bytes().map_err(gave_nothing)?;
@@ -68,22 +70,20 @@ fn no_driver(missing: Missing) -> Error {
         |value| format!("LD_LIBRARY_PATH = {value:?}"),
     );
     match missing {
-        Missing::Library(text) => Error::NoCuda {
-            why: format!(
+        Missing::Library(text) => unavailable(
+            format!(
                 "libcuda.so.1 could not be opened ({text}); looked in {folders} and the system's folders"
-            )
-            .into(),
-            remedy: "Install NVIDIA's driver (Debian: nvidia-driver and libcuda1; in a container, its toolkit), or mend \
+            ),
+            "Install NVIDIA's driver (Debian: nvidia-driver and libcuda1; in a container, its toolkit), or mend \
                      the variable",
-        },
-        Missing::Function(name) => Error::NoCuda {
-            why: format!(
+        ),
+        Missing::Function(name) => unavailable(
+            format!(
                 "libcuda.so.1, found in {folders} or the system's folders, has no {name}, so it is broken or older than \
                  CUDA 11.0"
-            )
-            .into(),
-            remedy: "Install a newer driver of NVIDIA's, or mend the variable",
-        },
+            ),
+            "Install a newer driver of NVIDIA's, or mend the variable",
+        ),
     }
 }
 
@@ -97,22 +97,22 @@ fn is_new_enough(version: std::result::Result<i32, CuCode>) -> Result<()> {
         ),
         Err(code) => format!("the driver does not tell its version: {code}"),
     };
-    Err(Error::NoCuda { why: why.into(), remedy: "Install a newer driver of NVIDIA's" })
+    Err(unavailable(why, "Install a newer driver of NVIDIA's"))
 }
 
 fn not_initialized(code: CuCode) -> Error {
     let remedy = match code {
         CuCode::NO_DEVICE => "Put one in, or mend CUDA_VISIBLE_DEVICES",
-        CuCode(34) => "Take the folder of the toolkit's stubs out of LD_LIBRARY_PATH",
-        CuCode(803) => {
+        CuCode::STUB_LIBRARY => "Take the folder of the toolkit's stubs out of LD_LIBRARY_PATH",
+        CuCode::SYSTEM_DRIVER_MISMATCH => {
             "Load the kernel module of the driver's own version: restart, or `modprobe -r` and `modprobe nvidia`"
         }
-        CuCode(802) => {
+        CuCode::SYSTEM_NOT_READY => {
             "Start the fabric manager of the driver's own version (nvidia-fabricmanager)"
         }
         _ => "See whether nvidia-smi works, and whether /dev/nvidia* may be opened",
     };
-    Error::NoCuda { why: format!("the driver finds no GPU that works: {code}").into(), remedy }
+    unavailable(format!("the driver finds no GPU that works: {code}"), remedy)
 }
 
 fn listed(gpus: std::result::Result<Vec<Gpu>, CuCode>) -> Result<Vec<Gpu>> {
@@ -125,9 +125,11 @@ fn listed(gpus: std::result::Result<Vec<Gpu>, CuCode>) -> Result<Vec<Gpu>> {
 
 /// Index of the first that can be used, or of the one that is `wanted`, by its number or the beginning of its UUID.
 fn choose(gpus: &[Gpu], wanted: Option<&str>) -> Result<usize> {
-    let refused = |why: String| Error::NoCuda {
-        why: format!("{why}; the GPUs are {}", list(gpus)).into(),
-        remedy: "Set GMEM_CUDA_DEVICE to the number, or the beginning of the UUID, of one that can be used",
+    let refused = |why: String| {
+        unavailable(
+            format!("{why}; the GPUs are {}", list(gpus)),
+            "Set GMEM_CUDA_DEVICE to the number, or the beginning of the UUID, of one that can be used",
+        )
     };
     let Some(wanted) = wanted else {
         let first = gpus.iter().position(|gpu| why_not(gpu).is_none());
@@ -186,7 +188,7 @@ fn memory_of(gpu: &Gpu, wanted: Option<&str>) -> Result<Memory> {
             format!("GMEM_CUDA_MEMORY = {other:?} is neither \"managed\" nor \"system\"")
         }
     };
-    Err(Error::NoCuda { why: why.into(), remedy: "Unset GMEM_CUDA_MEMORY, or make it \"managed\"" })
+    Err(unavailable(why, "Unset GMEM_CUDA_MEMORY, or make it \"managed\""))
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 //! - [`streams`]: the driver's streams, as programs have them
 
 mod blocks;
-mod streams;
+mod driver_streams;
+mod range_set;
 
 pub use blocks::Blocks;
-pub use streams::{
-    HostFunction, Mark, NativeStreams, Registered, in_host_function, is_in_host_function,
+pub use driver_streams::{
+    DriverEvent, DriverStreams, HostFunction, Registered, in_host_function, is_in_host_function,
 };
+pub use range_set::RangeSet;

@@ -11,27 +11,27 @@ use crate::page::PageRange;
 
 /// Blocks that a driver has given, each with what it is given back by. Not looked at in a forked child, where the lock
 /// may be held for ever.
-pub struct Blocks<Given> {
+pub struct Blocks<Allocation> {
     /// By their first GMEM page.
-    known: Mutex<BTreeMap<usize, (PageRange, Given)>>,
+    known: Mutex<BTreeMap<usize, (PageRange, Allocation)>>,
     /// First pages of those that were given back from inside the driver; 0 is none.
     later: [AtomicUsize; 64],
 }
 
-impl<Given> Default for Blocks<Given> {
+impl<Allocation> Default for Blocks<Allocation> {
     fn default() -> Self {
         Self { known: Mutex::default(), later: [const { AtomicUsize::new(0) }; 64] }
     }
 }
 
-impl<Given> Blocks<Given> {
+impl<Allocation> Blocks<Allocation> {
     /// The driver has given one.
-    pub fn insert(&self, block: PageRange, given: Given) {
+    pub fn insert(&self, block: PageRange, given: Allocation) {
         self.lock().insert(block.start(), (block, given));
     }
 
     /// The one that begins there is about to be given back.
-    pub fn remove(&self, first: usize) -> Option<(PageRange, Given)> {
+    pub fn remove(&self, first: usize) -> Option<(PageRange, Allocation)> {
         self.lock().remove(&first)
     }
 
@@ -56,13 +56,13 @@ impl<Given> Blocks<Given> {
     }
 
     /// Those that were kept, each of which is removed now.
-    pub fn kept(&self) -> impl Iterator<Item = (PageRange, Given)> {
+    pub fn kept(&self) -> impl Iterator<Item = (PageRange, Allocation)> {
         // Most often nothing was kept, and looking is cheaper than taking.
         let full = self.later.iter().filter(|slot| slot.load(Ordering::Relaxed) != 0);
         full.filter_map(|slot| self.remove(slot.swap(0, Ordering::Relaxed)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, (PageRange, Given)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, (PageRange, Allocation)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
