@@ -133,9 +133,9 @@ pub fn open() -> SysResult<()> {
 
 /// Devices, as the kernel lists them; `None` where it does not.
 pub fn devices() -> Option<NodeSet> {
-    let entries = std::fs::read_dir("/sys/kernel/mm/gmem").ok()?;
-    let id = |name: &str| name.strip_prefix("hnode")?.parse().ok();
-    Some(entries.flatten().filter_map(|entry| id(entry.file_name().to_str()?)).collect())
+    const FOLDER: &CStr = c"/sys/kernel/mm/gmem";
+    let id = |name: String| name.strip_prefix("hnode")?.parse().ok();
+    file::exists(FOLDER).then(|| file::list_folder(FOLDER).into_iter().filter_map(id).collect())
 }
 
 /// Bytes that a device may have, if the kernel limits them, and bytes that nobody has there.

@@ -22,6 +22,7 @@ pub mod probe;
 pub mod process;
 pub mod replaced;
 pub mod smaps;
+mod syscall;
 pub mod thread;
 pub mod vma;
 

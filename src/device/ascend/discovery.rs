@@ -1,7 +1,6 @@
 //! Finding `libascendcl.so`.
 
 use std::ffi::CString;
-use std::path::Path;
 
 use super::codes::unavailable;
 use super::driver::{LIBRARY, Runtime};
@@ -33,10 +32,10 @@ pub fn open() -> Result<Runtime> {
             Place::Nothing(why) => looked.extend(["; ", &why]),
             Place::Home(home) => {
                 let mut is_there = false;
-                for path in libraries(&home).filter(|path| Path::new(path).exists()) {
+                let paths = libraries(&home).filter_map(|path| CString::new(path).ok());
+                for path in paths.filter(|path| file::exists(path)) {
                     is_there = true;
-                    let Ok(name) = CString::new(path.as_str()) else { continue };
-                    match Library::open(&name) {
+                    match Library::open(&path) {
                         Ok(library) => return of(library),
                         Err(why) => looked.extend(["; ", &why]),
                     }

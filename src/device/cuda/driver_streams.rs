@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::driver::CuCode;
-use super::driver::{Context, CuResult, Event, is_readable};
+use super::driver::{Context, CuResult, Event};
 use super::{Accelerator, Cuda, opened};
 use crate::device::{DriverEvent, DriverStreams, HostFunction, Registered, Request};
 use crate::error::{Error, Result, Target};
@@ -23,8 +23,7 @@ impl DriverStreams for Cuda {
         if matches!(stream, LEGACY | PER_THREAD) || stream == SEEN.load(Ordering::Relaxed) {
             return true;
         }
-        let is_one =
-            stream.is_multiple_of(align_of::<usize>()) && is_readable(stream, mapping::base_page());
+        let is_one = stream.is_multiple_of(align_of::<usize>()) && mapping::is_mapped(stream);
         if is_one {
             SEEN.store(stream, Ordering::Relaxed);
         }

@@ -17,6 +17,7 @@ mod migrate;
 mod plan;
 mod populate;
 mod tally;
+mod touch;
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
@@ -66,10 +67,10 @@ impl Device for Host {
         let one_node = has_one_node(request.node);
         let is_plain = !request.wants_report && request.huge == HugePolicy::AsIs;
         let is_small = request.asked.len() <= populate::PIECE_BYTES;
-        if is_small && is_plain && one_node && hot::mark_if_all_there(request.asked) {
+        if is_small && is_plain && one_node && hot::mark_if_all_resident(request.asked) {
             return Ok(());
         }
-        let segments = plan::prefetch(request.asked)?;
+        let segments = plan::segments(request.asked)?;
         if !one_node {
             migrate::is_allowed(request.node)?;
         }
@@ -161,7 +162,7 @@ mod tests {
         let mut report = Report::EMPTY;
         Host.prefetch(&request, &mut report).unwrap();
         assert_eq!((report.populated, report.there), (512, 0));
-        assert_eq!(migrate::settle(range, node), Ok(migrate::Moved::Nothing));
+        assert_eq!(migrate::migrate_misplaced(range, node), Ok(migrate::Moved::Nothing));
         let mut report = Report::EMPTY;
         Host.prefetch(&request, &mut report).unwrap();
         assert_eq!((report.populated, report.there), (0, 512));

@@ -17,7 +17,8 @@
  * overcommit: then it does not ask /proc, and the page source (src/heap/pages.rs) is told. */
 #undef JEMALLOC_PROC_SYS_VM_OVERCOMMIT_MEMORY
 
-/* Its settings are in GMEM_MALLOC_CONF. */
+/* jemalloc's settings come from GMEM_MALLOC_CONF alone: it does not read /etc/_rjem_malloc.conf. */
+#undef JEMALLOC_CONFIG_FILE
 #undef JEMALLOC_CPREFIX
 #define JEMALLOC_CPREFIX "GMEM_"
 

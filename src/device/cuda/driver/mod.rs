@@ -579,13 +579,6 @@ fn as_handle(stream: usize) -> Handle {
     ptr::with_exposed_provenance_mut(stream)
 }
 
-/// Whether there is memory at an address that a program takes for a stream's, which the driver would read.
-pub fn is_readable(address: usize, page: PageSize) -> bool {
-    let start = ptr::without_provenance_mut(page.floor(address));
-    // SAFETY: MS_ASYNC only looks whether something is mapped.
-    unsafe { libc::msync(start, page.bytes(), libc::MS_ASYNC) == 0 }
-}
-
 /// Whether one of the driver's functions, or a thread of its own, is what led to here: it must not be called then, since
 /// it may hold its locks, and calls of its own from a host function are forbidden.
 pub fn is_called_by_the_driver() -> bool {
