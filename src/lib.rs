@@ -36,3 +36,5 @@ pub mod stream;
 pub mod topology;
 
 mod bridge;
+#[cfg(test)]
+mod settings_table;

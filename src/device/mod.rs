@@ -17,9 +17,10 @@ use std::ffi::{CStr, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::config::config;
+use crate::config::{self, Setting, SettingRow};
 use crate::error::{Error, Result};
 use crate::huge_policy::HugePolicy;
+use crate::os::lazy::Lazy;
 use crate::os::mapping::Region;
 use crate::page::PageRange;
 use crate::report::Report;
@@ -28,6 +29,11 @@ use crate::report::Report;
 pub trait Device: Sync {
     /// The name by which GMEM_DEVICE and gmemSetDevice know it.
     fn c_name(&self) -> &'static CStr;
+
+    /// The documentation of the `GMEM_*` variables that it reads.
+    fn settings(&self) -> Vec<SettingRow> {
+        Vec::new()
+    }
 
     /// Whether it can be used, else why not; asked before it becomes the current one. What it needs is opened here.
     fn open(&self) -> Result<()> {
@@ -177,6 +183,27 @@ pub const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {
     None => "host",
 };
 
+/// `GMEM_DEVICE`.
+pub static DEVICE: Setting<String> = Setting {
+    name: c"GMEM_DEVICE",
+    form: "the name of a device",
+    default: "the device chosen when libgmem was configured (`LIBGMEM_DEVICE`)",
+    about: "The device to begin with; `gmemSetDevice` chooses another.",
+    parse: config::text,
+};
+
+fn first_name() -> &'static str {
+    static READ: Lazy<Option<String>> = Lazy::new(|| DEVICE.get());
+    READ.get().as_deref().unwrap_or(DEFAULT)
+}
+
+/// The documentation of the settings of all devices, each with the name of its device.
+pub fn settings() -> Vec<(&'static str, SettingRow)> {
+    ALL.iter()
+        .flat_map(|device| device.settings().into_iter().map(|row| (device.name(), row)))
+        .collect()
+}
+
 /// Index into [`ALL`], plus one; 0 before the first use.
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
 
@@ -189,7 +216,7 @@ pub fn current() -> Result<&'static dyn Device> {
 pub fn current_index() -> Result<usize> {
     let mut current = CURRENT.load(Ordering::Relaxed);
     if current == 0 {
-        let first = find(config().device.as_deref().unwrap_or(DEFAULT))? + 1;
+        let first = find(first_name())? + 1;
         ALL[first - 1].open()?;
         // A gmemSetDevice that came in between wins.
         current = match CURRENT.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed) {
@@ -203,7 +230,7 @@ pub fn current_index() -> Result<usize> {
 /// The same without opening it, for `malloc`: a driver that is being opened calls that itself.
 pub fn current_index_unopened() -> Result<usize> {
     match CURRENT.load(Ordering::Relaxed) {
-        0 => find(config().device.as_deref().unwrap_or(DEFAULT)),
+        0 => find(first_name()),
         chosen => Ok(chosen - 1),
     }
 }
@@ -226,7 +253,8 @@ pub fn host_name() -> &'static CStr {
     host::Host.c_name()
 }
 
-fn names() -> Vec<&'static str> {
+/// The names of all devices.
+pub fn names() -> Vec<&'static str> {
     ALL.iter().map(|device| device.name()).collect()
 }
 

@@ -4,11 +4,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::driver::{Context, CuCode, Driver, Gpu, unavailable};
 use super::{Accelerator, Memory, Node};
-use crate::config::{LogLevel, config, log};
+use crate::config::{self, LogLevel, Setting, log};
 use crate::error::{Error, Result};
 use crate::os::dynamic::Missing;
 use crate::os::process::PerProcess;
 use crate::os::{env, numa};
+
+/// `GMEM_CUDA_DEVICE`.
+pub static WHICH: Setting<String> = Setting {
+    name: c"GMEM_CUDA_DEVICE",
+    form: "the number of a GPU, or the beginning of its UUID",
+    default: "the first GPU that can be used",
+    about: "The GPU that the device `cuda` uses.",
+    parse: config::text,
+};
+
+/// `GMEM_CUDA_MEMORY`. A bad value is an error when the device is opened.
+pub static MEMORY: Setting<String> = Setting {
+    name: c"GMEM_CUDA_MEMORY",
+    form: "`managed` or `system`",
+    default: "`system` if the GPU reads ordinary memory, else `managed`",
+    about: "The memory that large blocks of the heap come from on the device `cuda`.",
+    parse: config::text,
+};
 
 /// The oldest driver, as the newest CUDA that it can do: 1000 for each major version, 10 for each minor one.
 const VERSION: i32 = 11000;
@@ -22,8 +40,8 @@ pub fn open() -> Result<Accelerator> {
     is_new_enough(driver.version())?;
     driver.initialize().map_err(not_initialized)?;
     let gpus = listed(driver.gpus())?;
-    let chosen = choose(&gpus, config().cuda_device.as_deref())?;
-    let memory = memory_of(&gpus[chosen], config().cuda_memory.as_deref())?;
+    let chosen = choose(&gpus, WHICH.get().as_deref())?;
+    let memory = memory_of(&gpus[chosen], MEMORY.get().as_deref())?;
     let gave_nothing = |code: CuCode| {
         unavailable(
             format!("{} gave no context: {code}", gpus[chosen].name),

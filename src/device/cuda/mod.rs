@@ -26,6 +26,7 @@ use super::host::{self, Host};
 use super::{
     Device, DeviceMemory, DeviceNode, DriverStreams, Request, Unwatched, is_in_host_function,
 };
+use crate::config::SettingRow;
 use crate::error::{Error, Result, Target};
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
@@ -56,6 +57,10 @@ fn opened_already() -> Option<&'static Accelerator> {
 impl Device for Cuda {
     fn c_name(&self) -> &'static CStr {
         c"cuda"
+    }
+
+    fn settings(&self) -> Vec<SettingRow> {
+        vec![discovery::WHICH.row(), discovery::MEMORY.row()]
     }
 
     fn open(&self) -> Result<()> {

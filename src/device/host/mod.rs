@@ -23,6 +23,7 @@ use std::ffi::CStr;
 use std::ops::ControlFlow;
 
 use super::{Device, Request};
+use crate::config::SettingRow;
 use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
@@ -37,6 +38,10 @@ pub struct Host;
 impl Device for Host {
     fn c_name(&self) -> &'static CStr {
         c"host"
+    }
+
+    fn settings(&self) -> Vec<SettingRow> {
+        vec![populate::THREADS.row()]
     }
 
     fn numa_id(&self) -> Result<i32> {

@@ -12,10 +12,11 @@ use super::plan::Segment;
 use super::tally::Tally;
 use super::touch::populate_and_touch;
 use super::{has_one_node, hot, huge};
-use crate::config::config;
+use crate::config::{self, Setting};
 use crate::device::Request;
 use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
+use crate::os::lazy::Lazy;
 use crate::os::vma::Backing;
 use crate::os::{advice, mapping, memory, numa, process};
 use crate::page::PageRange;
@@ -277,7 +278,21 @@ fn count(report: &mut Report, piece: Segment, before: Tally, after: Tally, errno
 
 // ---- threads ----------------------------------------------------------------------------------
 
-/// Threads of the process that help with prefetches now.
+/// `GMEM_PREFETCH_THREADS`.
+pub static THREADS: Setting<usize> = Setting {
+    name: c"GMEM_PREFETCH_THREADS",
+    form: "a number of threads",
+    default: "16",
+    about: "The number of threads that all prefetches of the process together may start; the calling threads do not count.",
+    parse: config::number,
+};
+
+fn max_helpers() -> usize {
+    static READ: Lazy<usize> = Lazy::new(|| THREADS.get().unwrap_or(MAX_THREADS));
+    *READ.get()
+}
+
+/// The number of threads of the process that help with prefetches now.
 static HELPING: process::PerProcess<AtomicUsize> =
     process::PerProcess::new(|_| AtomicUsize::new(0));
 
@@ -289,7 +304,7 @@ struct Helpers {
 impl Helpers {
     /// As many of `wanted` as the process's budget has left.
     fn claim(wanted: usize) -> Self {
-        let budget = config().prefetch_threads.unwrap_or(MAX_THREADS);
+        let budget = max_helpers();
         let mut count = 0;
         let _ = HELPING.get().fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| {
             count = wanted.min(budget.saturating_sub(busy));
@@ -347,7 +362,7 @@ mod tests {
 
     #[test]
     fn the_budget_of_threads_is_kept() {
-        let most = config().prefetch_threads.unwrap_or(MAX_THREADS);
+        let most = max_helpers();
         let some = Helpers::claim(1);
         let rest = Helpers::claim(usize::MAX);
         assert!(some.count + rest.count <= most);

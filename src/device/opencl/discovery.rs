@@ -4,11 +4,20 @@ use std::sync::{Mutex, PoisonError};
 
 use super::codes::{ClCode, unavailable};
 use super::driver::{ClResult, Context, Description, Device, Loader, Shared};
-use crate::config::config;
+use crate::config::{self, Setting};
 use crate::error::{Error, Result};
 use crate::os::dynamic::Missing;
 use crate::os::env;
 use crate::os::process::PerProcess;
+
+/// `GMEM_OPENCL_DEVICE`.
+pub static WHICH: Setting<String> = Setting {
+    name: c"GMEM_OPENCL_DEVICE",
+    form: "the number of an OpenCL device, counted from 0 through all platforms, or a part of its name",
+    default: "the first OpenCL device that can be used",
+    about: "The OpenCL device that the device `opencl` uses.",
+    parse: config::text,
+};
 
 /// What shared virtual memory of a kind that can be moved needs.
 const VERSION: (u32, u32) = (2, 1);
@@ -21,7 +30,7 @@ pub fn open() -> Result<(Context, Description)> {
     let loader = Loader::open().map_err(no_loader)?;
     let devices = listed(loader.devices())?;
     let descriptions: Vec<_> = devices.iter().map(|device| device.is.clone()).collect();
-    let device = &devices[choose(&descriptions, config().opencl_device.as_deref())?];
+    let device = &devices[choose(&descriptions, WHICH.get().as_deref())?];
     let context = Context::new(loader, device).map_err(|code| {
         unavailable(
             format!("{} gave no context or no queue: {code}", device.is.name),

@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use super::host::Host;
 use super::{Device, DeviceMemory, DeviceNode, Request};
+use crate::config::SettingRow;
 use crate::error::{Error, Result, Target};
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
@@ -49,6 +50,10 @@ fn opened_already() -> Option<&'static Accelerator> {
 impl Device for OpenCl {
     fn c_name(&self) -> &'static CStr {
         c"opencl"
+    }
+
+    fn settings(&self) -> Vec<SettingRow> {
+        vec![discovery::WHICH.row()]
     }
 
     fn open(&self) -> Result<()> {
