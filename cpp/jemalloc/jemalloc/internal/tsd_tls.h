@@ -10,6 +10,8 @@
 #define JEMALLOC_INTERNAL_TSD_TLS_H
 
 #include "jemalloc/internal/jemalloc_preamble.h"
+/* No settings from /etc/_rjem_malloc.conf. */
+#undef JEMALLOC_CONFIG_FILE
 #include "jemalloc/internal/tsd_internals.h"
 #include "jemalloc/internal/tsd_types.h"
 
@@ -17,8 +19,7 @@
  * overcommit: then it does not ask /proc, and the page source (src/heap/pages.rs) is told. */
 #undef JEMALLOC_PROC_SYS_VM_OVERCOMMIT_MEMORY
 
-/* jemalloc's settings come from GMEM_MALLOC_CONF alone: it does not read /etc/_rjem_malloc.conf. */
-#undef JEMALLOC_CONFIG_FILE
+/* Its settings are in GMEM_MALLOC_CONF. */
 #undef JEMALLOC_CPREFIX
 #define JEMALLOC_CPREFIX "GMEM_"
 
