@@ -6,11 +6,11 @@ use std::ptr;
 
 use crate::os::dynamic;
 
-/// Whether one of the driver's functions, or a thread of its own, is what led to here: it must not be called then, since
-/// it may hold its locks, and calls of its own from a host function are forbidden.
+/// Whether a function of the driver is on the call stack. Then the driver must not be called: it may hold its locks, and it
+/// forbids calls from host functions.
 pub fn is_called_by_the_driver() -> bool {
     let found = Cell::new(false);
-    // SAFETY: the visitor stays within the call and does not unwind.
+    // SAFETY: `found` outlives the call, and the visitor does not unwind.
     unsafe { _Unwind_Backtrace(look_at_frame, ptr::from_ref(&found).cast_mut().cast()) };
     found.get()
 }
@@ -18,7 +18,7 @@ pub fn is_called_by_the_driver() -> bool {
 enum UnwindContext {}
 
 unsafe extern "C" {
-    // From the unwinder, which Rust's standard library has with it.
+    // From the unwinder, which Rust's standard library links.
     fn _Unwind_Backtrace(
         visit: extern "C" fn(*mut UnwindContext, *mut c_void) -> c_int,
         argument: *mut c_void,
@@ -29,17 +29,17 @@ unsafe extern "C" {
 extern "C" fn look_at_frame(context: *mut UnwindContext, found: *mut c_void) -> c_int {
     const GO_ON: c_int = 0;
     const STOP: c_int = 4;
-    // SAFETY: a frame that the unwinder has come to.
+    // SAFETY: the unwinder passes the frame that it has reached.
     let at = unsafe { _Unwind_GetIP(context) };
     if !dynamic::object_name(at, is_the_drivers) {
         return GO_ON;
     }
-    // SAFETY: what is_called_by_the_driver passed.
+    // SAFETY: `is_called_by_the_driver` passes its `found`, which outlives the walk.
     unsafe { &*found.cast::<Cell<bool>>() }.set(true);
     STOP
 }
 
-/// `libcuda.so.1`, and what it loads: `libnvidia-ptxjitcompiler.so.1` and its like.
+/// Whether a library is `libcuda.so.1` or one that it loads, such as `libnvidia-ptxjitcompiler.so.1`.
 fn is_the_drivers(path: &[u8]) -> bool {
     let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
     name.starts_with(b"libcuda.so") || name.starts_with(b"libnvidia-")

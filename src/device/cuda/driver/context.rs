@@ -10,54 +10,55 @@ use super::{
 use crate::os::mapping::Region;
 use crate::page::{PageRange, PageSize};
 
-/// Where memory may be asked to go.
+/// The destination of a prefetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// The GPU of that ordinal.
+    /// The GPU with this ordinal.
     Gpu(i32),
-    /// The memory of the machine, which has but one node.
+    /// The memory of a machine that has one node.
     Processor,
-    /// A memory node of the machine; any of them with a driver that knows no nodes.
+    /// A memory node of the machine. A driver that knows no nodes takes it for any of them.
     Node(usize),
 }
 
-/// A block of the driver's begins here, at or before the memory in it that is used.
-#[derive(Debug, Clone, Copy)]
+/// A block that the driver allocated, by its first byte; the memory that is used may begin later. Only [`Context::free`]
+/// consumes it, so a block is freed once.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Allocation(usize);
 
-/// A place in a stream, as the driver notes it.
+/// An event of the driver, which marks a point in a stream.
 #[derive(Debug)]
 pub struct Event {
     event: Handle,
-    /// The one that the stream is in.
+    /// The context of that stream.
     context: Handle,
 }
-// SAFETY: as for a context.
+// SAFETY: the handles are numbers to this process, and the driver takes them from any thread.
 unsafe impl Send for Event {}
-// SAFETY: as above.
+// SAFETY: the driver synchronizes calls that several threads make for one event.
 unsafe impl Sync for Event {}
 
-/// The primary context of a GPU, which the process's libraries share, with two streams that wait for the legacy one as
-/// little as it does for them.
+/// The primary context of a GPU, which all libraries of the process share, and two streams in it that do not synchronize
+/// with the legacy stream.
 pub struct Context {
     driver: Arc<Driver>,
     gpu: c_int,
     context: Handle,
-    /// For what the caller waits for, so nothing else is ever put there.
+    /// Carries work that the caller waits for, and nothing else.
     stream: Handle,
-    /// For what a stream of the program's waits for.
+    /// Carries work that a stream of the program waits for.
     helper: Handle,
-    /// Those that nobody needs any more. They are not destroyed, since that may be found out where no call may be made.
+    /// Events for reuse. They are not destroyed, because an event may be dropped where calls of the driver are forbidden.
     events: Mutex<Vec<Event>>,
 }
 
-// SAFETY: the driver's functions may be called from any thread.
+// SAFETY: the driver's functions may be called from any thread, with handles made by another.
 unsafe impl Send for Context {}
-// SAFETY: as above.
+// SAFETY: the driver's functions may be called by several threads at the same time, and the list of events has a lock.
 unsafe impl Sync for Context {}
 
-/// The calling thread has the context as its current one while this lives, and afterwards what it had before. Nor does
-/// what it does meanwhile concern a stream that is being captured, which most calls would spoil.
+/// While this lives, the calling thread has the context as its current one, and its calls do not disturb a stream that is
+/// being captured. Dropping it restores what the thread had before.
 struct Entered<'a> {
     functions: &'a Functions,
     capture_mode: c_int,
@@ -65,7 +66,7 @@ struct Entered<'a> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        // SAFETY: where the other mode goes; pops what was pushed.
+        // SAFETY: the mode and the popped context are written to variables of this frame; `enter` pushed the context.
         unsafe {
             (self.functions.cuThreadExchangeStreamCaptureMode)(&raw mut self.capture_mode);
             (self.functions.cuCtxPopCurrent_v2)(&mut { ptr::null_mut() });
@@ -74,17 +75,17 @@ impl Drop for Entered<'_> {
 }
 
 impl Context {
-    /// For a GPU that `driver` lists.
+    /// Open a GPU that `driver` listed.
     pub fn new(driver: Arc<Driver>, gpu: &Gpu) -> CuResult<Self> {
         const NON_BLOCKING: c_uint = 1;
         let all = &driver.functions;
-        // SAFETY: where the context goes, and the driver's number of the GPU.
+        // SAFETY: `out` is writable, and the handle is one that the driver gave for a GPU.
         let context = handle(|out| unsafe { (all.cuDevicePrimaryCtxRetain)(out, gpu.handle) })?;
         let (stream, helper, events) = (ptr::null_mut(), ptr::null_mut(), Mutex::default());
         let mut made = Self { driver, gpu: gpu.handle, context, stream, helper, events };
         let stream = || {
             let entered = made.enter(context)?;
-            // SAFETY: where the stream goes.
+            // SAFETY: `out` is writable, and the context in which the stream is created is current.
             handle(|out| unsafe { (entered.functions.cuStreamCreate)(out, NON_BLOCKING) })
         };
         (made.stream, made.helper) = (stream()?, stream()?);
@@ -96,12 +97,12 @@ impl Context {
         self.context
     }
 
-    /// The stream of its own, as a number.
+    /// The stream that carries libgmem's own work, as a number.
     pub fn own_stream(&self) -> usize {
         self.stream.addr()
     }
 
-    /// Another one.
+    /// The stream that carries work for a stream of the program, as a number.
     pub fn helper_stream(&self) -> usize {
         self.helper.addr()
     }
@@ -109,66 +110,67 @@ impl Context {
     fn enter(&self, context: Handle) -> CuResult<Entered<'_>> {
         const RELAXED: c_int = 2;
         let functions = &self.driver.functions;
-        // SAFETY: a context that is alive, as this one's is.
+        // SAFETY: the context is either this value's own, which is retained until the value is dropped, or the one that the
+        // driver named for a live stream of the program; the driver refuses a context that was destroyed since.
         done(unsafe { (functions.cuCtxPushCurrent_v2)(context) })?;
         let mut entered = Entered { functions, capture_mode: RELAXED };
-        // SAFETY: where the thread's own mode goes. A failure leaves both as they are.
+        // SAFETY: the mode is a variable of this frame. A failure changes neither it nor the thread's mode.
         unsafe { (functions.cuThreadExchangeStreamCaptureMode)(&raw mut entered.capture_mode) };
         Ok(entered)
     }
 
-    /// The same for calls on a stream of the program's: names of streams mean those of the program's context, if the
-    /// thread has one.
+    /// Enter the context, unless the thread has one already: the names of the program's streams refer to its own context.
     fn enter_unless_inside(&self) -> CuResult<Option<Entered<'_>>> {
-        // SAFETY: where the context goes.
+        // SAFETY: `out` is writable.
         let current = handle(|out| unsafe { (self.driver.functions.cuCtxGetCurrent)(out) })?;
         if current.is_null() { self.enter(self.context).map(Some) } else { Ok(None) }
     }
 
-    /// Bytes of the GPU's memory that nobody has.
+    /// Bytes of the GPU's memory that are free.
     pub fn free_bytes(&self) -> CuResult<usize> {
         let entered = self.enter(self.context)?;
         let mut total = 0;
-        // SAFETY: where the two numbers go.
+        // SAFETY: both numbers are writable.
         value(|free| unsafe { (entered.functions.cuMemGetInfo_v2)(free, &raw mut total) })
     }
 
-    /// Managed memory on a multiple of `page`, with anything in it; and what it is given back by.
+    /// Allocate managed memory, aligned to `page`, with arbitrary contents.
     pub fn allocate(&self, length: usize, page: PageSize) -> CuResult<(Region, Allocation)> {
         const ATTACH_GLOBAL: c_uint = 1;
         let entered = self.enter(self.context)?;
         let give = |bytes: usize| {
-            // SAFETY: where the address goes.
+            // SAFETY: `out` is writable.
             value(|out| unsafe { (entered.functions.cuMemAllocManaged)(out, bytes, ATTACH_GLOBAL) })
         };
         let mut given = give(length)?;
-        // It mostly lies on a GMEM page, though no document says so.
+        // The driver usually aligns to GMEM pages, though its documentation does not promise it.
         if given != page.floor(given) {
             self.free(Allocation(given));
             given = give(length + page.bytes())?;
         }
         let start = page.ceil(given).map(ptr::with_exposed_provenance_mut);
         let start = start.and_then(NonNull::new).ok_or(CuCode::OUT_OF_MEMORY)?;
-        // SAFETY: given just now, with a page more than `length` where it is not aligned, which is room to align in.
+        // SAFETY: the driver has just allocated the block, for this caller alone. Where it is not aligned it has a page more
+        // than `length`, so the aligned bytes lie inside it.
         Ok((unsafe { Region::new(start, length) }, Allocation(given)))
     }
 
-    /// Give it back, when nobody uses the memory any more.
+    /// Free a block whose memory is not used any more.
     pub fn free(&self, given: Allocation) {
         if let Ok(entered) = self.enter(self.context) {
-            // SAFETY: what the driver gave, once.
+            // SAFETY: the driver allocated the block, and the value that stands for it ends here.
             unsafe { (entered.functions.cuMemFree_v2)(given.0) };
         }
     }
 
-    /// The managed block that an address lies in, of whomever in the process.
+    /// The managed block that contains an address, whichever part of the process allocated it.
     pub fn managed_block(&self, address: usize) -> Option<PageRange> {
         const IS_MANAGED: c_int = 8;
         const RANGE_START: c_int = 11;
         const RANGE_SIZE: c_int = 12;
         let entered = self.enter(self.context).ok()?;
         let ask = |what| {
-            // SAFETY: room for a number of 64 bits, and none of these is longer.
+            // SAFETY: `out` has room for 64 bits, and none of these attributes is longer.
             value::<usize>(|out| unsafe {
                 (entered.functions.cuPointerGetAttribute)(out.cast(), what, address)
             })
@@ -178,11 +180,12 @@ impl Context {
         is_managed.then(|| PageRange::new(start, start.saturating_add(size)))
     }
 
-    /// Whether all of a range was last asked to go to the GPU of that ordinal; not whether it is there.
+    /// Whether the last prefetch of every part of the range went to the GPU with this ordinal. The memory may be elsewhere by
+    /// now.
     pub fn was_sent_to(&self, ordinal: i32, range: PageRange) -> bool {
         const LAST_PREFETCH_LOCATION: c_int = 4;
         let Ok(entered) = self.enter(self.context) else { return false };
-        // SAFETY: where the number goes, which has 4 bytes.
+        // SAFETY: the number has the 4 bytes that are passed as its size.
         let last = value::<c_int>(|out| unsafe {
             let ask = entered.functions.cuMemRangeGetAttribute;
             ask(out.cast(), size_of::<c_int>(), LAST_PREFETCH_LOCATION, range.start(), range.len())
@@ -190,7 +193,7 @@ impl Context {
         last == Ok(ordinal)
     }
 
-    /// Have a range moved, behind what is on the stream.
+    /// Enqueue a prefetch of a range on a stream.
     pub fn prefetch(&self, stream: usize, range: PageRange, to: Destination) -> CuResult<()> {
         // From enum CUmemLocationType; CU_DEVICE_CPU.
         const DEVICE: c_int = 1;
@@ -205,7 +208,7 @@ impl Context {
             Destination::Processor => (HOST, 0),
             Destination::Node(node) => (HOST_NUMA, c_int::try_from(node).unwrap_or(0)),
         };
-        // SAFETY: the driver refuses addresses that are not its own; the bytes stay what they are.
+        // SAFETY: the driver refuses addresses that it does not manage, and a prefetch does not change the bytes.
         done(unsafe {
             match all.cuMemPrefetchAsync_v2 {
                 Some(prefetch) => prefetch(start, length, Location { kind, id }, 0, stream),
@@ -217,9 +220,8 @@ impl Context {
         })
     }
 
-    /// Have ranges of managed memory given back, behind what is on the stream, which is not the legacy one.
-    ///
-    /// What is in them afterwards is anything: they are the caller's.
+    /// Enqueue on a stream, not the legacy one, that the contents of ranges of managed memory are discarded. The caller owns
+    /// the ranges and has no use for their contents, which are arbitrary afterwards.
     pub fn discard(&self, stream: usize, ranges: &[PageRange]) -> CuResult<()> {
         let _entered = self.enter_for(stream)?;
         let Some(discard) = self.driver.functions.cuMemDiscardBatchAsync else {
@@ -228,27 +230,28 @@ impl Context {
         let mut starts: Vec<_> = ranges.iter().map(|range| range.start()).collect();
         let mut sizes: Vec<_> = ranges.iter().map(|range| range.len()).collect();
         let (starts, sizes) = (starts.as_mut_ptr(), sizes.as_mut_ptr());
-        // SAFETY: as many addresses as sizes, which the driver copies; what becomes of the ranges is the caller's wish.
+        // SAFETY: the lists have the same length, and the driver copies them. The owner of the ranges has given up their
+        // contents by gmemFreeEager().
         done(unsafe { discard(starts, sizes, ranges.len(), 0, as_handle(stream)) })
     }
 
-    /// Have a function called, behind what is on the stream.
+    /// Enqueue a call of `function` on a stream.
     pub fn launch(&self, stream: usize, function: HostFunction, argument: usize) -> CuResult<()> {
         let _entered = self.enter_for(stream)?;
         let argument = ptr::without_provenance_mut(argument);
         let launch = self.driver.functions.cuLaunchHostFunc;
-        // SAFETY: the function takes any argument.
+        // SAFETY: the function stays loaded (-z nodelete), and its argument is a number to the driver.
         done(unsafe { launch(as_handle(stream), function, argument) })
     }
 
-    /// Note what is on a stream by now.
+    /// Record an event: the point behind all work that is on the stream now.
     pub fn record_event(&self, stream: usize) -> CuResult<Event> {
         let _entered = self.enter_for(stream)?;
         let all = &self.driver.functions;
-        // SAFETY: where the context goes.
+        // SAFETY: `out` is writable; the driver refuses a stream that it does not know.
         let context = handle(|out| unsafe { (all.cuStreamGetCtx)(as_handle(stream), out) })?;
         let event = self.event_in(context)?;
-        // SAFETY: an event and a stream of one context.
+        // SAFETY: the event was created in the context of the stream.
         match done(unsafe { (all.cuEventRecord)(event.event, as_handle(stream)) }) {
             Ok(()) => Ok(event),
             Err(code) => {
@@ -266,76 +269,76 @@ impl Context {
         }
         drop(events);
         let entered = self.enter(context)?;
-        // SAFETY: where the event goes.
+        // SAFETY: `out` is writable, and the context in which the event is created is current.
         let event =
             handle(|out| unsafe { (entered.functions.cuEventCreate)(out, DISABLE_TIMING) })?;
         Ok(Event { event, context })
     }
 
-    /// Nobody asks for it any more. No call of the driver's.
+    /// Keep an event for reuse. This makes no call of the driver.
     pub fn give_back(&self, event: Event) {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        // Without memory for a list it is lost.
+        // Without memory for the list the event leaks.
         if events.try_reserve(1).is_ok() {
             events.push(event);
         }
     }
 
-    /// What comes onto a stream from now on waits for the place.
+    /// Make work that is put on a stream from now on wait for the event.
     pub fn make_wait(&self, stream: usize, event: &Event) -> CuResult<()> {
         let _entered = self.enter_for(stream)?;
         let wait = self.driver.functions.cuStreamWaitEvent;
-        // SAFETY: a stream, or what the driver refuses, and an event that is recorded.
+        // SAFETY: the event was recorded; the driver refuses a stream that it does not know.
         done(unsafe { wait(as_handle(stream), event.event, 0) })
     }
 
-    /// Wait for the place.
+    /// Wait for the event.
     pub fn wait(&self, event: &Event) -> CuResult<()> {
         let entered = self.enter(event.context)?;
-        // SAFETY: an event that is recorded.
+        // SAFETY: the event was recorded, and this value keeps it alive.
         done(unsafe { (entered.functions.cuEventSynchronize)(event.event) })
     }
 
-    /// Whether the stream has come to the place.
+    /// Whether the stream has reached the event.
     pub fn has_completed(&self, event: &Event) -> CuResult<bool> {
         let entered = self.enter(event.context)?;
-        // SAFETY: as above.
+        // SAFETY: the event was recorded, and this value keeps it alive.
         match done(unsafe { (entered.functions.cuEventQuery)(event.event) }) {
             Err(CuCode::NOT_READY) => Ok(false),
             other => other.map(|()| true),
         }
     }
 
-    /// A number that no other stream of the process has or had; `None` before CUDA 12.0.
+    /// A number that no other stream of the process has or had; `None` if the driver is older than CUDA 12.0.
     pub fn id(&self, stream: usize) -> CuResult<Option<u64>> {
         let Some(ask) = self.driver.functions.cuStreamGetId else { return Ok(None) };
         let _entered = self.enter_for(stream)?;
-        // SAFETY: where the number goes.
+        // SAFETY: `out` is writable; the driver refuses a stream that it does not know.
         value(|out| unsafe { ask(as_handle(stream), out) }).map(Some)
     }
 
-    /// Wait for all that is on the stream.
+    /// Wait for all work on the stream.
     pub fn synchronize(&self, stream: usize) -> CuResult<()> {
         let _entered = self.enter_for(stream)?;
-        // SAFETY: a stream, or what the driver refuses.
+        // SAFETY: the driver refuses a stream that it does not know.
         done(unsafe { (self.driver.functions.cuStreamSynchronize)(as_handle(stream)) })
     }
 
-    /// Whether all that is on the stream is done.
+    /// Whether all work on the stream is done.
     pub fn is_idle(&self, stream: usize) -> CuResult<bool> {
         let _entered = self.enter_for(stream)?;
-        // SAFETY: as above.
+        // SAFETY: the driver refuses a stream that it does not know.
         match done(unsafe { (self.driver.functions.cuStreamQuery)(as_handle(stream)) }) {
             Err(CuCode::NOT_READY) => Ok(false),
             other => other.map(|()| true),
         }
     }
 
-    /// Whether what is registered on the stream now becomes part of a graph instead of being done.
+    /// Whether the stream is being captured: work put on it becomes part of a graph instead of being done.
     pub fn is_capturing(&self, stream: usize) -> CuResult<bool> {
         let _entered = self.enter_for(stream)?;
         let ask = self.driver.functions.cuStreamIsCapturing;
-        // SAFETY: as above, and where the answer goes.
+        // SAFETY: `out` is writable; the driver refuses a stream that it does not know.
         value(|out| unsafe { ask(as_handle(stream), out) }).map(|status: c_int| status != 0)
     }
 
@@ -353,12 +356,12 @@ impl Drop for Context {
         if let Ok(entered) = self.enter(self.context) {
             for stream in [self.stream, self.helper] {
                 if !stream.is_null() {
-                    // SAFETY: this value's own.
+                    // SAFETY: `new` created the stream, and this value, which ends here, is its only owner.
                     unsafe { (entered.functions.cuStreamDestroy_v2)(stream) };
                 }
             }
         }
-        // SAFETY: retained once.
+        // SAFETY: `new` retained the context once, and this value ends here.
         unsafe { (self.driver.functions.cuDevicePrimaryCtxRelease_v2)(self.gpu) };
     }
 }

@@ -1,5 +1,10 @@
-//! CUDA as far as libgmem calls it: the driver `libcuda.so.1`, opened at run time, and a few of its functions.
-//! Names, numbers and rules are those of NVIDIA's `cuda.h`; a test compares them with it.
+//! Bindings of the CUDA driver, `libcuda.so.1`, which is opened at run time.
+//!
+//! - [`codes`]: error codes
+//! - [`context`]: memory, streams and events of a GPU
+//! - [`backtrace`]: whether the driver is on the call stack
+//!
+//! Names, numbers and rules are those of NVIDIA's `cuda.h`; a test compares them (`tests/standins/cuda/layout.cpp`).
 
 mod backtrace;
 mod codes;
@@ -13,7 +18,7 @@ pub use backtrace::is_called_by_the_driver;
 pub use codes::{CuCode, unavailable};
 pub use context::{Allocation, Context, Destination, Event};
 
-/// The driver's name, as its binary interface has it.
+/// The name of the driver's library, which includes the version of its binary interface.
 pub const LIBRARY: &CStr = c"libcuda.so.1";
 
 /// Result of a call.
@@ -30,8 +35,8 @@ struct Location {
     id: c_int,
 }
 
-// Addresses of devices (CUdeviceptr) are 64 bits wide, as those of the process are. Names without `_ptsz` mean the legacy
-// stream by NULL, which is never passed.
+// A CUdeviceptr is 64 bits wide, like an address of the process. In functions without `_ptsz` NULL means the legacy stream;
+// it is never passed.
 functions! {
     cuInit(c_uint) -> c_int;
     cuDriverGetVersion(*mut c_int) -> c_int;
@@ -70,59 +75,59 @@ functions! {
     ? cuMemDiscardBatchAsync(*mut usize, *mut usize, usize, u64, Handle) -> c_int;
 }
 
-/// The driver.
+/// The open driver.
 pub struct Driver {
     functions: Functions,
 }
 
-/// A GPU as its driver describes it.
+/// The properties of a GPU, as the driver reports them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpu {
-    /// Its number among those that the process sees.
+    /// The ordinal among the GPUs that the process sees.
     pub ordinal: i32,
     handle: c_int,
-    /// The driver's name for it.
+    /// The driver's name for the GPU.
     pub name: String,
-    /// As nvidia-smi writes it: `GPU-` and 32 digits.
+    /// The UUID as nvidia-smi writes it: `GPU-` and 32 hexadecimal digits.
     pub uuid: String,
     /// Bytes of its memory.
     pub total: usize,
-    /// Whether the driver gives managed memory.
+    /// Whether the driver offers managed memory.
     pub managed: bool,
-    /// Whether the processor may use managed memory while kernels run.
+    /// Whether the CPU may use managed memory while kernels run.
     pub concurrent: bool,
-    /// Whether kernels read any memory of the process.
+    /// Whether kernels can read any memory of the process.
     pub pageable: bool,
-    /// The memory node of the machine that its memory is, where it is one.
+    /// The memory node of the GPU's memory, if the kernel manages it as one.
     pub numa_node: Option<usize>,
 }
 
 impl Driver {
-    /// Open it. It stays open: it leaves threads behind.
+    /// Open the driver. It stays open, because it starts threads.
     pub fn open() -> Result<Self, Missing> {
         Functions::open(LIBRARY).map(|functions| Self { functions })
     }
 
-    /// Before anything else.
+    /// Initialize the driver, before any other call but [`version`](Self::version).
     pub fn initialize(&self) -> CuResult<()> {
-        // SAFETY: the one argument has to be 0.
+        // SAFETY: 0 is the only valid argument.
         done(unsafe { (self.functions.cuInit)(0) })
     }
 
-    /// The newest CUDA that it can do: 1000 for each major version, 10 for each minor one.
+    /// The newest CUDA version that the driver supports: 1000 for each major version, 10 for each minor one.
     pub fn version(&self) -> CuResult<i32> {
-        // SAFETY: where the number goes.
+        // SAFETY: `out` is writable.
         value(|out| unsafe { (self.functions.cuDriverGetVersion)(out) })
     }
 
-    /// Whether it can give a part of a block of managed memory back.
+    /// Whether the driver can discard a part of a block of managed memory.
     pub fn can_discard(&self) -> bool {
         self.functions.cuMemDiscardBatchAsync.is_some()
     }
 
-    /// The GPUs that the process sees, in its order.
+    /// The GPUs that the process sees, by ordinal.
     pub fn gpus(&self) -> CuResult<Vec<Gpu>> {
-        // SAFETY: where the number goes.
+        // SAFETY: `out` is writable.
         let count = value(|out| unsafe { (self.functions.cuDeviceGetCount)(out) })?;
         (0..count).map(|ordinal| self.describe(ordinal)).collect()
     }
@@ -136,13 +141,13 @@ impl Driver {
         const NUMA_ID: c_int = 131;
         const IS_NUMA_NODE: c_int = 1;
         let all = &self.functions;
-        // SAFETY: where the handle goes, and an ordinal below the count.
+        // SAFETY: `out` is writable, and the ordinal is below the count.
         let handle = value(|out| unsafe { (all.cuDeviceGet)(out, ordinal) })?;
         let attribute = |what| {
-            // SAFETY: where the number goes. 0 where the driver does not know what is asked for.
+            // SAFETY: `out` is writable. A driver that does not know the attribute fails, which counts as 0.
             value(|out| unsafe { (all.cuDeviceGetAttribute)(out, what, handle) }).unwrap_or(0)
         };
-        // SAFETY: 16 bytes, which is what a CUuuid is.
+        // SAFETY: `out` has the 16 bytes of a CUuuid.
         let uuid = value(|out| unsafe { (all.cuDeviceGetUuid)(out, handle) })?;
         let numa_node = (attribute(NUMA_CONFIG) == IS_NUMA_NODE).then(|| attribute(NUMA_ID));
         Ok(Gpu {
@@ -150,7 +155,7 @@ impl Driver {
             handle,
             name: self.name(handle)?,
             uuid: uuid_text(&uuid),
-            // SAFETY: where the number goes.
+            // SAFETY: `out` is writable.
             total: value(|out| unsafe { (all.cuDeviceTotalMem_v2)(out, handle) })?,
             managed: attribute(MANAGED_MEMORY) != 0,
             concurrent: attribute(CONCURRENT_MANAGED_ACCESS) != 0,
@@ -162,18 +167,18 @@ impl Driver {
     fn name(&self, handle: c_int) -> CuResult<String> {
         let mut text = [0_u8; 256];
         // The last byte stays 0, whatever the driver writes.
-        let room = text.len() as c_int - 1;
-        // SAFETY: at most so many bytes are written.
-        done(unsafe { (self.functions.cuDeviceGetName)(text.as_mut_ptr().cast(), room, handle) })?;
+        let most = text.len() as c_int - 1;
+        // SAFETY: the driver writes at most `most` bytes, which the buffer has.
+        done(unsafe { (self.functions.cuDeviceGetName)(text.as_mut_ptr().cast(), most, handle) })?;
         let text = CStr::from_bytes_until_nul(&text).unwrap_or_default().to_string_lossy();
-        // Enough to know it by, and to fit into a message.
+        // Short enough for a message.
         Ok(text.chars().take(100).collect())
     }
 }
 
 #[cfg(test)]
 impl Gpu {
-    /// One that nobody has.
+    /// An invented GPU.
     pub fn for_tests(
         ordinal: i32,
         name: String,
@@ -211,7 +216,7 @@ fn done(code: c_int) -> CuResult<()> {
     if code == 0 { Ok(()) } else { Err(CuCode(code)) }
 }
 
-/// What a call writes where it is told.
+/// The value that a call writes through its pointer.
 fn value<T: Copy + Default>(call: impl FnOnce(*mut T) -> c_int) -> CuResult<T> {
     let mut value = T::default();
     done(call(&raw mut value)).map(|()| value)
