@@ -1,11 +1,12 @@
 //! Device `ascend`: Huawei's Ascend accelerators behind openEuler's GMEM kernel.
 //!
-//! Memory is the kernel's, so everything that concerns it is [`Gmem`]'s: to name this device asks for nothing, either.
-//! What it adds are the streams of Ascend's runtime (ACL): an `aclrtStream` is a stream wherever the C functions take
-//! one. The runtime is looked for when the first of them comes; a program that has one has the runtime, too.
+//! The kernel manages the memory, so [`Gmem`] does everything that concerns memory. This device adds the streams of Ascend's
+//! runtime (ACL): the C functions accept an `aclrtStream` as a stream. The runtime is opened when the first one comes;
+//! a program that has a stream has the runtime, too.
 //!
-//! - [`discovery`]: finding the runtime, and saying where it was looked for in vain
-//! - [`reports`]: the threads that an older runtime wants for what is launched on its streams
+//! - [`discovery`]: finding the runtime, or saying where it was searched
+//! - [`driver`], [`codes`]: bindings of the runtime, and its error codes
+//! - [`reports`]: the threads that an older runtime needs to run host functions
 
 mod codes;
 mod discovery;
@@ -67,7 +68,7 @@ impl Device for Ascend {
 
 impl DriverStreams for Ascend {
     fn may_be(&self, stream: usize) -> bool {
-        // A pointer to what has pointers in it, and not on the page that is never mapped.
+        // A pointer to a structure with pointers, and not to the page that is never mapped.
         const LOWEST: usize = 1 << 12;
         stream >= LOWEST && stream.is_multiple_of(align_of::<usize>())
     }
@@ -97,10 +98,10 @@ impl DriverStreams for Ascend {
     }
 }
 
-/// The runtime, once it was found.
+/// The runtime, once it is open.
 struct Opened {
     runtime: Runtime,
-    /// Between the process that found it and the first.
+    /// The forks between the process that opened it and the first process.
     forks: u64,
 }
 
@@ -114,7 +115,7 @@ fn runtime() -> Result<&'static Runtime> {
     }
     Err(unavailable(
         "the runtime was used before fork(), and does not work in the child",
-        "Start the child with posix_spawn() or exec(), or use streams of libgmem's own there (gmemStreamCreate)",
+        "Start the child with posix_spawn() or exec(), or use streams of gmemStreamCreate() there",
     ))
 }
 

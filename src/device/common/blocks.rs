@@ -1,7 +1,7 @@
-//! Blocks of memory that a driver gives.
+//! Blocks of memory that a driver allocated.
 //!
-//! A driver calls `malloc` and `free`, and so may come back to libgmem while it is being called, with its locks held.
-//! What it frees then is kept until later.
+//! A driver calls `malloc` and `free`, so it may re-enter libgmem while it holds its locks. Blocks that are freed then are kept
+//! and freed later.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,12 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::page::PageRange;
 
-/// Blocks that a driver has given, each with what it is given back by. Not looked at in a forked child, where the lock
-/// may be held for ever.
+/// The blocks that a driver allocated, each with the driver's handle. Not used in a forked child, where the lock may be held
+/// for ever.
 pub struct Blocks<Allocation> {
-    /// By their first GMEM page.
+    /// The blocks, by the address of their first GMEM page.
     known: Mutex<BTreeMap<usize, (PageRange, Allocation)>>,
-    /// First pages of those that were given back from inside the driver; 0 is none.
+    /// The first pages of blocks that were freed from inside the driver; 0 marks an empty slot.
     later: [AtomicUsize; 64],
 }
 
@@ -25,17 +25,17 @@ impl<Allocation> Default for Blocks<Allocation> {
 }
 
 impl<Allocation> Blocks<Allocation> {
-    /// The driver has given one.
+    /// Add a block that the driver has allocated.
     pub fn insert(&self, block: PageRange, given: Allocation) {
         self.lock().insert(block.start(), (block, given));
     }
 
-    /// The one that begins there is about to be given back.
+    /// Remove the block that begins at `first`, which is about to be freed.
     pub fn remove(&self, first: usize) -> Option<(PageRange, Allocation)> {
         self.lock().remove(&first)
     }
 
-    /// The parts of a range that the driver gave.
+    /// The parts of a range that lie in a block, ascending.
     pub fn within(&self, range: PageRange) -> Vec<PageRange> {
         let known = self.lock();
         let before_end = known.range(..range.end()).rev();
@@ -48,16 +48,16 @@ impl<Allocation> Blocks<Allocation> {
         parts
     }
 
-    /// The one that begins there cannot be given back now. False if there is no room to remember it.
+    /// Keep the block that begins at `first` until it can be freed. False if all slots are taken.
     pub fn keep_for_later(&self, first: usize) -> bool {
         self.later.iter().any(|slot| {
             slot.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         })
     }
 
-    /// Those that were kept, each of which is removed now.
+    /// Remove the blocks that were kept.
     pub fn kept(&self) -> impl Iterator<Item = (PageRange, Allocation)> {
-        // Most often nothing was kept, and looking is cheaper than taking.
+        // Usually nothing was kept, and a load is cheaper than a swap.
         let full = self.later.iter().filter(|slot| slot.load(Ordering::Relaxed) != 0);
         full.filter_map(|slot| self.remove(slot.swap(0, Ordering::Relaxed)))
     }

@@ -1,4 +1,5 @@
-//! Streams of a device's driver, which programs hand over as they are, and what the driver calls in their order.
+//! Streams of a device's driver, which programs pass to libgmem directly, and the host functions that the driver calls in
+//! their order.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -7,64 +8,66 @@ use crate::device::Request;
 use crate::error::Result;
 use crate::page::PageRange;
 
-/// Streams of a device's driver, which programs hand over as they are.
+/// The streams of a device's driver.
 pub trait DriverStreams: Sync {
-    /// Whether a number can be one: told without following it, so that one which is none may pass.
+    /// Whether a number may be a stream. The number is not followed as a pointer, so some that are not streams pass.
     fn may_be(&self, stream: usize) -> bool;
 
-    /// A stream is going to be launched on, if streams can be used here at all, else why not. Each such call is
-    /// followed by one of [`forget`](Self::forget), maybe after another one for the same stream.
+    /// Prepare a stream for launches; fails if streams cannot be used. Each call is matched by a call of
+    /// [`forget`](Self::forget); calls for one stream may overlap.
     fn begin(&self, _stream: usize) -> Result<()> {
         Ok(())
     }
 
-    /// Have the driver call `function` with `argument` once, in the stream's order, by a thread of its own.
+    /// Have the driver call `function` with `argument` once, in the stream's order, in a thread of the driver.
     fn launch(&self, stream: usize, function: HostFunction, argument: usize) -> Result<()>;
 
-    /// What was begun is over: nothing more comes, and all that was launched is done. Called from any thread, also from
-    /// within the last function.
+    /// End what [`begin`](Self::begin) began: all launched functions are done and no more follow. Any thread may call it, also
+    /// from within the last function.
     fn forget(&self, _stream: usize) {}
 
-    /// Register with the driver itself what of a prefetch is its to do; the rest, which is returned, is for a function.
+    /// Enqueue the part of a prefetch that the driver does itself, and return the part that is left to a host function.
     fn prefetch(&self, _stream: usize, request: &Request<'_>) -> Result<Registered> {
         Ok(Registered { with_driver: false, left: vec![request.asked] })
     }
 
-    /// The same for an eager free.
+    /// Enqueue the part of an eager free that the driver does itself, and return the part that is left to a host function.
     fn free_eager(&self, _stream: usize, pages: PageRange) -> Result<Vec<PageRange>> {
         Ok(vec![pages])
     }
 
-    /// Wait for what was registered with the driver itself.
+    /// Wait for work that the driver does itself.
     fn synchronize(&self, _stream: usize) -> Result<()> {
         Ok(())
     }
 
-    /// Whether that is done.
+    /// Whether the driver's own work is done.
     fn is_idle(&self, _stream: usize) -> Result<bool> {
         Ok(true)
     }
 
-    /// What tells a stream from all others, where its name is another stream's for another thread.
+    /// A number that identifies the stream in all threads. The per-thread stream has one name, and is another stream in each
+    /// thread.
     fn identity(&self, stream: usize) -> Result<usize> {
         Ok(stream)
     }
 
-    /// Note what is on a stream by now; `None` leaves waiting for that to functions.
+    /// Record an event behind the work that is on the stream now; `None` if the driver has no events for that, so that host
+    /// functions must do the waiting.
     fn record_event(&self, _stream: usize) -> Result<Option<Box<dyn DriverEvent>>> {
         Ok(None)
     }
 }
 
-/// A place in a stream of a driver's, as the driver notes it.
+/// An event of the driver, which marks a point in a stream.
 pub trait DriverEvent: Send + Sync {
-    /// Have the driver let another of its streams wait for it.
+    /// Make another stream of the driver wait for the event.
     fn make_wait(&self, stream: usize) -> Result<()>;
 
-    /// Wait for it.
+    /// Wait for the event.
     fn wait(&self) -> Result<()>;
 
-    /// Whether the stream has come to it.
+    /// Whether the stream has reached the event.
     fn has_completed(&self) -> Result<bool>;
 }
 
@@ -72,25 +75,25 @@ thread_local! {
     static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Call what a driver's stream runs, by a thread of the driver's, from where many drivers forbid calls of their own.
+/// Run `call` as a host function of a driver: in a thread of the driver, in which many drivers forbid calls to themselves.
 pub fn in_host_function(call: impl FnOnce()) {
     let outer = IN_HOST_FUNCTION.replace(true);
     call();
     IN_HOST_FUNCTION.set(outer);
 }
 
-/// Whether the calling thread is there.
+/// Whether the calling thread is inside a host function of a driver.
 pub fn is_in_host_function() -> bool {
     IN_HOST_FUNCTION.get()
 }
 
-/// Who does what of a prefetch on a driver's stream.
+/// How a prefetch on a driver's stream is divided.
 pub struct Registered {
-    /// Whether the driver does any of it.
+    /// Whether the driver does a part of it.
     pub with_driver: bool,
-    /// What a function is to do behind that.
+    /// The ranges that a host function is to prefetch after it.
     pub left: Vec<PageRange>,
 }
 
-/// What a driver calls.
+/// The type of a host function.
 pub type HostFunction = extern "C" fn(*mut c_void);

@@ -1,7 +1,8 @@
-//! What devices behind a driver have in common.
+//! Code that several devices share.
 //!
-//! - [`blocks`]: memory that the driver gives
-//! - [`streams`]: the driver's streams, as programs have them
+//! - [`blocks`]: blocks of memory that a driver allocated
+//! - [`driver_streams`]: streams that belong to a driver
+//! - [`range_set`]: a set of addresses
 
 mod blocks;
 mod driver_streams;
