@@ -7,8 +7,8 @@
 //! | [`capi`], `bridge` | the C functions of `libgmem.h`, and what the C++ headers call through cxx |
 //! | [`prefetch`], [`free_eager`] | the two verbs: an argument list becomes a range, a device, an order |
 //! | [`topology`], [`residency`] | seeing: what memory the machine has, and where the pages of a range are |
-//! | [`native_stream`] | a `void *stream` is NULL, a handle of libgmem's, or a stream of the device's driver |
-//! | [`stream`] | *when* it happens: queues served in order, events, executors of others, coalescing, errors kept for later |
+//! | [`stream_argument`] | a `void *stream` is NULL, a handle of libgmem, or a stream of the device's driver |
+//! | [`stream`] | *when* it happens: queues served in order, events, external streams, joined ranges, errors kept for later |
 //! | [`device`] | *where* memory can live: `host`, a stock Linux kernel; `gmem`, openEuler's; `ascend`, the same with Ascend's streams; `opencl`, an OpenCL device; `cuda`, a GPU of NVIDIA's |
 //! | [`heap`] | `malloc`: blocks that threads keep, jemalloc behind them, pages of 2 MiB behind that |
 //! | [`guard`], [`last_error`], [`config`], [`huge_policy`] | panics become errors; the thread's last one; `GMEM_*` settings; huge pages or not |
@@ -26,13 +26,13 @@ pub mod guard;
 pub mod heap;
 pub mod huge_policy;
 pub mod last_error;
-pub mod native_stream;
 pub mod os;
 pub mod page;
 pub mod prefetch;
 pub mod report;
 pub mod residency;
 pub mod stream;
+pub mod stream_argument;
 pub mod topology;
 
 mod bridge;

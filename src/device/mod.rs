@@ -45,13 +45,6 @@ pub trait Device: Sync {
     /// all of it was.
     fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()>;
 
-    /// Make huge pages of the base pages in a range that a prefetch reported as fallen back, as far as that can be done
-    /// now.
-    fn collapse(&self, pages: PageRange) {
-        // The kernel leaves alone what a driver has mapped.
-        host::Host.collapse(pages);
-    }
-
     /// Have the memory that is mapped in a range be huge, or not, from now on.
     fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
         host::Host.advise_huge(range, policy)
