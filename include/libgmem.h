@@ -428,8 +428,8 @@ int gmemResidencySvg(
  *  library's. */
 typedef struct {
 	int counter;
-	int is_process;
-	unsigned long long before;
+	int kind;
+	unsigned long long state;
 } gmemFaultScope_t;
 
 /** Whose faults. */
@@ -449,11 +449,12 @@ int gmemFaultScopeBegin(gmemFaultScope_t *scope, int whose) LIBGMEM_NOEXCEPT;
 
 /**
  * @brief Faults since the beginning, minor and major. To be asked by the thread that began; others are not counted.
- * @return a number >= 0, or a negative errno: -EINVAL for NULL, -EBADF for a scope that was never begun
+ * @return a number >= 0, or a negative errno: -EINVAL for NULL, -EBADF for a scope that was never begun or has ended,
+ *   whatever it contains
  */
 LIBGMEM_NODISCARD long long gmemFaultScopeCount(const gmemFaultScope_t *scope) LIBGMEM_NOEXCEPT;
 
-/** @brief Stop counting. NULL and a scope that has ended are fine. */
+/** @brief Stop counting. Does nothing for NULL and for a scope that was never begun or has ended. */
 void gmemFaultScopeEnd(gmemFaultScope_t *scope) LIBGMEM_NOEXCEPT;
 
 /* ---- errors, version, device ---------------------------------------------------------------- */
