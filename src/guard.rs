@@ -1,4 +1,4 @@
-//! The boundary to C: a panic becomes an error, an error becomes a negative errno.
+//! The boundary to C: a panic becomes an error, an error becomes a negative errno, and no call is a cancellation point.
 //!
 //! The default panic hook would print. While a guarded call runs, the message is kept instead.
 
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 use crate::last_error;
-use crate::os::thread::PerThread;
+use crate::os::thread::{PerThread, without_cancellation};
 
 /// The result of a function that C declares as `int`.
 ///
@@ -44,9 +44,11 @@ pub fn guard(call: impl FnOnce() -> Result<i32>) -> IntResult {
 
 /// [`guard`] for functions that return more than an `int`.
 pub fn guard_wide(call: impl FnOnce() -> Result<i64>) -> i64 {
-    catch(call).unwrap_or_else(|failure| {
-        last_error::remember(&failure);
-        failure.errno().negative().into()
+    without_cancellation(|| {
+        catch(call).unwrap_or_else(|failure| {
+            last_error::remember(&failure);
+            failure.errno().negative().into()
+        })
     })
 }
 
