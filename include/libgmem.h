@@ -88,8 +88,8 @@ int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEP
  *
  * The range is rounded **outward** to GMEM pages. Pages not there yet are populated on the node,
  * pages on another node are moved to it, pages already there are marked as used. After success an
- * access that the mapping's protection permits takes no page fault, until memory pressure, a
- * fork or automatic NUMA balancing undoes it. A writable private file mapping therefore gets its
+ * access that the mapping's protection permits takes no page fault, until the kernel undoes it: memory pressure, a
+ * fork, automatic NUMA balancing, or khugepaged, which unmaps base pages for a moment to make a huge page of them. A writable private file mapping therefore gets its
  * own copies; map files read-only to keep sharing the page cache. The margin that rounding adds is
  * populated where it is this process's private anonymous memory and skipped where it is not. What is missing of memory
  * that a userfaultfd(2) serves is asked of its monitor, so the monitor itself must not prefetch it.
@@ -133,7 +133,8 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 	GMEM_HUGE_AS_IS = 0,
 	/** Base pages. */
 	GMEM_HUGE_OFF = 1,
-	/** Huge pages where the kernel has some at hand; base pages elsewhere, which are made huge in the background. */
+	/** Huge pages where the kernel has free ones, also in place of base pages that are there already; base pages elsewhere.
+	 *  Done on return, never in the background. */
 	GMEM_HUGE_PREFER = 2,
 	/** Huge pages for each whole GMEM page of the range, or an error before anything is touched. Needs Linux 6.1. */
 	GMEM_HUGE_REQUIRE = 3
@@ -156,7 +157,8 @@ typedef struct {
 									 where the node is a device of the GMEM kernel's, or CUDA's driver moved some */
 	size_t populated;           /**< base pages that were not in memory, or swapped out, and are on the node now */
 	size_t migrated;            /**< base pages that were on another node and are on this one now */
-	size_t failed;              /**< base pages that are not on the node now; GMEM_UNKNOWN where such a device failed */
+	size_t failed;              /**< base pages that are not on the node now; GMEM_UNKNOWN where such a device failed, or
+									 where the call failed before it looked at the pages */
 	size_t huge;                /**< GMEM pages that lie on a huge page now; GMEM_UNKNOWN before Linux 6.7 */
 	size_t fallen_back;         /**< whole GMEM pages that were to be huge (prefer, require, or the system's
 									 setting) and are not; GMEM_UNKNOWN before Linux 6.7 */
@@ -194,8 +196,8 @@ typedef struct {
  * as many as the caller may use processors, at most 16 for one call, and for the process at most
  * GMEM_PREFETCH_THREADS (from the environment; 16). It is done in pieces of 16 MiB: that is how often the time,
  * `cancel` and `progress` are looked at. What was done before stays in memory. When the kernel has to move pages around
- * for each huge page (it counts that: compact_stall in /proc/vmstat), the rest is given base pages and made huge in the
- * background.
+ * for each huge page (it counts that: compact_stall in /proc/vmstat), the rest is given base pages and stays on them,
+ * unless the kernel's khugepaged makes them huge later.
  *
  * @param options NULL for none
  * @param report  NULL for none. With a stream it is written when the stream has passed the call, and has to stay until
@@ -407,7 +409,8 @@ int gmemResidency(unsigned long addr, size_t size, unsigned ask, gmemPageState_t
  * @param summary what gmemResidency() filled, at least as far as `known`
  * @param pages   summary->pages states
  * @return the length without the NUL that the whole text has, as snprintf(3); -EINVAL: summary, or pages, or buffer
- * while size is not 0, is NULL; summary->size is less than that of the fields up to `known`; -ENOMEM
+ * while size is not 0, is NULL; summary->size is less than that of the fields up to `known`; page_size, addr or pages of
+ * the summary is impossible; -ENOMEM
  */
 int gmemResidencyText(
 	const gmemResidency_t *summary, const gmemPageState_t *pages, char *buffer, size_t size) LIBGMEM_NOEXCEPT;
@@ -428,8 +431,8 @@ int gmemResidencySvg(
  *  library's. */
 typedef struct {
 	int counter;
-	int is_process;
-	unsigned long long before;
+	int kind;
+	unsigned long long state;
 } gmemFaultScope_t;
 
 /** Whose faults. */
@@ -449,11 +452,12 @@ int gmemFaultScopeBegin(gmemFaultScope_t *scope, int whose) LIBGMEM_NOEXCEPT;
 
 /**
  * @brief Faults since the beginning, minor and major. To be asked by the thread that began; others are not counted.
- * @return a number >= 0, or a negative errno: -EINVAL for NULL, -EBADF for a scope that was never begun
+ * @return a number >= 0, or a negative errno: -EINVAL for NULL, -EBADF for a scope that was never begun or has ended,
+ *   whatever it contains
  */
 LIBGMEM_NODISCARD long long gmemFaultScopeCount(const gmemFaultScope_t *scope) LIBGMEM_NOEXCEPT;
 
-/** @brief Stop counting. NULL and a scope that has ended are fine. */
+/** @brief Stop counting. Does nothing for NULL and for a scope that was never begun or has ended. */
 void gmemFaultScopeEnd(gmemFaultScope_t *scope) LIBGMEM_NOEXCEPT;
 
 /* ---- errors, version, device ---------------------------------------------------------------- */

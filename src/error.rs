@@ -201,6 +201,11 @@ pub enum Error {
     )]
     ResidencyAsk { ask: u32 },
 
+    #[error(
+        "summary->{argument} = {value:#x} is not {wanted}; pass the summary that gmemResidency() filled"
+    )]
+    ResidencySummary { argument: &'static str, value: usize, wanted: &'static str },
+
     #[error("whose = {whose} is neither GMEM_FAULTS_THREAD (0) nor GMEM_FAULTS_PROCESS (1)")]
     FaultScope { whose: i32 },
 
@@ -280,6 +285,7 @@ impl Error {
             | Error::UnknownDevice { .. }
             | Error::Null { .. }
             | Error::StructSize { .. }
+            | Error::ResidencySummary { .. }
             | Error::FaultScope { .. }
             | Error::ResidencyAsk { .. }
             | Error::Limits { .. }

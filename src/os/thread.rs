@@ -1,5 +1,6 @@
-//! Values that each thread has of its own, without thread-local storage: `pthread_key_create(3)`.
+//! Threads: values that each has of its own, and cancellation.
 //!
+//! The values use `pthread_key_create(3)` instead of thread-local storage.
 //! Rust's `thread_local!` with a destructor takes static room that a library which is dlopened may not
 //! find, and ends the process where the C library has no memory to note the destructor.
 
@@ -100,6 +101,25 @@ impl AtThreadExit {
             }
         }
     }
+}
+
+unsafe extern "C" {
+    /// pthread.h; the libc crate has no declaration.
+    fn pthread_setcancelstate(state: libc::c_int, before: *mut libc::c_int) -> libc::c_int;
+}
+
+/// Call a function in which a pending `pthread_cancel(3)` does not act, whatever it calls: the forced unwinding of a
+/// cancelled thread must not pass through Rust, which ends the process then. The cancellation stays pending.
+pub fn without_cancellation<R>(call: impl FnOnce() -> R) -> R {
+    const PTHREAD_CANCEL_DISABLE: libc::c_int = 1;
+    let mut before = 0;
+    // SAFETY: `before` may be written. The call only changes the calling thread's state.
+    unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &raw mut before) };
+    let result = call();
+    // SAFETY: restores the state that the call above has given. Where that enables cancellation, it is deferred, since
+    // POSIX lets a thread that can be cancelled asynchronously call no function of ours; so no unwinding begins here.
+    unsafe { pthread_setcancelstate(before, &raw mut before) };
+    result
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 
 #include <libgmem.h>
 
@@ -123,6 +124,8 @@ static void a_failure_is_in_the_receipt(void) {
 	CHECK_EQUAL(report.first_errno, ENOMEM);
 	CHECK_EQUAL(report.first_failed, address_of(start));
 	CHECK_EQUAL(report.populated, 0);
+	/* Nobody looked at the pages. */
+	CHECK_EQUAL(report.failed, GMEM_UNKNOWN);
 	CHECK_EQUAL(finished, 1);
 	/* Arguments too. */
 	CHECK_EQUAL(gmemPrefetchEx(address_of(start), page, -1, NULL, &options, &report), -EINVAL);
@@ -212,6 +215,8 @@ static void progress_is_told_and_may_cancel(void) {
 	CHECK_EQUAL(report.populated, 2 * PIECE / base);
 	CHECK_EQUAL(resident_pages(start, (size_t)PIECES * PIECE), 2 * PIECE / base);
 	CHECK_EQUAL(report.threads, 1);
+	CHECK_EQUAL(report.failed, (size_t)(PIECES - 2) * PIECE / base);
+	CHECK_EQUAL(report.first_failed, address_of(start + (size_t)2 * PIECE));
 	/* To the end. */
 	end_at = steps = 0;
 	last_done = 0;
@@ -230,6 +235,13 @@ static void it_ends_when_its_time_is_over(void) {
 	CHECK_EQUAL(prefetch(start, (size_t)PIECES * PIECE, &options, &report), -ETIMEDOUT);
 	CHECK(strstr(gmemLastError(), "timeout_ns = 1") != NULL);
 	CHECK_EQUAL(report.populated, 0);
+	CHECK_EQUAL(report.failed, (size_t)PIECES * PIECE / base);
+	CHECK_EQUAL(report.first_errno, ETIMEDOUT);
+	CHECK_EQUAL(report.first_failed, address_of(start));
+	/* Pages that are there already do not fail. */
+	memset(start + PIECE, 'x', page);
+	CHECK_EQUAL(prefetch(start, (size_t)PIECES * PIECE, &options, &report), -ETIMEDOUT);
+	CHECK_EQUAL(report.failed, ((size_t)PIECES * PIECE - page) / base);
 	options.timeout_ns = 600000000000ULL;
 	CHECK_EQUAL(prefetch(start, (size_t)PIECES * PIECE, &options, &report), 0);
 	munmap(start, (size_t)PIECES * PIECE);
@@ -294,6 +306,37 @@ static void prefer_takes_huge_pages_where_there_are_some(void) {
 		CHECK(report.huge > 0 || !system_has_huge_pages());
 	}
 	munmap(start, 8 * page);
+}
+
+/* Small pages that the call was to make huge: when it returns, no page moves any more. */
+static long faults_after_prefer(char *start, size_t size) {
+	enum { TOUCHES = 20 };
+	long faults = 0;
+	memset(start, 'x', size);
+	for (int policy = GMEM_HUGE_PREFER; policy >= GMEM_HUGE_AS_IS; policy -= GMEM_HUGE_PREFER) {
+		prefetch_huge(start, size, policy, 0);
+		for (int touch = 0; touch < TOUCHES; ++touch) {
+			faults += faults_of_writing(start, size);
+		}
+	}
+	CHECK(is_all(start, size, 'x'));
+	munmap(start, size);
+	return faults;
+}
+
+static void prefer_leaves_no_fault_behind(void) {
+	enum { ROUNDS = 100 };
+	const size_t size = 4 * page;
+	long private = 0, shared = 0;
+	for (int round = 0; round < ROUNDS; ++round) {
+		private += faults_after_prefer(map_with(size, MADV_NOHUGEPAGE), size);
+		const int memory = (int)syscall(SYS_memfd_create, "shared", 0);
+		NEED(memory >= 0 && ftruncate(memory, (off_t)size) == 0);
+		shared += faults_after_prefer(map_at_page(size, page, PROT_READ | PROT_WRITE, MAP_SHARED, memory), size);
+		close(memory);
+	}
+	CHECK_EQUAL(private, 0);
+	CHECK_EQUAL(shared, 0);
 }
 
 static void require_takes_huge_pages_throughout(void) {
@@ -396,6 +439,7 @@ int main(void) {
 	large_ranges_are_populated_by_several_threads();
 	off_takes_base_pages();
 	prefer_takes_huge_pages_where_there_are_some();
+	prefer_leaves_no_fault_behind();
 	require_takes_huge_pages_throughout();
 	what_cannot_be_huge_is_refused_untouched();
 	a_policy_holds_for_a_range_and_for_the_process();

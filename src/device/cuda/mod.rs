@@ -228,7 +228,7 @@ impl Accelerator {
         let moved = self
             .send(request, &split, stream)
             .and_then(|()| self.synchronize_own("cuMemPrefetchAsync", request.asked));
-        *report = Report::untold(request.asked.len());
+        *report = Report::unknown(request.asked.len());
         report.threads = 1;
         report.nanoseconds = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         moved.inspect_err(|_| report.failed = Report::UNKNOWN)?;

@@ -114,7 +114,7 @@ fn to_device(request: &Request<'_>, hnid: i32, report: &mut Report) -> Result<()
     let parts = mappings(pages)?;
     report.threads = 1;
     // The kernel tells of none of these.
-    report.there = Report::UNKNOWN;
+    report.already_resident = Report::UNKNOWN;
     report.populated = Report::UNKNOWN;
     report.migrated = Report::UNKNOWN;
     let pieces = parts.iter().flat_map(|part| {

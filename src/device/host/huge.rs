@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::plan::Segment;
 use super::{has_one_node, walk};
 use crate::device::Request;
-use crate::error::{Error, Result};
+use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::mapping::Mapping;
 use crate::os::vma::Backing;
@@ -59,12 +59,20 @@ pub fn is_wanted(segment: Segment, policy: HugePolicy) -> bool {
     }
 }
 
-/// Make one page after the other huge; what the kernel cannot do now it does by itself later (khugepaged).
-pub fn collapse_all(pages: PageRange) {
+/// Make the pages of a segment huge, one by one, until the kernel has no memory for another huge page. For what was
+/// populated under [`HugePolicy::Prefer`].
+pub fn collapse_available(segment: Segment) {
     let page = mapping::gmem_page();
-    let pages = pages.inward(page);
+    let pages = segment.huge_candidates();
+    if segment.huge_tlb || huge_already(pages) * page.bytes() == pages.len() {
+        return;
+    }
     for at in (pages.start()..pages.end()).step_by(page.bytes()) {
-        let _ = advice::collapse(PageRange::new(at, at + page.bytes()));
+        match advice::collapse(PageRange::new(at, at + page.bytes())) {
+            Err(Errno(libc::ENOMEM | libc::EBUSY)) => return,
+            // This page cannot be huge now, for example because it is pinned.
+            Ok(()) | Err(_) => {}
+        }
     }
 }
 

@@ -84,10 +84,6 @@ impl Device for Host {
         populate::run(&segments, request, report)
     }
 
-    fn collapse_all(&self, pages: PageRange) {
-        huge::collapse_all(pages);
-    }
-
     fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
         huge::advise(range, policy)
     }
@@ -166,10 +162,10 @@ mod tests {
         };
         let mut report = Report::EMPTY;
         Host.prefetch(&request, &mut report).unwrap();
-        assert_eq!((report.populated, report.there), (512, 0));
+        assert_eq!((report.populated, report.already_resident), (512, 0));
         assert_eq!(migrate::migrate_misplaced(range, node), Ok(migrate::Moved::Nothing));
         let mut report = Report::EMPTY;
         Host.prefetch(&request, &mut report).unwrap();
-        assert_eq!((report.populated, report.there), (0, 512));
+        assert_eq!((report.populated, report.already_resident), (0, 512));
     }
 }

@@ -179,8 +179,8 @@ impl Accelerator {
             // What the driver maps itself it has placed already.
             Err(Error::Unsupported { .. }) if all_is_its_own => Ok(()),
             outcome => {
-                let moved = report.migrated.min(on_host.there);
-                on_host.there -= moved;
+                let moved = report.migrated.min(on_host.already_resident);
+                on_host.already_resident -= moved;
                 on_host.migrated += moved;
                 on_host.nanoseconds += report.nanoseconds;
                 *report = on_host;
@@ -340,7 +340,10 @@ mod tests {
             let mut report = Report::EMPTY;
             device.prefetch(&request(inside, node), &mut report).unwrap();
             assert_eq!(report.failed, 0);
-            assert_eq!((report.migrated, report.there, report.populated), (length / 4096, 0, 0));
+            assert_eq!(
+                (report.migrated, report.already_resident, report.populated),
+                (length / 4096, 0, 0)
+            );
             assert_eq!(report.huge.is_none(), node == own);
         }
         assert!(all_begin_with(&mut one, 7, 7));
