@@ -1,18 +1,18 @@
 //! Counters of page faults.
 //!
-//! A thread's are the kernel's own software counter (`perf_event_open(2)`), which counts what the processor
-//! stumbled over and not what system calls populate. Where the system forbids it (`kernel.perf_event_paranoid`), and
-//! for a whole process, `getrusage(2)`, which counts both.
+//! For a thread, the kernel's software counter (`perf_event_open(2)`) counts faults of the processor, not pages that system calls
+//! populate. Where the system forbids that counter (`kernel.perf_event_paranoid`), and for a whole process, `getrusage(2)`
+//! counts both.
 
 use super::{SysResult, check, errno, syscall};
 use crate::error::Errno;
 
-/// Whose faults.
+/// The scope of a counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
-    /// Those of the thread that opens the counter.
+    /// The thread that opens the counter.
     Thread,
-    /// Those of all threads, ended ones included.
+    /// All threads of the process, including ended ones.
     Process,
 }
 
@@ -21,15 +21,15 @@ pub enum Whose {
 #[repr(C)]
 #[derive(Debug)]
 pub struct Counter {
-    /// The kernel's counter, -1 where `getrusage` counts.
+    /// The descriptor of the software counter; -1 if `getrusage` counts.
     descriptor: libc::c_int,
     is_process: libc::c_int,
-    /// What was counted before.
+    /// The count of `getrusage` when the counter was opened.
     before: u64,
 }
 
 impl Counter {
-    /// Begin to count.
+    /// Start counting.
     pub fn open(whose: Whose) -> SysResult<Self> {
         let is_process = whose == Whose::Process;
         if !is_process && let Ok(descriptor) = software() {
@@ -38,7 +38,7 @@ impl Counter {
         Ok(Self { descriptor: -1, is_process: is_process.into(), before: usage(is_process)? })
     }
 
-    /// Faults so far. One of a thread is to be asked by that thread.
+    /// The faults so far. The counter of a thread has to be read by that thread.
     pub fn read(&self) -> SysResult<u64> {
         if self.descriptor < 0 {
             return Ok(usage(self.is_process != 0)?.saturating_sub(self.before));
@@ -60,7 +60,7 @@ impl Counter {
     }
 }
 
-/// Whether this process may use the kernel's software counter.
+/// Whether this process may use the software counter.
 pub fn can_count() -> bool {
     software().map(|descriptor| Counter { descriptor, is_process: 0, before: 0 }.close()).is_ok()
 }
@@ -113,7 +113,7 @@ fn software() -> SysResult<libc::c_int> {
         };
         libc::c_int::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(errno)
     };
-    // What an ordinary user may count leaves out the faults that the kernel itself takes on the user's memory.
+    // An ordinary user may only count without the faults that the kernel takes on user memory.
     open(EXCLUDE_HV).or_else(|_| open(EXCLUDE_HV | EXCLUDE_KERNEL))
 }
 
