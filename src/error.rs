@@ -117,7 +117,7 @@ pub enum Error {
         "{from:#x}..{to:#x} needs {needed} bytes more on {whose}, which has {free}; nothing was moved. \
          Free some there (numastat -m, free -h), or prefetch less"
     )]
-    NoRoom { from: usize, to: usize, needed: usize, free: usize, whose: String },
+    NotEnoughMemory { from: usize, to: usize, needed: usize, free: usize, whose: String },
 
     #[error(
         "{from:#x}..{to:#x} needs {needed} pages of {kib} KiB more of the hugetlb pool, which has {free} free; nothing \
@@ -288,7 +288,7 @@ impl Error {
             | Error::UnknownEvent { .. } => libc::EINVAL,
             Error::Hole { .. }
             | Error::OutOfMemory { .. }
-            | Error::NoRoom { .. }
+            | Error::NotEnoughMemory { .. }
             | Error::PoolTooSmall { .. }
             | Error::HugePagesMissing { .. }
             | Error::HugePagesLost { .. } => libc::ENOMEM,

@@ -30,7 +30,7 @@ pub fn check(segments: &[Segment], request: &Request<'_>, one_node: bool) -> Res
     }
     let (from, to) = (request.asked.start(), request.asked.end());
     let whose = if one_node { "this machine".into() } else { format!("node {}", request.node) };
-    Err(Error::NoRoom { from, to, needed, free, whose })
+    Err(Error::NotEnoughMemory { from, to, needed, free, whose })
 }
 
 /// Refuse a segment for which the hugetlb pool has too few pages: populating would stop half-way.
