@@ -109,7 +109,7 @@ fn is_new_enough(version: std::result::Result<i32, CuCode>) -> Result<()> {
     let why = match version {
         Ok(version) if version >= VERSION => return Ok(()),
         Ok(version) => format!(
-            "the driver supports CUDA {}.{}, and libgmem needs CUDA 11.0 or newer",
+            "the driver supports CUDA {}.{}, and CUDA 11.0 is the oldest that libgmem supports",
             version / 1000,
             version % 1000 / 10
         ),
