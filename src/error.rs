@@ -183,8 +183,8 @@ pub enum Error {
     StreamNotReady { stream: usize, why: &'static str, remedy: &'static str },
 
     #[error(
-        "{call} needs the driver of device {device}, which forbids calls from a function that it runs on a stream; \
-         make the call from another thread"
+        "{call} needs the driver of device {device}, and was called from a function that the driver calls on a stream, \
+         where the driver forbids that; make the call from another thread"
     )]
     InHostFunction { device: &'static str, call: &'static str },
 

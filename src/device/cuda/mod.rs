@@ -421,7 +421,7 @@ fn cannot_go_there(asked: PageRange) -> Error {
         verb: "gmemPrefetch",
         from: asked.start(),
         to: asked.end(),
-        what: "in part memory that cannot go to this GPU",
+        what: "not all of it memory that this GPU can have",
         remedy: "Take a block of 2 MiB or more from libgmem's heap (files, shared memory and hugetlb never go), or prefetch \
                  to a memory node.",
         errno: libc::EINVAL,
