@@ -1,6 +1,6 @@
-//! What can go wrong, in words and as an errno.
+//! Errors: their messages and their errnos.
 //!
-//! A message names the argument, its value, what is allowed and what to do.
+//! A message names the argument, its value, the allowed values and the remedy.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -70,7 +70,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// Every failure of the library.
+/// An error of the library.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are the values in the message")]
 pub enum Error {
@@ -272,7 +272,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The errno a caller gets for it.
+    /// The errno that the C functions return.
     pub fn errno(&self) -> Errno {
         Errno(match self {
             Error::RangeOverflow { .. }
@@ -308,7 +308,7 @@ impl Error {
             Error::StreamFull { .. } | Error::NoThread { .. } => libc::EAGAIN,
             Error::InStream { error, .. } => return error.errno(),
             Error::LaunchRefused { code } => match *code {
-                // It speaks as libgmem does.
+                // The launch function returns a negative errno, as libgmem does.
                 -4095..0 => -code,
                 _ => libc::EIO,
             },
