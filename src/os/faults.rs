@@ -1,18 +1,18 @@
 //! Counters of page faults.
 //!
-//! A thread's are the kernel's own software counter (`perf_event_open(2)`), which counts what the processor
-//! stumbled over and not what system calls populate. Where the system forbids it (`kernel.perf_event_paranoid`), and
-//! for a whole process, `getrusage(2)`, which counts both.
+//! For a thread, the kernel's software counter (`perf_event_open(2)`) counts faults of the processor, not pages that system calls
+//! populate. Where the system forbids that counter (`kernel.perf_event_paranoid`), and for a whole process, `getrusage(2)`
+//! counts both.
 
 use super::{SysResult, check, errno, syscall};
 use crate::error::Errno;
 
-/// Whose faults.
+/// The scope of a counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
-    /// Those of the thread that opens the counter.
+    /// The thread that opens the counter.
     Thread,
-    /// Those of all threads, ended ones included.
+    /// All threads of the process, including ended ones.
     Process,
 }
 
@@ -21,7 +21,7 @@ pub enum Whose {
 #[repr(C)]
 #[derive(Debug)]
 pub struct Counter {
-    /// The kernel's counter, -1 where `getrusage` counts.
+    /// The descriptor of the software counter; -1 if `getrusage` counts.
     descriptor: libc::c_int,
     /// One of the constants below; anything else is no open counter.
     kind: libc::c_int,
@@ -35,7 +35,7 @@ const USAGE_OF_THREAD: libc::c_int = 0x6d3b_51a8;
 const USAGE_OF_PROCESS: libc::c_int = 0x6d3b_51a9;
 
 impl Counter {
-    /// Begin to count.
+    /// Start counting.
     pub fn open(whose: Whose) -> SysResult<Self> {
         if whose == Whose::Thread
             && let Ok(counter) = Self::software()
@@ -105,7 +105,7 @@ fn close(descriptor: libc::c_int) {
     unsafe { syscall::close(descriptor) };
 }
 
-/// Whether this process may use the kernel's software counter.
+/// Whether this process may use the software counter.
 pub fn can_count() -> bool {
     Counter::software().map(|mut counter| counter.close()).is_ok()
 }
@@ -158,7 +158,7 @@ fn software() -> SysResult<libc::c_int> {
         };
         libc::c_int::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(errno)
     };
-    // What an ordinary user may count leaves out the faults that the kernel itself takes on the user's memory.
+    // An ordinary user may only count without the faults that the kernel takes on user memory.
     open(EXCLUDE_HV).or_else(|_| open(EXCLUDE_HV | EXCLUDE_KERNEL))
 }
 
