@@ -1,7 +1,7 @@
-//! Huge-page policies of calls, ranges of addresses, and the process.
+//! Huge pages or not: what a call, a range of addresses, or the process asks for.
 //!
-//! The most specific one applies: the call's, else that of the range that contains its first
-//! address, else the process's.
+//! The most particular one holds: the call's own, else that of the range that its first address lies in, else the
+//! process's.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -10,23 +10,23 @@ use crate::error::{Error, Result};
 use crate::os::replaced::Replaced;
 use crate::page::PageRange;
 
-/// A huge-page policy.
+/// What is wanted of pages that may be huge.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum HugePolicy {
-    /// As the mapping and the system say.
+    /// What the mapping and the system say.
     #[default]
     AsIs = 0,
     /// Base pages.
     Off = 1,
-    /// Huge pages where the kernel has free ones, base pages elsewhere.
+    /// Huge pages where the kernel has some at hand, base pages elsewhere.
     Prefer = 2,
     /// Huge pages throughout, or an error before anything is touched.
     Require = 3,
 }
 
 impl HugePolicy {
-    /// From its number in `libgmem.h`.
+    /// As `libgmem.h` numbers them.
     pub fn from_number(policy: i32) -> Result<Self> {
         match policy {
             0 => Ok(Self::AsIs),
@@ -37,7 +37,7 @@ impl HugePolicy {
         }
     }
 
-    /// From its word in `GMEM_HUGE_PAGES`.
+    /// As `GMEM_HUGE_PAGES` has them.
     pub fn from_word(word: &str) -> Option<Self> {
         match word {
             "off" => Some(Self::Off),
@@ -48,7 +48,7 @@ impl HugePolicy {
     }
 }
 
-/// The process's policy plus 1; 0 while `GMEM_HUGE_PAGES` applies.
+/// The process's, plus 1; 0 before it was set, when `GMEM_HUGE_PAGES` holds.
 static PROCESS: AtomicU8 = AtomicU8::new(0);
 
 /// Set the process's policy.
@@ -63,10 +63,10 @@ fn of_process() -> HugePolicy {
     }
 }
 
-/// Ranges with a policy, in ascending order, without overlaps.
+/// Ranges with a policy of their own, ascending and apart.
 static RANGES: Replaced<Vec<(PageRange, HugePolicy)>> = Replaced::new();
 
-/// Set the policy of a range; `AsIs` removes it.
+/// Set the policy of a range; `AsIs` leaves it to the process again.
 pub fn set_range(range: PageRange, policy: HugePolicy) {
     RANGES.replace(|ranges| with_range(ranges.map_or(&[], Vec::as_slice), range, policy));
 }
@@ -90,7 +90,7 @@ fn with_range(
     after
 }
 
-/// The policy at `address` for a call that has none.
+/// What holds at `address` for a call that asks for nothing of its own.
 pub fn at(address: usize) -> HugePolicy {
     let ranges = RANGES.get().map_or(&[][..], Vec::as_slice);
     let behind = ranges.partition_point(|(range, _)| range.start() <= address);
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_range_goes_before_the_process() {
-        // No test maps these addresses.
+        // Addresses that no test maps.
         let range = PageRange::new(1 << 60, (1 << 60) + 4096);
         set_range(range, HugePolicy::Require);
         assert_eq!(at(range.start()), HugePolicy::Require);
