@@ -88,8 +88,9 @@ int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEP
  *
  * The range is rounded **outward** to GMEM pages. Pages not there yet are populated on the node,
  * pages on another node are moved to it, pages already there are marked as used. After success an
- * access that the mapping's protection permits takes no page fault, until the kernel undoes it: memory pressure, a
- * fork, automatic NUMA balancing, or khugepaged, which unmaps base pages for a moment to make a huge page of them. A writable private file mapping therefore gets its
+ * access that the mapping's protection permits takes no page fault, until the kernel undoes it:
+ * memory pressure, a fork, automatic NUMA balancing, or khugepaged, which unmaps base pages for a
+ * moment to make a huge page of them. A writable private file mapping therefore gets its
  * own copies; map files read-only to keep sharing the page cache. The margin that rounding adds is
  * populated where it is this process's private anonymous memory and skipped where it is not. What is missing of memory
  * that a userfaultfd(2) serves is asked of its monitor, so the monitor itself must not prefetch it.
@@ -133,8 +134,8 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 	GMEM_HUGE_AS_IS = 0,
 	/** Base pages. */
 	GMEM_HUGE_OFF = 1,
-	/** Huge pages where the kernel has free ones, also in place of base pages that are there already; base pages elsewhere.
-	 *  Done on return, never in the background. */
+	/** Huge pages where the kernel has free ones, also in place of base pages that are there already; base pages
+	 * elsewhere. Done on return, never in the background. */
 	GMEM_HUGE_PREFER = 2,
 	/** Huge pages for each whole GMEM page of the range, or an error before anything is touched. Needs Linux 6.1. */
 	GMEM_HUGE_REQUIRE = 3
@@ -157,8 +158,8 @@ typedef struct {
 									 where the node is a device of the GMEM kernel's, or CUDA's driver moved some */
 	size_t populated;           /**< base pages that were not in memory, or swapped out, and are on the node now */
 	size_t migrated;            /**< base pages that were on another node and are on this one now */
-	size_t failed;              /**< base pages that are not on the node now; GMEM_UNKNOWN where such a device failed, or
-									 where the call failed before it looked at the pages */
+	size_t failed;              /**< base pages that are not on the node now; GMEM_UNKNOWN where such a device failed,
+									 or the call failed before it looked at the pages */
 	size_t huge;                /**< GMEM pages that lie on a huge page now; GMEM_UNKNOWN before Linux 6.7 */
 	size_t fallen_back;         /**< whole GMEM pages that were to be huge (prefer, require, or the system's
 									 setting) and are not; GMEM_UNKNOWN before Linux 6.7 */
@@ -409,8 +410,8 @@ int gmemResidency(unsigned long addr, size_t size, unsigned ask, gmemPageState_t
  * @param summary what gmemResidency() filled, at least as far as `known`
  * @param pages   summary->pages states
  * @return the length without the NUL that the whole text has, as snprintf(3); -EINVAL: summary, or pages, or buffer
- * while size is not 0, is NULL; summary->size is less than that of the fields up to `known`; page_size, addr or pages of
- * the summary is impossible; -ENOMEM
+ * while size is not 0, is NULL; summary->size is less than that of the fields up to `known`; page_size, addr or pages
+ * of the summary is impossible; -ENOMEM
  */
 int gmemResidencyText(
 	const gmemResidency_t *summary, const gmemPageState_t *pages, char *buffer, size_t size) LIBGMEM_NOEXCEPT;

@@ -190,7 +190,7 @@ impl Drop for HostFunctions {
 
 /// The host function that the driver calls.
 extern "C" fn reached(ticket: *mut c_void) {
-    // A panic in the work is caught below and fails the work; the driver could not be told of any other.
+    // A panic in the work is caught below and fails the work; the driver has no way to report any other.
     let _ = crate::guard::catch(|| {
         device::in_host_function(|| stream::reached(ticket.addr()));
         Ok(())

@@ -82,7 +82,7 @@ struct Executor {
 // SAFETY: `native` is only passed to `launch`, and libgmem.h requires that `launch` may be called with it from any thread.
 unsafe impl Send for Executor {}
 // SAFETY: the only use of a shared Executor is `launch`, and the stream's gate lets one thread at a time call it; it need
-// not be safe to call from several at once.
+// not be safe to call concurrently.
 unsafe impl Sync for Executor {}
 
 impl stream::Executor for Executor {

@@ -3,8 +3,7 @@
 use std::any::Any;
 
 use super::current_thread;
-use super::pool::Pool;
-use super::queue::Stream;
+use super::pool::{Pool, Served};
 use super::sync::{self, Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, PoisonError};
 use crate::error::{Error, Result};
 
@@ -23,11 +22,11 @@ pub struct EventPoint {
 #[derive(Default)]
 struct State {
     /// The stream that the point is in, until it has passed.
-    on: Option<Arc<Stream>>,
+    on: Option<Arc<dyn Served>>,
     /// Kept for the recorder.
     note: Option<Note>,
     /// libgmem's own streams that wait here.
-    parked: Vec<Arc<Stream>>,
+    parked: Vec<Arc<dyn Served>>,
     /// Streams that will wait; `parked` has the capacity for them.
     expected: usize,
     /// Threads that wait here.
@@ -36,7 +35,7 @@ struct State {
 
 impl EventPoint {
     /// A point in the stream `on` for the event with the handle `event`.
-    pub(super) fn new(event: usize, on: Arc<Stream>) -> Self {
+    pub(super) fn new(event: usize, on: Arc<dyn Served>) -> Self {
         let state = State { on: Some(on), ..State::default() };
         Self {
             event,
@@ -71,7 +70,7 @@ impl EventPoint {
             (std::mem::take(&mut state.parked), state.on.take())
         };
         drop(on);
-        parked.into_iter().for_each(Stream::resume);
+        parked.into_iter().for_each(Served::resume);
     }
 
     /// Reserve capacity for one more stream that will wait, so that waiting itself cannot fail.
@@ -86,12 +85,12 @@ impl EventPoint {
     }
 
     /// Keep a stream until the point has passed. False if it has passed already.
-    pub(super) fn park(&self, stream: &Arc<Stream>) -> bool {
+    pub(super) fn park(&self, stream: Arc<dyn Served>) -> bool {
         let mut state = self.lock();
         if self.is_passed() {
             return false;
         }
-        state.parked.push(Arc::clone(stream));
+        state.parked.push(stream);
         true
     }
 

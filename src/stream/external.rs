@@ -7,10 +7,8 @@
 //! never followed as a pointer: one that comes late, twice, or after the stream has gone does nothing.
 
 use super::current_thread::{self, ThreadNote};
-use super::queue::{Pushed, Stream};
-use super::sync::{Arc, AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError};
-use super::work::Work;
-use crate::error::{Error, Result};
+use super::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError};
+use crate::error::Result;
 
 /// Runs functions in order, outside libgmem.
 pub trait Executor: Send + Sync {
@@ -67,25 +65,9 @@ impl External {
         self.number
     }
 
-    pub(super) fn enqueue(&self, stream: &Arc<Stream>, work: Work) -> Result<()> {
-        let mut work = work;
-        let (number, _gate) = loop {
-            let gate = self.enter();
-            if self.closed.load(Ordering::Acquire) {
-                return Err(Error::UnknownStream { handle: stream.handle() });
-            }
-            match stream.push_ticket(work)? {
-                Pushed::At(number) => break (number as u32, gate),
-                Pushed::Full(back) => work = back,
-            }
-            // The thread that makes space may be waiting for the gate.
-            drop(gate);
-            stream.wait_for_space()?;
-        };
-        let ticket = Ticket { stream: self.number, work: number };
-        self.executor.launch(ticket.pack()).inspect_err(|_| {
-            stream.reach(number, Some(Work::Refused));
-        })
+    /// Give the executor a ticket for the work with this number.
+    pub(super) fn launch(&self, work: u32) -> Result<()> {
+        self.executor.launch(Ticket { stream: self.number, work }.pack())
     }
 
     /// Refuse work from now on.
@@ -100,7 +82,7 @@ impl External {
 
     /// Lock the gate. `None` if the calling thread holds it: an executor that runs functions immediately comes
     /// back here from within `launch`.
-    fn enter(&self) -> Option<Entered<'_>> {
+    pub(super) fn enter(&self) -> Option<Entered<'_>> {
         if self.holder.load(Ordering::Relaxed) == current_thread::id() {
             return None;
         }
@@ -110,7 +92,7 @@ impl External {
 }
 
 /// Fields drop in this order: the thread's id goes before the lock does.
-struct Entered<'a> {
+pub(super) struct Entered<'a> {
     _note: ThreadNote<'a>,
     _gate: MutexGuard<'a, ()>,
 }

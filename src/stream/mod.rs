@@ -4,6 +4,7 @@
 //! - [`event`]: points in streams that other streams and threads wait for
 //! - [`pool`]: the few threads that serve libgmem's own streams
 //! - [`external`]: streams that an executor outside libgmem serves
+//! - [`spare`]: a large queue, passed from stream to stream
 //! - [`work`]: the kinds of work, and how neighbouring ranges become one call
 //! - [`current_thread`]: whether the calling thread serves streams
 //! - [`table`]: objects by their handles
@@ -17,6 +18,7 @@ mod event;
 mod external;
 mod pool;
 mod queue;
+mod spare;
 mod sync;
 mod table;
 mod work;
@@ -35,6 +37,7 @@ use event::{Event, EventPoint};
 use external::{External, Ticket};
 use pool::Pool;
 use queue::Stream;
+use spare::Spare;
 use table::{Table, scatter};
 
 pub use event::Note;
@@ -52,6 +55,7 @@ struct Streams {
     next_handle: AtomicUsize,
     next_number: AtomicU32,
     pool: Arc<Pool>,
+    spare: Arc<Spare>,
 }
 
 /// Handles lie above this, because drivers use small numbers as names of streams.
@@ -65,6 +69,7 @@ static STREAMS: PerProcess<Streams> = PerProcess::new(|forks| Streams {
     next_handle: AtomicUsize::new((first_number(forks) >> 2) as usize),
     next_number: AtomicU32::new((first_number(forks) >> 32) as u32),
     pool: Arc::new(Pool::new()),
+    spare: Arc::default(),
 });
 
 /// Where handles begin. It differs for each process and for each copy of the library in a process, so that the
@@ -79,6 +84,11 @@ impl Streams {
         let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
         (number % (usize::MAX >> 2) + LOWEST_HANDLE) << 1 | 1
     }
+
+    fn stream(&self, handle: usize, external: Option<External>) -> Arc<Stream> {
+        let (pool, spare) = (Arc::clone(&self.pool), Arc::clone(&self.spare));
+        Arc::new(Stream::new(handle, pool, spare, external))
+    }
 }
 
 // ---- streams ------------------------------------------------------------------------------------
@@ -91,7 +101,7 @@ pub fn create() -> Result<usize> {
     streams.pool.reserve(streams.streams.len() + 1)?;
     check_memory_for::<Stream>(what)?;
     let handle = streams.handle();
-    let stream = Arc::new(Stream::new(handle, Arc::clone(&streams.pool), None));
+    let stream = streams.stream(handle, None);
     streams.streams.insert(handle, stream, what)?;
     Ok(handle)
 }
@@ -110,7 +120,7 @@ pub fn wrap(executor: Box<dyn Executor>) -> Result<usize> {
         }
     };
     let external = External::new(executor, number);
-    let stream = Arc::new(Stream::new(handle, Arc::clone(&streams.pool), Some(external)));
+    let stream = streams.stream(handle, Some(external));
     streams.external.insert(number, Arc::clone(&stream), what)?;
     streams.streams.insert(handle, stream, what).inspect_err(|_| {
         streams.external.remove(number);
@@ -245,7 +255,7 @@ pub fn record(
 ) -> Result<()> {
     let (found, stream) = (find_event(event)?, find(stream)?);
     check_memory_for::<EventPoint>("the event's point in the stream")?;
-    let point = EventPoint::new(event, Arc::clone(&stream));
+    let point = EventPoint::new(event, stream.clone());
     found.record(point, |point| {
         stream.enqueue(Work::Record(Arc::clone(&point)))?;
         if let Some(note) = note()? {

@@ -15,6 +15,8 @@ mod external;
 mod pool;
 #[path = "queue.rs"]
 mod queue;
+#[path = "spare.rs"]
+mod spare;
 #[path = "work.rs"]
 mod work;
 
@@ -106,7 +108,7 @@ mod tests {
     }
 
     fn stream(pool: &Arc<Pool>) -> Arc<Stream> {
-        Arc::new(Stream::new(1, Arc::clone(pool), None))
+        Arc::new(Stream::new(1, Arc::clone(pool), Arc::default(), None))
     }
 
     fn enqueue(stream: &Arc<Stream>, work: Work) {
@@ -237,7 +239,7 @@ mod tests {
     }
 
     fn record(event: &Event, on: &Arc<Stream>) {
-        let point = EventPoint::new(1, Arc::clone(on));
+        let point = EventPoint::new(1, on.clone());
         event.record(point, |point| Arc::clone(on).enqueue(Work::Record(point))).unwrap();
     }
 
@@ -329,7 +331,7 @@ mod tests {
         explore(|pool| {
             let (hands, log) = (Arc::new(Hands::default()), Log::default());
             let external = External::new(Box::new(Arc::clone(&hands)), 3);
-            let stream = Arc::new(Stream::new(1, Arc::clone(pool), Some(external)));
+            let stream = Arc::new(Stream::new(1, Arc::clone(pool), Arc::default(), Some(external)));
             let threads: Vec<_> = (0..2)
                 .map(|_| {
                     let (hands, stream) = (Arc::clone(&hands), Arc::clone(&stream));

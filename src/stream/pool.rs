@@ -5,16 +5,40 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::current_thread;
-use super::queue::{Next, Stream};
 use super::sync::{self, Arc, Condvar, Mutex, MutexGuard, PoisonError, thread};
-use super::work::Work;
 use crate::error::{Errno, Error, Result};
 use crate::os::process;
 
 /// Threads that serve at the same time. Threads that wait for another stream do not count.
 const MAX_THREADS: usize = 4;
-/// Largest queue kept for reuse, in pieces of work (about 640 KiB).
-const MAX_SPARE: usize = 1 << 14;
+
+/// A stream, as the pool and event points see it.
+pub(super) trait Served: Send + Sync {
+    /// Run one batch on the calling thread of the pool.
+    fn serve(self: Arc<Self>) -> Next;
+
+    /// When the stream is due, if it is deferred.
+    fn due(&self) -> Option<Instant>;
+
+    /// Called when the stream is due: whether to serve it now. If more work has arrived, it is deferred again.
+    fn end_deferral(&self, now: Instant) -> bool;
+
+    /// Whether the calling thread serves the stream.
+    fn is_served_by_caller(&self) -> bool;
+
+    /// Serve the stream again: the event point where it was parked has passed.
+    fn resume(self: Arc<Self>);
+}
+
+/// How the pool goes on with a stream that it has served.
+pub(super) enum Next {
+    /// Serve it again: more work has arrived.
+    Again,
+    /// Defer it: only deferrable work has arrived.
+    Defer,
+    /// Leave it until it is submitted again.
+    Rest,
+}
 
 #[derive(Default)]
 pub(super) struct Pool {
@@ -22,16 +46,14 @@ pub(super) struct Pool {
     /// Signalled when a stream becomes ready, and when a stream is deferred and no thread would
     /// wake in time for it.
     ready: Condvar,
-    /// The queue of a stream that became idle, kept for the next stream that needs a large one.
-    spare: Mutex<VecDeque<Work>>,
 }
 
 #[derive(Default)]
 struct State {
     /// Streams with work, in the order in which they got it.
-    ready: VecDeque<Arc<Stream>>,
+    ready: VecDeque<Arc<dyn Served>>,
     /// Streams whose work is deferred, each with the time when it is due.
-    deferred: Vec<(Instant, Arc<Stream>)>,
+    deferred: Vec<(Instant, Arc<dyn Served>)>,
     /// Threads that look for work or run some.
     active: usize,
     /// Active threads that run work.
@@ -66,14 +88,14 @@ impl Pool {
     }
 
     /// Have a stream with work served.
-    pub(super) fn submit(self: &Arc<Self>, stream: Arc<Stream>) {
+    pub(super) fn submit(self: &Arc<Self>, stream: Arc<dyn Served>) {
         let mut state = self.lock();
         state.ready.push_back(stream);
         self.assign_thread(state);
     }
 
     /// Have a stream served when it is due.
-    pub(super) fn defer(self: &Arc<Self>, stream: Arc<Stream>) {
+    pub(super) fn defer(self: &Arc<Self>, stream: Arc<dyn Served>) {
         let mut state = self.lock();
         let Some(due) = state.defer(stream) else { return };
         if state.active == state.busy && state.active < MAX_THREADS {
@@ -85,26 +107,11 @@ impl Pool {
     }
 
     /// Have a deferred stream, or one that is about to be deferred, served immediately.
-    pub(super) fn flush(self: &Arc<Self>, stream: Arc<Stream>) {
+    pub(super) fn flush(self: &Arc<Self>, stream: Arc<dyn Served>) {
         let mut state = self.lock();
         state.deferred.retain(|(_, other)| !Arc::ptr_eq(other, &stream));
         state.ready.push_back(stream);
         self.assign_thread(state);
-    }
-
-    /// Take the queue that another stream left; empty if there is none.
-    pub(super) fn take_spare(&self) -> VecDeque<Work> {
-        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Keep the queue of an idle stream if it is larger than the one kept already.
-    pub(super) fn keep_spare(&self, mut room: VecDeque<Work>) {
-        let mut kept = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if (kept.capacity() + 1..=MAX_SPARE).contains(&room.capacity()) {
-            std::mem::swap(&mut *kept, &mut room);
-        }
-        drop(kept);
-        drop(room);
     }
 
     /// Let another thread run in place of the calling one, which is about to wait, until the result
@@ -177,7 +184,7 @@ impl Pool {
             state.busy += 1;
             self.hand_over_clock(&mut state);
             drop(state);
-            let next = stream.serve();
+            let next = Arc::clone(&stream).serve();
             state = self.lock();
             match next {
                 // At the end, so that one busy stream does not starve the others.
@@ -234,7 +241,7 @@ impl Pool {
 
 impl State {
     /// Add a deferred stream. `None` if it is no longer deferred, or listed already.
-    fn defer(&mut self, stream: Arc<Stream>) -> Option<Instant> {
+    fn defer(&mut self, stream: Arc<dyn Served>) -> Option<Instant> {
         let due = stream.due()?;
         if self.deferred.iter().any(|(_, other)| Arc::ptr_eq(other, &stream)) {
             return None;

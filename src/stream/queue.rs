@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::current_thread::{self, Serving};
 use super::external::External;
-use super::pool::Pool;
+use super::pool::{Next, Pool, Served};
+use super::spare::Spare;
 use super::sync::{
     self, Arc, AtomicU64, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, PoisonError,
 };
@@ -35,6 +36,7 @@ const NOBODY: u64 = u64::MAX;
 pub(super) struct Stream {
     handle: usize,
     pool: Arc<Pool>,
+    spare: Arc<Spare>,
     /// The executor that serves the stream; `None` for the pool.
     external: Option<External>,
     state: Mutex<State>,
@@ -103,28 +105,24 @@ impl Deferral {
 }
 
 /// Outcome of registering work on an external stream.
-pub(super) enum Pushed {
+enum Pushed {
     /// The work has this number.
     At(u64),
     /// There was no space for the work.
     Full(Work),
 }
 
-/// How the pool goes on with a stream that it has served.
-pub(super) enum Next {
-    /// Serve it again: more work has arrived.
-    Again,
-    /// Defer it: only deferrable work has arrived.
-    Defer,
-    /// Leave it until it is submitted again.
-    Rest,
-}
-
 impl Stream {
-    pub(super) fn new(handle: usize, pool: Arc<Pool>, external: Option<External>) -> Self {
+    pub(super) fn new(
+        handle: usize,
+        pool: Arc<Pool>,
+        spare: Arc<Spare>,
+        external: Option<External>,
+    ) -> Self {
         Self {
             handle,
             pool,
+            spare,
             external,
             state: Mutex::default(),
             completed: AtomicU64::new(0),
@@ -132,10 +130,6 @@ impl Stream {
             progress: Condvar::new(),
             server: AtomicUsize::new(0),
         }
-    }
-
-    pub(super) fn handle(&self) -> usize {
-        self.handle
     }
 
     pub(super) fn external(&self) -> Option<&External> {
@@ -146,7 +140,7 @@ impl Stream {
 
     pub(super) fn enqueue(self: Arc<Self>, work: Work) -> Result<()> {
         match &self.external {
-            Some(external) => external.enqueue(&self, work),
+            Some(external) => self.enqueue_external(external, work),
             None => self.enqueue_own(work),
         }
     }
@@ -175,11 +169,6 @@ impl Stream {
         Ok(())
     }
 
-    /// Wait until there is space for one more piece of work.
-    pub(super) fn wait_for_space(&self) -> Result<()> {
-        self.with_space().map(drop)
-    }
-
     /// Lock the state once there is space in the queue.
     fn with_space(&self) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock();
@@ -198,10 +187,10 @@ impl Stream {
         let queue = &mut state.waiting;
         if queue.len() == queue.capacity() && (1..=KEPT_CAPACITY).contains(&queue.len()) {
             // Use the queue that another stream left instead of growing in steps.
-            let mut room = self.pool.take_spare();
-            if room.capacity() > queue.len() {
-                room.append(queue);
-                *queue = room;
+            let mut larger = self.spare.take();
+            if larger.capacity() > queue.len() {
+                larger.append(queue);
+                *queue = larger;
             }
         }
         if state.waiting.try_reserve(1).is_err() {
@@ -223,10 +212,6 @@ impl Stream {
             self.flush();
         }
         idle
-    }
-
-    pub(super) fn is_served_by_caller(&self) -> bool {
-        self.server.load(Ordering::Relaxed) == current_thread::id()
     }
 
     pub(super) fn synchronize(self: &Arc<Self>) -> Result<()> {
@@ -288,14 +273,8 @@ impl Stream {
             is_deferred
         };
         if was_deferred {
-            self.pool.flush(Arc::clone(self));
+            self.pool.flush(self.clone());
         }
-    }
-
-    /// Serve the stream again: the event point where it was parked has passed.
-    pub(super) fn resume(self: Arc<Self>) {
-        let pool = Arc::clone(&self.pool);
-        pool.submit(self);
     }
 
     /// Whether any thread waits.
@@ -305,75 +284,6 @@ impl Stream {
     }
 
     // ---- serving ---------------------------------------------------------------------------
-
-    /// When the stream is due, if it is deferred.
-    pub(super) fn due(&self) -> Option<Instant> {
-        match self.lock().phase {
-            Phase::Deferred(deferral) => Some(deferral.due),
-            _ => None,
-        }
-    }
-
-    /// Called when the stream is due: whether to serve it now. If more work has arrived, it is
-    /// deferred again.
-    pub(super) fn end_deferral(&self, now: Instant) -> bool {
-        let mut state = self.lock();
-        let Phase::Deferred(deferral) = state.phase else { return false };
-        match deferral.extended(now, state.registered) {
-            Some(longer) => {
-                state.phase = Phase::Deferred(longer);
-                false
-            }
-            None => {
-                state.phase = Phase::Busy;
-                true
-            }
-        }
-    }
-
-    /// Run one batch on a thread of the pool.
-    pub(super) fn serve(self: &Arc<Self>) -> Next {
-        let mut batch = VecDeque::new();
-        let last = {
-            let _serving = Serving::note(&self.server);
-            {
-                let mut state = self.lock();
-                std::mem::swap(&mut state.spare, &mut batch);
-                self.take(&mut state, &mut batch);
-            }
-            // Each piece of work but the last is reported as it is done, so that nobody waits for
-            // work registered after theirs.
-            work::run_all(&mut batch, |done| self.complete(done))
-        };
-        self.pool.mark_free();
-        self.complete(last);
-
-        let mut state = self.lock();
-        let Some(first) = state.waiting.front() else {
-            state.phase = Phase::Idle;
-            // An idle stream keeps a small queue, so that one piece of work at a time allocates
-            // nothing.
-            let spare = std::mem::take(&mut state.waiting);
-            for room in [batch, spare] {
-                if (1..=KEPT_CAPACITY).contains(&room.capacity()) {
-                    state.waiting = room;
-                } else {
-                    self.pool.keep_spare(room);
-                }
-            }
-            return Next::Rest;
-        };
-        if let Some(point) = first.blocked_on().map(Arc::clone) {
-            drop(state);
-            return if point.park(self) { Next::Rest } else { Next::Again };
-        }
-        state.spare = batch;
-        if state.flush || state.waiting.len() >= HALF_FULL {
-            return Next::Again;
-        }
-        state.phase = Phase::Deferred(Deferral::new(state.registered));
-        Next::Defer
-    }
 
     /// Serve an external stream up to the last ticket reached, on a thread of its executor.
     pub(super) fn serve_reached(self: &Arc<Self>) {
@@ -459,8 +369,26 @@ impl Stream {
 
     // ---- external streams ------------------------------------------------------------------
 
+    fn enqueue_external(self: &Arc<Self>, external: &External, work: Work) -> Result<()> {
+        let mut work = work;
+        let (number, _gate) = loop {
+            let gate = external.enter();
+            if external.is_closed() {
+                return Err(Error::UnknownStream { handle: self.handle });
+            }
+            match self.push_ticket(work)? {
+                Pushed::At(number) => break (number as u32, gate),
+                Pushed::Full(back) => work = back,
+            }
+            // The thread that makes space may be waiting for the gate.
+            drop(gate);
+            drop(self.with_space()?);
+        };
+        external.launch(number).inspect_err(|_| self.reach(number, Some(Work::Refused)))
+    }
+
     /// Register work that gets a ticket.
-    pub(super) fn push_ticket(&self, work: Work) -> Result<Pushed> {
+    fn push_ticket(&self, work: Work) -> Result<Pushed> {
         let mut state = self.lock();
         if state.registered - self.completed.load(Ordering::Acquire) > CAPACITY {
             return Ok(Pushed::Full(work));
@@ -504,5 +432,81 @@ impl Stream {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code of the program runs under the lock, so a poisoned state is still consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Served for Stream {
+    fn is_served_by_caller(&self) -> bool {
+        self.server.load(Ordering::Relaxed) == current_thread::id()
+    }
+
+    fn due(&self) -> Option<Instant> {
+        match self.lock().phase {
+            Phase::Deferred(deferral) => Some(deferral.due),
+            _ => None,
+        }
+    }
+
+    fn end_deferral(&self, now: Instant) -> bool {
+        let mut state = self.lock();
+        let Phase::Deferred(deferral) = state.phase else { return false };
+        match deferral.extended(now, state.registered) {
+            Some(longer) => {
+                state.phase = Phase::Deferred(longer);
+                false
+            }
+            None => {
+                state.phase = Phase::Busy;
+                true
+            }
+        }
+    }
+
+    fn serve(self: Arc<Self>) -> Next {
+        let mut batch = VecDeque::new();
+        let last = {
+            let _serving = Serving::note(&self.server);
+            {
+                let mut state = self.lock();
+                std::mem::swap(&mut state.spare, &mut batch);
+                self.take(&mut state, &mut batch);
+            }
+            // Each piece of work but the last is reported as it is done, so that nobody waits for
+            // work registered after theirs.
+            work::run_all(&mut batch, |done| self.complete(done))
+        };
+        self.pool.mark_free();
+        self.complete(last);
+
+        let mut state = self.lock();
+        let Some(first) = state.waiting.front() else {
+            state.phase = Phase::Idle;
+            // An idle stream keeps a small queue, so that one piece of work at a time allocates
+            // nothing.
+            let spare = std::mem::take(&mut state.waiting);
+            for queue in [batch, spare] {
+                if (1..=KEPT_CAPACITY).contains(&queue.capacity()) {
+                    state.waiting = queue;
+                } else {
+                    self.spare.keep(queue);
+                }
+            }
+            return Next::Rest;
+        };
+        if let Some(point) = first.blocked_on().map(Arc::clone) {
+            drop(state);
+            return if point.park(self) { Next::Rest } else { Next::Again };
+        }
+        state.spare = batch;
+        if state.flush || state.waiting.len() >= HALF_FULL {
+            return Next::Again;
+        }
+        state.phase = Phase::Deferred(Deferral::new(state.registered));
+        Next::Defer
+    }
+
+    fn resume(self: Arc<Self>) {
+        let pool = Arc::clone(&self.pool);
+        pool.submit(self);
     }
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Thread cancellation: no function of the library is a cancellation point, and none ends the process when a cancellation
- * is pending. A table of functions times states; a function that is exported and has no cell fails the test.
+/* Thread cancellation: no function of the library is a cancellation point, and none ends the process when a
+ * cancellation is pending. A table of functions times states; a function that is exported and has no cell fails the
+ * test.
  *
  * States:
  *   deferred      cancellation is enabled, deferred, and pending before the call; it must act after the call only
@@ -223,24 +224,24 @@ static void *used(void *block) {
 }
 
 #define HEAP_CELLS(prefix, name)                                                                                       \
-	static void name##_malloc_cell(void) {                                                                                  \
+	static void name##_malloc_cell(void) {                                                                             \
 		for (int i = 0; i < KINDS; ++i) {                                                                              \
 			prefix##free(used(prefix##malloc(SIZES[i])));                                                              \
 		}                                                                                                              \
 	}                                                                                                                  \
-	static void name##_calloc_cell(void) {                                                                                  \
+	static void name##_calloc_cell(void) {                                                                             \
 		for (int i = 0; i < KINDS; ++i) {                                                                              \
 			prefix##free(used(prefix##calloc(1, SIZES[i])));                                                           \
 		}                                                                                                              \
 	}                                                                                                                  \
-	static void name##_realloc_cell(void) {                                                                                 \
+	static void name##_realloc_cell(void) {                                                                            \
 		void *block = NULL;                                                                                            \
 		for (int i = 0; i < KINDS; ++i) {                                                                              \
 			block = used(prefix##realloc(block, SIZES[i]));                                                            \
 		}                                                                                                              \
 		prefix##free(used(prefix##reallocarray(block, 2, SIZES[0])));                                                  \
 	}                                                                                                                  \
-	static void name##_aligned_cell(void) {                                                                                 \
+	static void name##_aligned_cell(void) {                                                                            \
 		for (int i = 0; i < KINDS; ++i) {                                                                              \
 			void *block = NULL;                                                                                        \
 			EXPECT(prefix##posix_memalign(&block, 64, SIZES[i]) == 0);                                                 \
@@ -251,13 +252,13 @@ static void *used(void *block) {
 			prefix##free(used(prefix##pvalloc(SIZES[i])));                                                             \
 		}                                                                                                              \
 	}                                                                                                                  \
-	static void name##_sized_cell(void) {                                                                                   \
+	static void name##_sized_cell(void) {                                                                              \
 		for (int i = 0; i < KINDS; ++i) {                                                                              \
 			prefix##free_sized(used(prefix##malloc(SIZES[i])), SIZES[i]);                                              \
 			prefix##free_aligned_sized(used(prefix##aligned_alloc(64, SIZES[i])), 64, SIZES[i]);                       \
 		}                                                                                                              \
 	}                                                                                                                  \
-	static void name##_usable_cell(void) {                                                                                  \
+	static void name##_usable_cell(void) {                                                                             \
 		void *block = used(prefix##malloc(SIZES[1]));                                                                  \
 		EXPECT(prefix##malloc_usable_size(block) >= SIZES[1]);                                                         \
 		prefix##free(block);                                                                                           \

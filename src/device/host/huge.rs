@@ -68,10 +68,11 @@ pub fn collapse_available(segment: Segment) {
         return;
     }
     for at in (pages.start()..pages.end()).step_by(page.bytes()) {
-        match advice::collapse(PageRange::new(at, at + page.bytes())) {
-            Err(Errno(libc::ENOMEM | libc::EBUSY)) => return,
-            // This page cannot be huge now, for example because it is pinned.
-            Ok(()) | Err(_) => {}
+        // After other failures go on: this page cannot be huge now, for example because it is pinned.
+        if let Err(Errno(libc::ENOMEM | libc::EBUSY)) =
+            advice::collapse(PageRange::new(at, at + page.bytes()))
+        {
+            return;
         }
     }
 }
