@@ -31,8 +31,10 @@ fn main() -> io::Result<()> {
     libgmem
         // Always optimised: an unoptimised malloc would slow every debug build of a program.
         .profile("Release")
-        // The flags are those that CMake has by default, so a compiled core can be shared.
-        .no_default_flags(true)
+        // The flags that CMake itself would take. Other ones, as the crate adds by itself, would compile the core
+        // again in a shared LIBGMEM_CARGO_TARGET_DIR.
+        .define("CMAKE_C_FLAGS", env::var_os("CFLAGS").unwrap_or_default())
+        .define("CMAKE_CXX_FLAGS", env::var_os("CXXFLAGS").unwrap_or_default())
         .define("CMAKE_INSTALL_LIBDIR", "lib")
         .define("LIBGMEM_CARGO", variable("CARGO")?)
         .define("LIBGMEM_RUST_TARGET", variable("TARGET")?)
