@@ -152,8 +152,8 @@ typedef struct {
 	int result;                 /**< 0, a negative errno, or -EINPROGRESS as long as it waits on a stream */
 	unsigned threads;           /**< threads that worked on it, the caller's included */
 	size_t bytes;               /**< asked for */
-	size_t there;               /**< base pages that were on the node before; GMEM_UNKNOWN, as the two that follow,
-									 where the node is a device of the GMEM kernel's, or CUDA's driver moved some */
+	size_t already_resident;    /**< base pages that were on the node before; GMEM_UNKNOWN, as the two that follow,
+						  where the node is a device of the GMEM kernel's, or CUDA's driver moved some */
 	size_t populated;           /**< base pages that were not in memory, or swapped out, and are on the node now */
 	size_t migrated;            /**< base pages that were on another node and are on this one now */
 	size_t failed;              /**< base pages that are not on the node now; GMEM_UNKNOWN where such a device failed */
@@ -163,7 +163,7 @@ typedef struct {
 	unsigned long first_failed; /**< address of the first page that failed; 0 for none */
 	int first_errno;            /**< why, as a positive errno; 0 for none */
 	int stalled;                /**< 1: the kernel had to move pages for each huge page, and the rest got base pages */
-	unsigned long long nanoseconds; /**< from the beginning of the work to its end; 0 where a CUDA stream did it */
+	unsigned long long duration_ns; /**< from the beginning of the work to its end; 0 where a CUDA stream did it */
 } gmemPrefetchReport_t;
 
 /**
@@ -716,8 +716,8 @@ int gmemEventDestroy(gmemEvent_t event) LIBGMEM_NOEXCEPT;
  *
  * Where the current device has memory of its own, blocks of at least 2 MiB lie there (GMEM_DEVICE_THRESHOLD in the
  * environment makes that more: bytes, with K, M, G or T), each in whole GMEM pages; ordinary memory takes its place
- * where the device has none left, and gmemHeapStats() says how often. Smaller ones do where gmem_device_alloc() asks for
- * them. None of these blocks is there in a forked child.
+ * where the device has none left, and gmemHeapStats() says how often. Smaller ones do where gmem_device_alloc() asks
+ * for them. None of these blocks is there in a forked child.
  */
 
 LIBGMEM_NODISCARD void *gmem_malloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(1);
@@ -769,12 +769,12 @@ typedef struct {
 	size_t mapped;     /**< address space, all of it */
 	size_t resident;   /**< in memory */
 	size_t huge;       /**< of the resident memory: on huge pages */
-	size_t given_back; /**< to the kernel, so far */
+	size_t released;   /**< to the kernel, so far */
 	size_t soft_limit; /**< 0: none */
 	size_t hard_limit; /**< 0: none */
 	size_t refused;    /**< number of times that the hard limit refused memory; several for one allocation */
-	size_t foreign;    /**< number of calls that brought a block of another allocator */
-	size_t arenas;     /**< number of arenas in use */
+	size_t foreign_blocks; /**< number of calls that brought a block of another allocator */
+	size_t arenas;         /**< number of arenas in use */
 	size_t device_live;    /**< live blocks in the memory of a device; not in `live`, and under no limit */
 	size_t device_idle;    /**< freed ones that are kept for the next */
 	size_t device_refused; /**< number of large blocks for which the device had no memory: they are ordinary */

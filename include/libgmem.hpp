@@ -13,8 +13,8 @@
 #include <libgmem/free_eager.hpp>
 #include <libgmem/memory_resource.hpp>
 #include <libgmem/prefetch.hpp>
+#include <libgmem/prefetch_report.hpp>
 #include <libgmem/range.hpp>
-#include <libgmem/receipt.hpp>
 #include <libgmem/residency.hpp>
 #include <libgmem/stream.hpp>
 #include <libgmem/topology.hpp>

@@ -75,12 +75,15 @@ public:
 	}
 };
 
-/// For buffers that are overwritten anyway: std::vector<float, gmem::default_init_allocator<float>>.
+/// allocator<T> for memory that is overwritten anyway: std::vector<float, gmem::default_init_allocator<float>>.
 template <class T>
 using default_init_allocator = allocator<T, default_init>;
 
+/// Another name of allocator<T>, the one that the original library uses.
+template <class T>
+using gmem_allocator = allocator<T>;
+
 } // namespace gmem
 
-/// The name of the original library: std::vector<float, gmem_allocator<float>>.
-template <class T>
-using gmem_allocator = gmem::allocator<T>;
+/// The original library has the name outside the namespace: std::vector<float, gmem_allocator<float>>.
+using gmem::gmem_allocator;

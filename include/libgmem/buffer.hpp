@@ -60,7 +60,7 @@ public:
 	[[nodiscard]] const T *end() const noexcept { return data_ + size_; }
 
 	/// @copydoc gmem::prefetch(range, int, stream_ref, prefetch_options)
-	receipt prefetch( // NOLINT(modernize-use-nodiscard)
+	prefetch_report prefetch( // NOLINT(modernize-use-nodiscard)
 		int hnid, stream_ref order = {}, prefetch_options options = {}) const {
 		return gmem::prefetch(*this, hnid, order, std::move(options));
 	}

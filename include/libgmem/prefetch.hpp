@@ -6,18 +6,19 @@
 #include <new>
 
 #include <libgmem/device.hpp>
+#include <libgmem/prefetch_report.hpp>
 #include <libgmem/range.hpp>
-#include <libgmem/receipt.hpp>
 #include <libgmem/stream.hpp>
 
 namespace gmem {
 
 namespace detail {
 
-[[nodiscard]] inline int prefetch(range what, int hnid, stream_ref order, prefetch_options &&options, receipt &out) {
-	auto pending = std::make_shared<pending_receipt>(std::move(options));
-	out = receipt(pending);
-	pending_receipt &state = *pending;
+[[nodiscard]] inline int prefetch(
+	range what, int hnid, stream_ref order, prefetch_options &&options, prefetch_report &out) {
+	auto pending = std::make_shared<pending_report>(std::move(options));
+	out = prefetch_report(pending);
+	pending_report &state = *pending;
 	return state.begin(std::move(pending), what.address(), what.size_bytes(), hnid, order.get());
 }
 
@@ -27,17 +28,17 @@ namespace detail {
 /// Rules and errors are those of gmemPrefetchEx(); thread-safe.
 /// @return what was done; need not be looked at
 /// @throws error, std::bad_alloc
-inline receipt prefetch(range what, int hnid, stream_ref order = {}, prefetch_options options = {}) {
-	receipt done;
+inline prefetch_report prefetch(range what, int hnid, stream_ref order = {}, prefetch_options options = {}) {
+	prefetch_report done;
 	detail::throw_if_failed(detail::prefetch(what, hnid, order, std::move(options), done));
 	return done;
 }
 
 /// The same, with the failure in `ec` (cleared on success).
-inline receipt prefetch(range what, int hnid, stream_ref order,
+inline prefetch_report prefetch(range what, int hnid, stream_ref order,
 	std::error_code &ec, // NOLINT(bugprone-exception-escape)
 	prefetch_options options = {}) noexcept {
-	receipt done;
+	prefetch_report done;
 	try {
 		ec = detail::to_error_code(detail::prefetch(what, hnid, order, std::move(options), done));
 	} catch (const std::bad_alloc &) {
@@ -47,7 +48,7 @@ inline receipt prefetch(range what, int hnid, stream_ref order,
 }
 
 /// To the current device.
-inline receipt prefetch(range what, stream_ref order = {}) { return prefetch(what, device::numa_id(), order); }
+inline prefetch_report prefetch(range what, stream_ref order = {}) { return prefetch(what, device::numa_id(), order); }
 
 /// Huge pages or not, for prefetches that ask for nothing of their own.
 /// @throws error

@@ -40,7 +40,7 @@ public:
 
 	/// Whether hot pages are looked for, which takes twenty times as long as all the rest.
 	enum class ask : unsigned { // NOLINT(performance-enum-size): as C has it
-		nothing_more = 0,
+		defaults = 0,
 		hot = GMEM_ASK_HOT
 	};
 
@@ -99,7 +99,7 @@ public:
 	};
 
 	/// @throws error (EINVAL) where the range exceeds the address space, std::bad_alloc
-	explicit residency(range what, ask more = ask::nothing_more) {
+	explicit residency(range what, ask more = ask::defaults) {
 		summary_.size = sizeof summary_;
 		const auto base_page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 		// Two more, because the range may begin and end inside a page.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::stream (libgmem's own), gmem::wrapped_stream (an executor's) and gmem::stream_ref (a view of either): the
+/// gmem::stream (libgmem's own), gmem::external_stream (an executor's) and gmem::stream_ref (a view of either): the
 /// order in which work happens.
 #pragma once
 
@@ -145,26 +145,27 @@ public:
 ///
 /// Destroying it does not wait, because the executor runs on: what is registered runs when the executor comes to
 /// it, so the executor is what arrays have to outlive, or synchronize() first.
-class wrapped_stream : public detail::stream_owner {
+class external_stream : public detail::stream_owner {
 public:
 	/// @param give gives `native` a function (see gmemLaunchFn)
 	/// @param kept lives as long as this object
 	/// @throws error (EINVAL) for no function
-	explicit wrapped_stream(gmemLaunchFn give, void *native, std::shared_ptr<void> kept = {}) : kept_(std::move(kept)) {
+	explicit external_stream(gmemLaunchFn give, void *native, std::shared_ptr<void> kept = {})
+		: kept_(std::move(kept)) {
 		detail::throw_if_failed(gmemStreamWrap(give, native, &handle_));
 	}
 	/// A stream of the current device's driver, as it is: the driver stays its owner.
-	explicit wrapped_stream(stream_ref drivers_own) noexcept { handle_ = drivers_own.get(); }
-	wrapped_stream(wrapped_stream &&other) noexcept = default;
-	wrapped_stream &operator=(wrapped_stream &&other) noexcept {
-		wrapped_stream moved(std::move(other));
+	explicit external_stream(stream_ref drivers_own) noexcept { handle_ = drivers_own.get(); }
+	external_stream(external_stream &&other) noexcept = default;
+	external_stream &operator=(external_stream &&other) noexcept {
+		external_stream moved(std::move(other));
 		std::swap(handle_, moved.handle_);
 		std::swap(kept_, moved.kept_);
 		return *this;
 	}
-	wrapped_stream(const wrapped_stream &) = delete;
-	wrapped_stream &operator=(const wrapped_stream &) = delete;
-	~wrapped_stream() = default;
+	external_stream(const external_stream &) = delete;
+	external_stream &operator=(const external_stream &) = delete;
+	~external_stream() = default;
 
 private:
 	std::shared_ptr<void> kept_;

@@ -99,10 +99,10 @@ void there_and_back(const cuda::kernels &kernels) {
 		// Odd offsets and sizes, too.
 		const gmem::mutable_range odd(data.data() + 77, (data.size() - 1077) * sizeof(float));
 		for (const gmem::mutable_range what : {gmem::mutable_range(data), odd}) {
-			const auto receipt = gmem::prefetch(what, node);
+			const auto report = gmem::prefetch(what, node);
 			CHECK(bytes_on(gpu, what) >= what.size_bytes());
-			CHECK(receipt.there() == GMEM_UNKNOWN && receipt.migrated() == GMEM_UNKNOWN);
-			CHECK(receipt.populated() == GMEM_UNKNOWN && receipt.failed() == 0);
+			CHECK(report.already_resident() == GMEM_UNKNOWN && report.migrated() == GMEM_UNKNOWN);
+			CHECK(report.populated() == GMEM_UNKNOWN && report.failed() == 0);
 			kernels.add(data.data(), data.size(), 1.0F, stream.get());
 			stream.synchronize();
 			gmem::prefetch(what, host);
@@ -252,7 +252,7 @@ void nothing_is_nothing() {
 	CHECK_EQUAL(count("cuMemDiscardBatchAsync"), freed);
 }
 
-void receipts_come_with_the_stream() {
+void reports_come_with_the_stream() {
 	floats data(1 << 20, 0.0F);
 	const cuda::stream stream;
 	gate before(stream);
@@ -266,7 +266,7 @@ void receipts_come_with_the_stream() {
 	raw(stream).synchronize();
 	CHECK_EQUAL(report.result, 0);
 	CHECK_EQUAL(report.bytes, size);
-	CHECK(report.there == GMEM_UNKNOWN && report.migrated == GMEM_UNKNOWN && report.huge == GMEM_UNKNOWN);
+	CHECK(report.already_resident == GMEM_UNKNOWN && report.migrated == GMEM_UNKNOWN && report.huge == GMEM_UNKNOWN);
 	CHECK_EQUAL(report.failed, 0);
 	// What is cancelled before it is registered is not.
 	const int cancel = 1;
@@ -721,7 +721,7 @@ int main(int argc, char **argv) {
 		two_streams_wait_for_each_other(kernels);
 		threads_have_streams_by_one_name();
 		nothing_is_nothing();
-		receipts_come_with_the_stream();
+		reports_come_with_the_stream();
 		mixed_ranges_go_back_and_are_freed();
 		captured_streams_refuse();
 		bad_arguments_are_refused();

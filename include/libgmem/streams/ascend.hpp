@@ -13,8 +13,8 @@ namespace gmem::streams {
 
 /// `stream` as libgmem takes it. What is launched calls nothing of CANN's, and aclrtLaunchCallback must not be used on
 /// the same stream. Rules are those of the stream itself on the device "ascend", and both may be used side by side.
-[[nodiscard]] inline wrapped_stream ascend(aclrtStream stream) {
-	return wrapped_stream(
+[[nodiscard]] inline external_stream ascend(aclrtStream stream) {
+	return external_stream(
 		[](void *native, gmemHostFn fn, void *arg) {
 			return static_cast<int>(aclrtLaunchHostFunc(static_cast<aclrtStream>(native), fn, arg));
 		},

@@ -5,7 +5,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include <libgmem/detail/native_stream.hpp>
+#include <libgmem/detail/cuda_stream.hpp>
 #include <libgmem/stream.hpp>
 
 namespace gmem::streams {
@@ -19,7 +19,7 @@ namespace gmem::streams {
 /// CUDA's rules for host functions hold: what is launched makes no CUDA calls, and after an error of the
 /// context nothing is called any more, so ask cudaStreamSynchronize() before stream_ref::synchronize(). Not for a
 /// stream that is being captured, since a graph runs its functions any number of times.
-[[nodiscard]] inline wrapped_stream cuda(cudaStream_t stream) {
+[[nodiscard]] inline external_stream cuda(cudaStream_t stream) {
 	return detail::cuda(stream, [](void *native, gmemHostFn fn, void *arg) {
 		return static_cast<int>(cudaLaunchHostFunc(static_cast<cudaStream_t>(native), fn, arg));
 	});

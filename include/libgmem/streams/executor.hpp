@@ -93,15 +93,15 @@ int launch(void *native, gmemHostFn fn, void *arg) noexcept {
 /// several functions at once keeps libgmem's calls in order, but not its own work around them: use a strand for that.
 /// Functions that it destroys without running them become the stream's failure (ECANCELED).
 template <class E>
-[[nodiscard]] wrapped_stream executor(E &&target) {
+[[nodiscard]] external_stream executor(E &&target) {
 	using executor_type = std::remove_reference_t<E>;
 	if constexpr (std::is_lvalue_reference_v<E>) {
-		return wrapped_stream(
+		return external_stream(
 			&detail::launch<executor_type>, const_cast<std::remove_const_t<executor_type> *>(&target));
 	} else {
 		auto kept = std::make_shared<executor_type>(std::forward<E>(target));
 		void *native = kept.get();
-		return wrapped_stream(&detail::launch<executor_type>, native, std::move(kept));
+		return external_stream(&detail::launch<executor_type>, native, std::move(kept));
 	}
 }
 

@@ -11,8 +11,8 @@
 namespace gmem::streams {
 
 /// `stream` as libgmem takes it; nullptr is the default stream. What is launched makes no HIP calls.
-[[nodiscard]] inline wrapped_stream hip(hipStream_t stream) {
-	return wrapped_stream(
+[[nodiscard]] inline external_stream hip(hipStream_t stream) {
+	return external_stream(
 		[](void *native, gmemHostFn fn, void *arg) {
 			return static_cast<int>(hipLaunchHostFunc(static_cast<hipStream_t>(native), fn, arg));
 		},

@@ -114,10 +114,10 @@ inline int launch_at_marker(void *native, gmemHostFn fn, void *arg) noexcept {
 	return 0;
 }
 
-[[nodiscard]] inline wrapped_stream opencl_at_markers(cl_command_queue queue) {
+[[nodiscard]] inline external_stream opencl_at_markers(cl_command_queue queue) {
 	auto kept = std::make_shared<marked_queue>(queue);
 	void *native = kept.get();
-	return wrapped_stream(launch_at_marker, native, std::move(kept));
+	return external_stream(launch_at_marker, native, std::move(kept));
 }
 
 } // namespace detail
@@ -127,14 +127,14 @@ inline int launch_at_marker(void *native, gmemHostFn fn, void *arg) noexcept {
 /// sign.
 ///
 /// The queue has to live as long as the result. What is launched must not wait for the queue.
-[[nodiscard]] inline wrapped_stream opencl(cl_command_queue queue) {
+[[nodiscard]] inline external_stream opencl(cl_command_queue queue) {
 	const auto device = detail::ask_opencl<cl_device_id>(clGetCommandQueueInfo, queue, CL_QUEUE_DEVICE);
 	const auto able =
 		detail::ask_opencl<cl_device_exec_capabilities>(clGetDeviceInfo, device, CL_DEVICE_EXECUTION_CAPABILITIES);
 	const auto order =
 		detail::ask_opencl<cl_command_queue_properties>(clGetCommandQueueInfo, queue, CL_QUEUE_PROPERTIES);
 	if ((able & CL_EXEC_NATIVE_KERNEL) != 0 && (order & CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE) == 0) {
-		return wrapped_stream(detail::launch_native_kernel, queue);
+		return external_stream(detail::launch_native_kernel, queue);
 	}
 	return detail::opencl_at_markers(queue);
 }
