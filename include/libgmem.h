@@ -32,11 +32,14 @@
 
 #include <stddef.h>
 
-/** Version of this header; gmemVersion() returns that of the loaded library. */
+/** Major version of this header; gmemVersion() returns the version of the loaded library. */
 #define LIBGMEM_VERSION_MAJOR 0
+/** Minor version of this header. */
 #define LIBGMEM_VERSION_MINOR 1
+/** Patch version of this header. */
 #define LIBGMEM_VERSION_PATCH 0
 
+/** @cond PRIVATE */
 #ifdef __cplusplus
 #define LIBGMEM_NODISCARD [[nodiscard]]
 #define LIBGMEM_NOEXCEPT noexcept
@@ -55,6 +58,7 @@ extern "C" {
 #define LIBGMEM_SIZE(n)
 #define LIBGMEM_SIZE2(n, m)
 #endif
+/** @endcond */
 
 /* ---- ranges ------------------------------------------------------------------------------- */
 

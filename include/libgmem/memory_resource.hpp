@@ -10,7 +10,7 @@
 
 namespace gmem {
 
-/// All objects of this class are equal: they are the same heap. Thread-safe.
+/// A std::pmr::memory_resource on libgmem's heap. All instances are equal, because there is one heap. Thread-safe.
 class memory_resource final : public std::pmr::memory_resource {
 private:
 	void *do_allocate(std::size_t bytes, std::size_t alignment) override {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::prefetch_report: what a prefetch did, and gmem::prefetch_options: how it is to be done.
+/// gmem::prefetch_options and gmem::prefetch_report: how to prefetch, and what was done.
 #pragma once
 
 #include <atomic>
@@ -20,31 +20,32 @@
 
 namespace gmem {
 
-/// Huge pages or not; see GMEM_HUGE_AS_IS and its like.
+/// Huge-page policies.
 enum class huge_pages : std::uint8_t {
-	as_is = GMEM_HUGE_AS_IS,
-	off = GMEM_HUGE_OFF,
-	prefer = GMEM_HUGE_PREFER,
-	require = GMEM_HUGE_REQUIRE
+	as_is = GMEM_HUGE_AS_IS,    ///< follow the mapping and the system's setting
+	off = GMEM_HUGE_OFF,        ///< base pages only
+	prefer = GMEM_HUGE_PREFER,  ///< huge pages where the kernel has some at hand
+	require = GMEM_HUGE_REQUIRE ///< huge pages throughout, or an error before anything is touched
 };
 
 /// How to prefetch; the defaults are those of gmemPrefetch().
 struct prefetch_options {
+	/// The policy for this prefetch; as_is: that of the range, else of the process.
 	huge_pages huge = huge_pages::as_is;
-	/// At most as many threads, the caller's included; 0 for as many as help.
+	/// Maximum number of threads, including the caller's; 0: as many as help.
 	unsigned threads = 0;
-	/// It ends (ETIMEDOUT) when it takes longer, from the call on; 0 for no limit.
+	/// Fail with ETIMEDOUT after this time, counted from the call; 0: no limit.
 	std::chrono::nanoseconds timeout{0};
-	/// It ends (ECANCELED) as soon as this is not 0. Has to outlive the work.
+	/// Stop with ECANCELED once this is not 0. Must outlive the work.
 	const std::atomic<int> *cancel = nullptr;
-	/// Told bytes done and bytes in all, on the thread that does the work, between pieces of 16 MiB; false cancels.
-	/// Must not throw.
+	/// Called with the bytes done and the total between pieces of 16 MiB, on the thread that does the work. false
+	/// cancels. Must not throw.
 	std::function<bool(std::size_t done, std::size_t total)> progress;
 };
 
 namespace detail {
 
-/// A prefetch_report as the library fills it, and whoever waits for it.
+/// A report that the library fills, and the threads that wait for it.
 class pending_report {
 public:
 	explicit pending_report(prefetch_options options) : options_(std::move(options)) {
@@ -107,55 +108,57 @@ private:
 
 } // namespace detail
 
-/// What a prefetch did: pages there already, populated, migrated, failed, on which kind of page, how long, on how many
-/// threads. See gmemPrefetchReport_t for what each number means; GMEM_UNKNOWN is one that the device does not tell.
+/// What a prefetch did. See gmemPrefetchReport_t for each number; GMEM_UNKNOWN is one that the device does not report.
 ///
-/// Of a prefetch on a stream it is ready when the stream has passed it; asking for a number waits until then. It may be
-/// dropped at any time, and copied; all functions may be called from several threads. A prefetch_report of a prefetch
-/// that was dropped, because the process forked or exits, never gets ready.
+/// With a stream, the report is ready when the work is done; reading a number waits for that. It may be copied and
+/// destroyed at any time, and read by several threads. The report of work that is dropped because the process forks or
+/// exits never becomes ready.
 class prefetch_report {
 public:
-	/// Of nothing.
+	/// A report of nothing.
 	prefetch_report() noexcept = default;
 
-	/// Whether it can be read without waiting.
+	/// Whether the numbers can be read without waiting.
 	[[nodiscard]] bool ready() const { return pending_ == nullptr || pending_->is_ready(); }
+	/// Wait until the report is ready.
 	void wait() const { (void)get(); }
 
-	/// How it ended.
+	/// The result of the prefetch.
 	[[nodiscard]] std::error_code result() const { return detail::to_error_code(get().result); }
-	/// Bytes asked for.
+	/// Bytes requested.
 	[[nodiscard]] std::size_t bytes() const { return get().bytes; }
 	/// Base pages that were on the node before.
 	[[nodiscard]] std::size_t already_resident() const { return get().already_resident; }
-	/// Base pages that were not in memory.
+	/// Base pages that were not in memory, and are now.
 	[[nodiscard]] std::size_t populated() const { return get().populated; }
-	/// Base pages that came from another node.
+	/// Base pages that moved from another node.
 	[[nodiscard]] std::size_t migrated() const { return get().migrated; }
 	/// Base pages that are not on the node.
 	[[nodiscard]] std::size_t failed() const { return get().failed; }
-	/// GMEM pages on huge pages; nothing where the kernel does not tell (before Linux 6.7).
+	/// GMEM pages backed by huge pages; no value if unknown (before Linux 6.7).
 	[[nodiscard]] std::optional<std::size_t> huge() const { return known(get().huge); }
-	/// GMEM pages that were to be huge and are not.
+	/// GMEM pages that should have been huge and are not; no value if unknown.
 	[[nodiscard]] std::optional<std::size_t> fallen_back() const { return known(get().fallen_back); }
-	/// Where the first failure was; nullptr for none.
+	/// The first page that failed; nullptr: none.
 	[[nodiscard]] const void *first_failed() const {
 		return reinterpret_cast<const void *>(get().first_failed); // NOLINT(performance-no-int-to-ptr)
 	}
-	/// What it was.
+	/// Why it failed.
 	[[nodiscard]] std::error_code first_error() const { return {get().first_errno, std::generic_category()}; }
-	/// Whether finding huge pages took so long that the rest got base pages.
+	/// Whether compaction for huge pages took so long that the rest got base pages.
 	[[nodiscard]] bool stalled() const { return get().stalled != 0; }
+	/// Threads that did the work, including the caller's.
 	[[nodiscard]] unsigned threads() const { return get().threads; }
+	/// Duration of the work.
 	[[nodiscard]] std::chrono::nanoseconds duration() const { return std::chrono::nanoseconds(get().duration_ns); }
 
-	/// All of it, as C has it.
+	/// The whole report as the C structure; waits until it is ready.
 	[[nodiscard]] const gmemPrefetchReport_t &get() const {
 		static constexpr gmemPrefetchReport_t nothing{};
 		return pending_ == nullptr ? nothing : pending_->wait();
 	}
 
-	/// For gmem::prefetch().
+	/// Used by gmem::prefetch().
 	explicit prefetch_report(std::shared_ptr<detail::pending_report> pending) noexcept : pending_(std::move(pending)) {}
 
 private:
