@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Provokes every documented errno that a stock machine can produce, and prints a line "function errno" for each one that
- * came out. errnos.py compares the lines with what libgmem.h documents.
+ * Provokes every documented errno that a stock machine can produce, and prints a line "function errno" for each one
+ * that came out. errnos.py compares the lines with what libgmem.h documents.
  */
 #include <fcntl.h>
 #include <sys/wait.h>
@@ -201,9 +201,7 @@ static int launch_null(void) { return gmemStreamLaunch(stream, NULL, NULL); }
 static int launch_refused(void) { return gmemStreamLaunch(refusing(), nothing, NULL); }
 static int free_refused(void) { return gmemFreeEager(addr(memory()), 3 * page, refusing()); }
 static int prefetch_refused(void) { return gmemPrefetch(addr(memory()), page, gmemGetNumaId(), refusing()); }
-static int ex_refused(void) {
-	return gmemPrefetchEx(addr(memory()), page, gmemGetNumaId(), refusing(), NULL, NULL);
-}
+static int ex_refused(void) { return gmemPrefetchEx(addr(memory()), page, gmemGetNumaId(), refusing(), NULL, NULL); }
 static int record_refused(void) { return gmemEventRecord(event(), refusing()); }
 static int wait_refused(void) { return opened(gmemStreamWaitEvent(refusing(), pending())); }
 static int query_unknown(void) { return gmemStreamQuery(unknown_stream); }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Streams that the current device's driver orders itself.
+/// The part that both CUDA adapters share.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,7 @@
 
 namespace gmem::streams::detail {
 
-/// A stream of CUDA's: as it is while that is the current device, where libgmem has no name for CUDA's NULL; else
-/// wrapped.
+/// Refer to the stream itself if "cuda" is the current device, where CUDA's NULL needs another name; else wrap it.
 [[nodiscard]] inline external_stream cuda(void *stream, gmemLaunchFn launch) {
 	const char *const device = gmemGetDevice();
 	if (device == nullptr || std::strcmp(device, "cuda") != 0) {

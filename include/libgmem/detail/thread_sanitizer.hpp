@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Tells ThreadSanitizer what a stream orders: it does not see the synchronization inside the library, and would
-/// report races between a callable and the code around its launch. Nothing in other builds.
+/// Tells ThreadSanitizer what a stream orders. It does not see the synchronization inside the library, and would report
+/// races between a callable and the code around its launch. Does nothing in other builds.
 #pragma once
 
 #if defined(__SANITIZE_THREAD__)
@@ -19,7 +19,7 @@ extern "C" void __tsan_release(void *address); // NOLINT(bugprone-reserved-ident
 
 namespace gmem::detail {
 
-/// What happened before this call happens before a happened_before() of the same address that follows it.
+/// Everything before this call happens before a later happened_before() of the same address.
 inline void happens_before([[maybe_unused]] void *address) noexcept {
 #ifdef LIBGMEM_THREAD_SANITIZER
 	__tsan_release(address);
@@ -32,7 +32,7 @@ inline void happened_before([[maybe_unused]] void *address) noexcept {
 #endif
 }
 
-/// Stands for the end of all work on all streams: coarser than what is so, and never wrong about a race it reports.
+/// The end of all work on all streams: coarser than the truth, so some races are missed, but none is invented.
 inline char work_done;
 
 } // namespace gmem::detail

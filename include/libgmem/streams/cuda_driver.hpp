@@ -10,7 +10,7 @@
 
 namespace gmem::streams {
 
-/// `stream` as libgmem takes it, with the rules of gmem::streams::cuda().
+/// Wrap a stream; the rules of gmem::streams::cuda() apply.
 [[nodiscard]] inline external_stream cuda_driver(CUstream stream) {
 	return detail::cuda(stream, [](void *native, gmemHostFn fn, void *arg) {
 		return static_cast<int>(cuLaunchHostFunc(static_cast<CUstream>(native), fn, arg));
