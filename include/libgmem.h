@@ -13,8 +13,8 @@
  * -EMFILE and -ENFILE without a free file descriptor, -EPERM in a sandbox.
  *
  * @par Ranges
- * A range is [addr, addr + size), in bytes. The **GMEM page** is the machine's huge page: gmemGetPageSize(), 2 MiB on
- * x86-64. The **base page** is sysconf(_SC_PAGESIZE).
+ * A range is [addr, addr + size), in bytes. The **GMEM page** has 2 MiB on every machine (gmemGetPageSize()); it
+ * is the huge page of kernels with base pages of 4 KiB. The **base page** is sysconf(_SC_PAGESIZE).
  *
  * @par Thread safety
  * Every function is MT-Safe: any thread may call it at any time, concurrently with others. None is async-signal-safe,
@@ -107,7 +107,8 @@ int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEP
  *
  * Rounds the range **outward** to GMEM pages. Missing pages are populated on the node, pages on other nodes move there,
  * and pages that are already there are marked as used. After success, an access that the mapping's protection permits
- * takes no page fault until memory pressure, a fork(2) or automatic NUMA balancing undoes that.
+ * takes no page fault until the kernel undoes that: memory pressure, a fork(2), automatic NUMA balancing, or
+ * khugepaged, which unmaps base pages while it collapses them.
  *
  * A writable private file mapping gets private copies; map files read-only to share the page cache. The margin added by
  * rounding is populated where it is private anonymous memory of this process, and skipped elsewhere. Missing pages of a
@@ -156,9 +157,11 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 	GMEM_HUGE_AS_IS = 0,
 	/** Base pages only. */
 	GMEM_HUGE_OFF = 1,
-	/** Huge pages where the kernel has some at hand, base pages elsewhere; those are collapsed in the background. */
+	/** Huge pages where the kernel has free ones, also in place of resident base pages; base pages elsewhere. Done on
+	 * return, never in the background. */
 	GMEM_HUGE_PREFER = 2,
-	/** A huge page for each whole GMEM page of the range, or an error before anything is touched. Needs Linux 6.1. */
+	/** A huge page for each part of the range that can be one as a whole, or an error before anything is touched. Needs
+	 * Linux 6.1. Such a part is a GMEM page, or 32 or 512 MiB where base pages have 16 or 64 KiB. */
 	GMEM_HUGE_REQUIRE = 3
 };
 
@@ -173,17 +176,18 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
  * not report what it moved sets already_resident, populated and migrated to GMEM_UNKNOWN.
  */
 typedef struct {
-	size_t size;                /**< in: sizeof(gmemPrefetchReport_t); out: bytes filled */
-	int result;                 /**< 0, a negative errno, or -EINPROGRESS while the work waits in a stream */
-	unsigned threads;           /**< threads that did the work, including the caller's */
-	size_t bytes;               /**< bytes requested */
-	size_t already_resident;    /**< base pages that were on the node before */
-	size_t populated;           /**< base pages that were not in memory, or swapped out, and are now on the node */
-	size_t migrated;            /**< base pages that moved to the node from another one */
-	size_t failed;              /**< base pages that are not on the node; GMEM_UNKNOWN if a device failed */
-	size_t huge;                /**< GMEM pages backed by a huge page; GMEM_UNKNOWN before Linux 6.7 */
-	size_t fallen_back;         /**< whole GMEM pages that should have been huge (policy or system setting) and are not;
-									 GMEM_UNKNOWN before Linux 6.7 */
+	size_t size;             /**< in: sizeof(gmemPrefetchReport_t); out: bytes filled */
+	int result;              /**< 0, a negative errno, or -EINPROGRESS while the work waits in a stream */
+	unsigned threads;        /**< threads that did the work, including the caller's */
+	size_t bytes;            /**< bytes requested */
+	size_t already_resident; /**< base pages that were on the node before */
+	size_t populated;        /**< base pages that were not in memory, or swapped out, and are now on the node */
+	size_t migrated;         /**< base pages that moved to the node from another one */
+	size_t failed;      /**< base pages that are not on the node; GMEM_UNKNOWN if a device failed, or the call failed
+							 before it looked at the pages */
+	size_t huge;        /**< GMEM pages backed by a huge page; GMEM_UNKNOWN before Linux 6.7 */
+	size_t fallen_back; /**< whole GMEM pages that should have been huge (policy or system setting) and are not;
+							 GMEM_UNKNOWN before Linux 6.7 */
 	unsigned long first_failed; /**< address of the first page that failed; 0: none */
 	int first_errno;            /**< why it failed, as a positive errno; 0: none */
 	int stalled;                /**< 1: the kernel had to compact memory for huge pages, so the rest got base pages */
@@ -219,8 +223,8 @@ typedef struct {
  * Several threads populate a range of more than 48 MiB if its first 16 MiB had pages to populate: at most as many as
  * the caller may use processors, 16 per call, and GMEM_PREFETCH_THREADS (16) for the process. Work proceeds in pieces
  * of 16 MiB; between pieces the timeout, `cancel` and `progress` are checked. Pages that are done stay in memory. If
- * the kernel has to compact memory for each huge page (compact_stall in /proc/vmstat grows), the rest gets base pages,
- * which are collapsed into huge pages in the background.
+ * the kernel has to compact memory for each huge page (compact_stall in /proc/vmstat grows), the rest gets base pages
+ * and stays on them, unless khugepaged collapses them later.
  *
  * @param addr    as for gmemPrefetch()
  * @param size    as for gmemPrefetch()
@@ -546,7 +550,8 @@ int gmemResidency(unsigned long addr, size_t size, unsigned ask, gmemPageState_t
  * @param buffer  receives as much of the text as fits, NUL-terminated; may be NULL if size is 0
  * @param size    bytes in buffer
  * @return the length of the whole text without the NUL, as snprintf(3), or a negative errno
- * @retval -EINVAL summary is NULL, or pages, or buffer with a size other than 0; summary->size does not reach `known`
+ * @retval -EINVAL summary is NULL, or pages, or buffer with a size other than 0; summary->size does not reach `known`;
+ *                 page_size, addr or pages of the summary is impossible
  * @retval -ENOMEM out of memory
  * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
  * @par Thread safety
@@ -598,9 +603,9 @@ int gmemResidencySvg(
 
 /** A counter of page faults, filled by gmemFaultScopeBegin(). The fields are private. */
 typedef struct {
-	int counter;               /**< private */
-	int is_process;            /**< private */
-	unsigned long long before; /**< private */
+	int counter;              /**< private */
+	int kind;                 /**< private */
+	unsigned long long state; /**< private */
 } gmemFaultScope_t;
 
 /** Whose faults to count. */
@@ -638,7 +643,7 @@ int gmemFaultScopeBegin(gmemFaultScope_t *scope, int whose) LIBGMEM_NOEXCEPT;
  * @param scope filled by gmemFaultScopeBegin() and not ended
  * @return the number of faults, >= 0, or a negative errno
  * @retval -EINVAL scope is NULL
- * @retval -EBADF  the descriptor of the scope was closed by someone else, or its fields were overwritten
+ * @retval -EBADF  the scope was never begun, or has ended; its descriptor was closed by someone else
  * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
  * @par Thread safety
  * MT-Safe.
@@ -651,7 +656,7 @@ LIBGMEM_NODISCARD long long gmemFaultScopeCount(const gmemFaultScope_t *scope) L
 /**
  * @brief Stop counting page faults, and close the descriptor.
  *
- * @param scope filled by gmemFaultScopeBegin(); NULL, or one that has ended, is ignored
+ * @param scope filled by gmemFaultScopeBegin(); NULL, or one that was never begun or has ended, is ignored
  * @par Thread safety
  * MT-Safe.
  * @par System calls
@@ -1328,13 +1333,16 @@ int gmemHeapStatsJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 size_t gmemHeapTrim(void) LIBGMEM_NOEXCEPT;
 
 /**
- * @brief Limit what the heap has in use: live and idle memory together.
+ * @brief Limit the heap's memory from now on.
  *
- * Above `soft` the heap keeps nothing idle: whenever it grows, it releases idle memory. At `hard` an allocation fails
- * with ENOMEM after idle memory was released and one retry. GMEM_HEAP_SOFT_LIMIT and GMEM_HEAP_HARD_LIMIT set the
- * limits at start: a number with K, M, G or T, or `cgroup` for the limit of the process's control group. A 2 MiB page
- * that is partly in use stays resident as a whole, so resident memory may exceed the limit; leave headroom where the
- * control group kills.
+ * Above `soft` the heap keeps nothing idle: whenever it grows, it releases idle memory first. The soft limit compares
+ * live and idle memory. At `hard` an allocation fails with ENOMEM after idle memory was released and one retry. The
+ * hard limit compares resident memory: the heap stays within it, whatever the sizes and order of blocks, except for a
+ * few MiB of metadata. Blocks in a device's memory do not count.
+ *
+ * GMEM_HEAP_SOFT_LIMIT and GMEM_HEAP_HARD_LIMIT set the limits at start: a number with K, M, G or T; `cgroup` for the
+ * smallest memory limit of the process's control groups, less an eighth (16 to 512 MiB) for what is not on the heap; or
+ * `cgroup-64M` or `cgroup*0.9` to choose how much is left for that.
  *
  * @param soft bytes; 0: no limit
  * @param hard bytes, at least soft; 0: no limit

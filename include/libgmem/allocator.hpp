@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <libgmem/detail/thread_sanitizer.hpp>
 #include <libgmem/error.hpp>
 
 namespace gmem {
@@ -59,11 +60,15 @@ public:
 		if (memory == nullptr) {
 			throw out_of_memory(bytes);
 		}
+		detail::block_allocated(memory, bytes);
 		return static_cast<T *>(memory);
 	}
 
 	/// Free what allocate() returned.
-	void deallocate(T *memory, std::size_t) noexcept { gmem_free(memory); }
+	void deallocate(T *memory, std::size_t n) noexcept {
+		detail::block_freed(memory, n * sizeof(T));
+		gmem_free(memory);
+	}
 
 	/// Construct an object; without arguments as Init says.
 	template <class U, class... Args>

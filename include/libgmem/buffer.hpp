@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <libgmem/detail/thread_sanitizer.hpp>
 #include <libgmem/error.hpp>
 #include <libgmem/free_eager.hpp>
 #include <libgmem/prefetch.hpp>
@@ -47,7 +48,10 @@ public:
 	}
 	buffer(const buffer &) = delete;
 	buffer &operator=(const buffer &) = delete;
-	~buffer() { gmem_free(data_); }
+	~buffer() {
+		detail::block_freed(data_, size_bytes());
+		gmem_free(data_);
+	}
 
 	/// Exchange two buffers.
 	void swap(buffer &other) noexcept {
@@ -102,6 +106,7 @@ private:
 		if (memory == nullptr) {
 			throw out_of_memory(n * sizeof(T));
 		}
+		detail::block_allocated(memory, n * sizeof(T));
 		return static_cast<T *>(memory);
 	}
 
