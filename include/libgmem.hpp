@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// libgmem for C++17: every public header at once.
+/// libgmem for C++17: all public headers.
 #pragma once
 
 #include <libgmem.h>
