@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* gmemPrefetchEx: what the receipt says, and what the options do. */
+/* gmemPrefetchEx: what the report says, and what the options do. */
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/prctl.h>
@@ -48,7 +48,7 @@ static void what_was_done_is_counted(void) {
 	CHECK_EQUAL(report.size, sizeof report);
 	CHECK_EQUAL(report.result, 0);
 	CHECK_EQUAL(report.bytes, 4 * page);
-	CHECK_EQUAL(report.there, page / base);
+	CHECK_EQUAL(report.already_resident, page / base);
 	CHECK_EQUAL(report.populated, 3 * page / base);
 	CHECK_EQUAL(report.migrated, 0);
 	CHECK_EQUAL(report.failed, 0);
@@ -57,12 +57,12 @@ static void what_was_done_is_counted(void) {
 	CHECK_EQUAL(report.threads, 1);
 	CHECK_EQUAL(report.stalled, 0);
 	CHECK(report.huge == 0 || report.huge == GMEM_UNKNOWN);
-	CHECK(report.nanoseconds > 0);
+	CHECK(report.duration_ns > 0);
 	CHECK(is_all(start + page, page, 'x'));
 
 	/* Again: all of it is there. */
 	CHECK_EQUAL(prefetch(start, 4 * page, NULL, &report), 0);
-	CHECK_EQUAL(report.there, 4 * page / base);
+	CHECK_EQUAL(report.already_resident, 4 * page / base);
 	CHECK_EQUAL(report.populated, 0);
 	munmap(start, 4 * page);
 }
@@ -74,21 +74,21 @@ static void what_was_asked_for_is_counted(void) {
 	CHECK_EQUAL(prefetch(start + page - 1, 2, NULL, &report), 0);
 	CHECK_EQUAL(report.bytes, 2);
 	CHECK_EQUAL(report.populated, 2);
-	CHECK_EQUAL(report.there, 0);
+	CHECK_EQUAL(report.already_resident, 0);
 	CHECK_EQUAL(resident_pages(start, 2 * page), 2 * page / base);
 	CHECK_EQUAL(prefetch(start, 0, NULL, &report), 0);
-	CHECK_EQUAL(report.bytes + report.populated + report.there, 0);
+	CHECK_EQUAL(report.bytes + report.populated + report.already_resident, 0);
 	munmap(start, 2 * page);
 }
 
 static void fields_that_a_caller_does_not_know_stay_out(void) {
 	char *start = map_private(page, page);
 	gmemPrefetchReport_t report = empty_report();
-	report.size = offsetof(gmemPrefetchReport_t, there);
+	report.size = offsetof(gmemPrefetchReport_t, already_resident);
 	CHECK_EQUAL(prefetch(start, page, NULL, &report), 0);
-	CHECK_EQUAL(report.size, offsetof(gmemPrefetchReport_t, there));
+	CHECK_EQUAL(report.size, offsetof(gmemPrefetchReport_t, already_resident));
 	CHECK_EQUAL(report.bytes, page);
-	CHECK_EQUAL(report.there, 0x5a5a5a5a5a5a5a5a);
+	CHECK_EQUAL(report.already_resident, 0x5a5a5a5a5a5a5a5a);
 	/* A later header has more. */
 	struct {
 		gmemPrefetchReport_t known;
@@ -111,7 +111,7 @@ static void fields_that_a_caller_does_not_know_stay_out(void) {
 
 static void count_call(void *calls) { atomic_fetch_add((atomic_int *)calls, 1); }
 
-static void a_failure_is_in_the_receipt(void) {
+static void a_failure_is_in_the_report(void) {
 	char *start = map_private(3 * page, page);
 	NEED(munmap(start + page, page) == 0);
 	atomic_int finished = 0;
@@ -165,10 +165,10 @@ static void on_a_stream_it_is_ready_when_the_stream_has_passed(void) {
 	CHECK_EQUAL(finished, 2);
 	CHECK_EQUAL(first.result, 0);
 	CHECK_EQUAL(first.populated, page / base);
-	CHECK_EQUAL(second.there, page / base);
+	CHECK_EQUAL(second.already_resident, page / base);
 	CHECK_EQUAL(second.populated, page / base);
 	munmap(start, 2 * page);
-	/* What fails there is in the receipt and in the stream. */
+	/* What fails there is in the report and in the stream. */
 	CHECK_EQUAL(gmemPrefetchEx(address_of(start), page, here, stream, NULL, &first), 0);
 	CHECK_EQUAL(gmemStreamSynchronize(stream), -ENOMEM);
 	CHECK_EQUAL(first.result, -ENOMEM);
@@ -223,7 +223,7 @@ static void progress_is_told_and_may_cancel(void) {
 	CHECK_EQUAL(prefetch(start, (size_t)PIECES * PIECE, &options, &report), 0);
 	CHECK_EQUAL(steps, PIECES);
 	CHECK_EQUAL(last_done, (size_t)PIECES * PIECE);
-	CHECK_EQUAL(report.there, 2 * PIECE / base);
+	CHECK_EQUAL(report.already_resident, 2 * PIECE / base);
 	munmap(start, (size_t)PIECES * PIECE);
 }
 
@@ -431,7 +431,7 @@ int main(void) {
 	what_was_done_is_counted();
 	what_was_asked_for_is_counted();
 	fields_that_a_caller_does_not_know_stay_out();
-	a_failure_is_in_the_receipt();
+	a_failure_is_in_the_report();
 	on_a_stream_it_is_ready_when_the_stream_has_passed();
 	it_can_be_cancelled_from_outside();
 	progress_is_told_and_may_cancel();
@@ -444,5 +444,5 @@ int main(void) {
 	what_cannot_be_huge_is_refused_untouched();
 	a_policy_holds_for_a_range_and_for_the_process();
 	what_the_machine_has_no_room_for_is_refused();
-	return checks_result("receipts");
+	return checks_result("reports");
 }
