@@ -79,10 +79,15 @@ function(_libgmem_cargo_environment variable)
 	# jemalloc's own: the renaming that any build has, and the thread-local state of the shipped ones.
 	file(STRINGS "${PROJECT_SOURCE_DIR}/.cargo/config.toml" cppflags REGEX "^value = \"-Dmmap=")
 	string(REGEX REPLACE "^value = \"(.*)\"$" "\\1" cppflags "${cppflags}")
-	# Cargo does not see a change of that header, but it sees one of the flags.
-	set(header "${PROJECT_SOURCE_DIR}/cpp/jemalloc/jemalloc/internal/tsd_tls.h")
-	set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${header}")
-	file(MD5 "${header}" header)
+	# Cargo does not notice a change of these headers, but it notices a change of the flags.
+	set(headers "${PROJECT_SOURCE_DIR}/cpp/jemalloc/jemalloc/internal/tsd_tls.h" "${PROJECT_SOURCE_DIR}/cpp/heap_constants.h")
+	set(header)
+	foreach(file IN LISTS headers)
+		set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${file}")
+		file(MD5 "${file}" hash)
+		string(APPEND header "${hash}")
+	endforeach()
+	string(MD5 header "${header}")
 	string(APPEND cppflags " -I${PROJECT_SOURCE_DIR}/cpp/jemalloc -DGMEM_THREAD_STATE_HEADER=0x${header}")
 	# TLS descriptors: as fast as a fixed offset where the loader has room for one, and no need for it.
 	include(CheckCCompilerFlag)
@@ -118,12 +123,13 @@ function(libgmem_cargo_archive target output)
 	set(profile "$<${is_release}:release>$<$<CONFIG:Debug>:dev>${others}")
 	set(folder "$<${is_release}:release>$<$<CONFIG:Debug>:debug>${others}")
 	set(offline "$<$<BOOL:${LIBGMEM_CARGO_OFFLINE}>:--offline>")
+	set(features "$<$<BOOL:${LIBGMEM_CHECKED_HEAP}>:--features=checked-heap>")
 
 	# Cargo knows best what is out of date, so it is always asked; the copy keeps its time stamp when
 	# nothing changed, and then nothing is linked again.
 	add_custom_target(${target}
 		COMMAND "${CMAKE_COMMAND}" -E env ${LIBGMEM_CARGO_ENVIRONMENT}
-			"${LIBGMEM_CARGO}" rustc ${arg_ARGUMENTS} --crate-type staticlib --locked ${offline}
+			"${LIBGMEM_CARGO}" rustc ${arg_ARGUMENTS} --crate-type staticlib --locked ${offline} ${features}
 			--profile "${profile}" --target "${LIBGMEM_RUST_TARGET}"
 			--target-dir "${LIBGMEM_CARGO_TARGET_DIR_USED}"
 		COMMAND "${CMAKE_COMMAND}" -E copy_if_different

@@ -759,24 +759,24 @@ int gmem_malloc_trim(size_t pad) LIBGMEM_NOEXCEPT;
  * adds fields at the end, and fills as many as `size` has room for.
  */
 typedef struct {
-	size_t size;       /**< in: sizeof(gmemHeapStats_t); out: bytes filled */
-	size_t live;       /**< allocated blocks, with what threads keep or pass on (at most 8 MiB) and what pages of
-							small blocks have left over */
-	size_t idle;       /**< freed, and kept for the next allocation until it goes back */
-	size_t metadata;   /**< the heap's own data, and room for it */
-	size_t retained;   /**< address space of which nothing is in use; a part of it is resident, where a page of 2 MiB is
-							in use in part */
-	size_t mapped;     /**< address space, all of it */
-	size_t resident;   /**< in memory */
-	size_t huge;       /**< of the resident memory: on huge pages */
-	size_t given_back; /**< to the kernel, so far */
-	size_t soft_limit; /**< 0: none */
-	size_t hard_limit; /**< 0: none */
-	size_t refused;    /**< number of times that the hard limit refused memory; several for one allocation */
-	size_t foreign;    /**< number of calls that brought a block of another allocator */
-	size_t arenas;     /**< number of arenas in use */
-	size_t device_live;    /**< live blocks in the memory of a device; not in `live`, and under no limit */
-	size_t device_idle;    /**< freed ones that are kept for the next */
+	size_t size;           /**< in: sizeof(gmemHeapStats_t); out: bytes filled */
+	size_t live;           /**< allocated blocks, with what threads cache or pass on (at most 8 MiB) and the unused rest
+								of pages with small blocks */
+	size_t idle;           /**< freed memory, kept for the next allocation until it goes back */
+	size_t metadata;       /**< the heap's own data, and space for it */
+	size_t retained;       /**< address space with nothing in use; some of it is resident where a page of 2 MiB is
+								partly in use */
+	size_t mapped;         /**< address space, all of it */
+	size_t resident;       /**< memory */
+	size_t huge;           /**< the part of the resident memory that is on huge pages */
+	size_t released;       /**< memory given back to the kernel so far */
+	size_t soft_limit;     /**< the soft limit; 0: none */
+	size_t hard_limit;     /**< the hard limit; 0: none */
+	size_t refused;        /**< number of times that the hard limit refused memory; several for one allocation */
+	size_t foreign_blocks; /**< number of calls that brought a block of another allocator */
+	size_t arenas;         /**< number of arenas in use */
+	size_t device_live;    /**< live blocks in the memory of a device; not in live, and under no limit */
+	size_t device_idle;    /**< freed blocks in the memory of a device, kept for the next allocation */
 	size_t device_refused; /**< number of large blocks for which the device had no memory: they are ordinary */
 } gmemHeapStats_t;
 

@@ -7,7 +7,7 @@ use cxx::UniquePtr;
 
 use crate::error::{Error, Result};
 use crate::guard::guard;
-use crate::heap::reserve;
+use crate::reserve;
 use crate::{free_eager as free_eager_verb, native_stream, stream};
 
 #[cxx::bridge(namespace = "gmem::detail")]

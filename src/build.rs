@@ -8,6 +8,7 @@ const GENERATED_INCLUDE_DIR: &str = "GMEM_GENERATED_INCLUDE_DIR";
 
 fn main() -> io::Result<()> {
     check_page_source()?;
+    generate_heap_constants()?;
     cxx_build::CFG.include_prefix = "libgmem";
     cxx_build::bridge("src/bridge.rs").include("include").std("c++17").compile("gmem_bridge");
 
@@ -37,6 +38,24 @@ fn check_page_source() -> io::Result<()> {
         "CPPFLAGS is {flags:?} and does not rename jemalloc's mmap; \
          run cargo below the folder with libgmem's .cargo/config.toml, which sets it"
     )))
+}
+
+/// `#define GMEM_HEAP_NAME 1` in the header that the C and C++ sides read becomes `pub const NAME: usize = 1;`.
+fn generate_heap_constants() -> io::Result<()> {
+    const HEADER: &str = "cpp/heap_constants.h";
+    println!("cargo:rerun-if-changed={HEADER}");
+    let mut constants = String::new();
+    for line in fs::read_to_string(HEADER)?.lines() {
+        let Some((name, value)) =
+            line.strip_prefix("#define GMEM_HEAP_").and_then(|rest| rest.split_once(' '))
+        else {
+            continue;
+        };
+        let what = format!("`GMEM_HEAP_{name}` of `{HEADER}`.");
+        constants += &format!("/// {what}\npub const {name}: usize = {value};\n");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
+    fs::write(out.join("heap_constants.rs"), constants)
 }
 
 /// Leaves the time stamp alone when nothing changed, so that C++ is not rebuilt for nothing.

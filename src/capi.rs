@@ -124,7 +124,7 @@ unsafe extern "C" fn gmemSetDevice(name: *const c_char) -> c_int {
         // SAFETY: not NULL, so the caller's promise holds.
         let name = unsafe { CStr::from_ptr(name) };
         device::set_current(&name.to_string_lossy())?;
-        heap::device_blocks::consult();
+        heap::device_blocks::device_changed();
         Ok(0)
     })
 }
@@ -251,7 +251,7 @@ unsafe extern "C" fn gmemStreamWrap(
                 wanted: "the address of a gmemStream_t",
             });
         }
-        heap::reserve::ask(size_of::<Executor>(), "another stream")?;
+        crate::reserve::ask(size_of::<Executor>(), "another stream")?;
         let handle = stream::wrap(Box::new(Executor { launch, native }))?;
         // SAFETY: not NULL, so the caller's promise holds.
         unsafe { out.write(ptr::without_provenance_mut(handle)) };
@@ -326,59 +326,18 @@ extern "C" fn gmemEventDestroy(event: *mut c_void) -> c_int {
 
 // ---- the heap ---------------------------------------------------------------------------------
 
-/// `gmemHeapStats_t` of `libgmem.h`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct HeapStats {
-    size: usize,
-    live: usize,
-    idle: usize,
-    metadata: usize,
-    retained: usize,
-    mapped: usize,
-    resident: usize,
-    huge: usize,
-    given_back: usize,
-    soft_limit: usize,
-    hard_limit: usize,
-    refused: usize,
-    foreign: usize,
-    arenas: usize,
-    device_live: usize,
-    device_idle: usize,
-    device_refused: usize,
-}
-// SAFETY: numbers alone, the size first.
-unsafe impl Grows for HeapStats {}
+// SAFETY: it is repr(C), all its fields are numbers, and the first is its size.
+unsafe impl Grows for heap::stats::Counters {}
 
 /// # Safety
 /// `out` is NULL or points to a structure of which as many bytes may be written as its `size` says.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn gmemHeapStats(out: *mut HeapStats) -> c_int {
+unsafe extern "C" fn gmemHeapStats(out: *mut heap::stats::Counters) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { Out::new(out, "stats->size") }?
             .ok_or(Error::Null { argument: "stats", wanted: "a gmemHeapStats_t" })?;
-        let stats = heap::stats::read();
-        out.write(&HeapStats {
-            size: size_of::<HeapStats>(),
-            live: stats.live,
-            idle: stats.idle,
-            metadata: stats.metadata,
-            retained: stats.retained,
-            mapped: stats.mapped,
-            resident: stats.resident,
-            huge: stats.huge,
-            given_back: stats.given_back,
-            soft_limit: stats.soft_limit,
-            hard_limit: stats.hard_limit,
-            refused: stats.refused,
-            foreign: stats.foreign,
-            arenas: stats.arenas.len(),
-            device_live: stats.device_live,
-            device_idle: stats.device_idle,
-            device_refused: stats.device_refused,
-        });
+        out.write(&heap::stats::read().counters);
         Ok(0)
     })
 }

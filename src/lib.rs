@@ -10,7 +10,8 @@
 //! | [`native_stream`] | a `void *stream` is NULL, a handle of libgmem's, or a stream of the device's driver |
 //! | [`stream`] | *when* it happens: queues served in order, events, executors of others, coalescing, errors kept for later |
 //! | [`device`] | *where* memory can live: `host`, a stock Linux kernel; `gmem`, openEuler's; `ascend`, the same with Ascend's streams; `opencl`, an OpenCL device; `cuda`, a GPU of NVIDIA's |
-//! | [`heap`] | `malloc`: blocks that threads keep, jemalloc behind them, pages of 2 MiB behind that |
+//! | [`heap`] | `malloc`: blocks that threads cache, behind them jemalloc, behind that heap pages of 2 MiB |
+//! | [`reserve`] | memory for the library's own objects when the process has none left |
 //! | [`guard`], [`last_error`], [`config`], [`huge_policy`] | panics become errors; the thread's last one; `GMEM_*` settings; huge pages or not |
 //! | [`os`] | the only room with raw system calls |
 //! | [`report`], [`page`], [`error`] | what a prefetch did; page arithmetic, all of it checked; what can go wrong |
@@ -31,6 +32,7 @@ pub mod os;
 pub mod page;
 pub mod prefetch;
 pub mod report;
+pub mod reserve;
 pub mod residency;
 pub mod stream;
 pub mod topology;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::device;
 use crate::error::{Error, Result};
-use crate::heap::reserve;
+use crate::reserve;
 use crate::os::machine::{self, HugePageModes};
 use crate::os::probe::Feature;
 use crate::os::{gmem, mapping, numa};

@@ -13,7 +13,7 @@ use crate::huge_policy::{self, HugePolicy};
 use crate::page::PageRange;
 use crate::prefetch::{self, Caller, Options};
 use crate::report::Report;
-use crate::{device, heap};
+use crate::device;
 
 /// `gmemPrefetchReport_t`.
 #[repr(C)]
@@ -148,7 +148,7 @@ unsafe extern "C" fn gmemPrefetchEx(
             timeout: (options.timeout_ns > 0).then(|| Duration::from_nanos(options.timeout_ns)),
             wants_report: report.is_some(),
         };
-        heap::reserve::ask(
+        crate::reserve::ask(
             size_of::<CallerInC>() + size_of::<Options>(),
             "the prefetch's options",
         )?;

@@ -54,7 +54,8 @@ fn limit(name: &CStr) -> usize {
     env::with_secure(
         name,
         |value| {
-            if value == b"cgroup" { cgroup::memory_limit() } else { bytes(value) }
+            let by_group = || limits::of_group(value, cgroup::memory_limit()?, bytes);
+            bytes(value).or_else(by_group)
         },
     )
     .flatten()

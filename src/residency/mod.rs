@@ -12,7 +12,7 @@ pub mod tally;
 use std::ops::ControlFlow;
 
 use crate::error::{Errno, Error, Result};
-use crate::heap::reserve;
+use crate::reserve;
 use crate::os::page_flags::PageFlags;
 use crate::os::pagemap::{self, Files};
 use crate::os::vma::{self, Backing, Vma};

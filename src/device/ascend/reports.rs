@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::refused;
 use crate::device::HostFunction;
 use crate::error::{AclCode, Errno, Error, Result};
-use crate::heap::reserve;
+use crate::reserve;
 use crate::os::ascend::{AclResult, Callbacks, ContextOf, Noted, Thread};
 use crate::os::process::{self, PerProcess};
 

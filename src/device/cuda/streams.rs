@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::{Accelerator, Cuda, opened};
 use crate::device::{HostFunction, Mark, NativeStreams, Registered, Request};
 use crate::error::{CuCode, Error, Result};
-use crate::heap::reserve;
+use crate::reserve;
 use crate::os::cuda::{Context, CuResult, Event, is_readable};
 use crate::os::mapping;
 use crate::page::PageRange;
