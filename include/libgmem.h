@@ -798,13 +798,16 @@ int gmemHeapStatsJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 size_t gmemHeapTrim(void) LIBGMEM_NOEXCEPT;
 
 /**
- * @brief Limits in bytes on what the heap has in use, live and idle together; 0 is none. They hold from now on.
+ * @brief Limit the heap's memory, in bytes, from now on; 0 is no limit.
  *
- * Above `soft` nothing idle is kept: each time the heap takes more, what is idle goes back. At `hard` there is no
- * more: allocations fail with ENOMEM, after what is idle went back and one more attempt. Also set by the variables
- * GMEM_HEAP_SOFT_LIMIT and GMEM_HEAP_HARD_LIMIT: a number with K, M, G or T, or `cgroup` for the limit of the
- * process's control group. Pages of 2 MiB of which a part is in use stay resident as a whole, so the resident memory
- * may exceed the limit: leave room for that where a control group ends what exceeds it.
+ * Above `soft` the heap keeps nothing idle: whenever it takes more, idle memory goes back first. It compares what is in use,
+ * live and idle together. At `hard` allocations fail with ENOMEM, after idle memory went back and another attempt. It compares
+ * resident memory: whatever the sizes and order of blocks, the heap's stays within it, but for a few MiB of bookkeeping.
+ * Blocks in a device's memory do not count.
+ *
+ * GMEM_HEAP_SOFT_LIMIT and GMEM_HEAP_HARD_LIMIT set the limits when the process starts: a number with K, M, G or T; or
+ * `cgroup` for the least memory limit of the process's control groups, less an eighth (16 to 512 MiB) for what is not on the
+ * heap; or `cgroup-64M` or `cgroup*0.9` to choose what is left for that.
  *
  * @return 0, or -EINVAL: soft exceeds hard; nothing is changed
  */

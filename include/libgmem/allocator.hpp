@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <libgmem/detail/thread_sanitizer.hpp>
 #include <libgmem/error.hpp>
 
 namespace gmem {
@@ -51,10 +52,14 @@ public:
 		if (memory == nullptr) {
 			throw out_of_memory(bytes);
 		}
+		detail::block_allocated(memory, bytes);
 		return static_cast<T *>(memory);
 	}
 
-	void deallocate(T *memory, std::size_t) noexcept { gmem_free(memory); }
+	void deallocate(T *memory, std::size_t n) noexcept {
+		detail::block_freed(memory, n * sizeof(T));
+		gmem_free(memory);
+	}
 
 	template <class U, class... Args>
 	void construct(U *at, Args &&...args) {

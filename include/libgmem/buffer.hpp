@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <libgmem/detail/thread_sanitizer.hpp>
 #include <libgmem/error.hpp>
 #include <libgmem/free_eager.hpp>
 #include <libgmem/prefetch.hpp>
@@ -40,7 +41,10 @@ public:
 	}
 	buffer(const buffer &) = delete;
 	buffer &operator=(const buffer &) = delete;
-	~buffer() { gmem_free(data_); }
+	~buffer() {
+		detail::block_freed(data_, size_bytes());
+		gmem_free(data_);
+	}
 
 	void swap(buffer &other) noexcept {
 		std::swap(data_, other.data_);
@@ -82,6 +86,7 @@ private:
 		if (memory == nullptr) {
 			throw out_of_memory(n * sizeof(T));
 		}
+		detail::block_allocated(memory, n * sizeof(T));
 		return static_cast<T *>(memory);
 	}
 

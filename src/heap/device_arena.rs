@@ -17,13 +17,13 @@ use tikv_jemalloc_sys as je;
 use super::page_map::{self, HEAP_PAGE};
 use super::page_run::PageRun;
 use super::{LARGE, SMALLEST, control, device_blocks};
-use crate::os::mapping;
+use crate::os::{mapping, process};
 
 /// Larger blocks have GMEM pages of their own.
 const MAX: usize = LARGE / 2;
 /// Devices that may have an arena.
 const DEVICES: usize = 16;
-/// Runs in the stock. One per thread that refills at the same time; a run that finds no slot goes back to the device.
+/// Most runs in the stock, of all devices. A run that finds no slot goes back to its device.
 const RUNS: usize = 16;
 
 /// Each device's arena plus 1; 0 before it has one.
@@ -34,6 +34,9 @@ static STOCK: [AtomicU64; RUNS] = [const { AtomicU64::new(0) }; RUNS];
 
 /// Whether what a device maps reads as zeros.
 static IS_ZEROED: [AtomicBool; DEVICES] = [const { AtomicBool::new(false) }; DEVICES];
+
+/// Whether a thread is refilling the stock with a device's memory.
+static IS_REFILLING: [AtomicBool; DEVICES] = [const { AtomicBool::new(false) }; DEVICES];
 
 thread_local! {
     /// The hook found the stock empty during this thread's allocation.
@@ -114,9 +117,28 @@ fn arena_of(device: usize) -> Option<u32> {
     }
 }
 
-/// Map one more GMEM page of the device's for the stock. False where the device has no memory left. Calls the driver, so
-/// no lock of the heap may be held.
+/// Refill the stock, or wait a little for a thread that does. False where the device has no memory left. Calls the driver,
+/// so no lock of the heap may be held.
 fn refill(device: usize) -> bool {
+    /// Yields for which one thread waits for another, whose driver may be waiting in turn: then both map.
+    const MOST_YIELDS: usize = 1000;
+    let Some(is_refilling) = IS_REFILLING.get(device) else { return false };
+    if !is_refilling.swap(true, Ordering::AcqRel) {
+        let has_refilled = map_into_stock(device);
+        is_refilling.store(false, Ordering::Release);
+        return has_refilled;
+    }
+    for _ in 0..MOST_YIELDS {
+        process::yield_now();
+        if !is_refilling.load(Ordering::Acquire) {
+            return true;
+        }
+    }
+    map_into_stock(device)
+}
+
+/// Map one more GMEM page of the device's.
+fn map_into_stock(device: usize) -> bool {
     let Some(length) = mapping::gmem_page().ceil(HEAP_PAGE) else { return false };
     let Some((region, is_zeroed)) = device_blocks::map_for_small_blocks(device, length) else {
         return false;
