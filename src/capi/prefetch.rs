@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use super::growing::{self, Grows, Out};
+use crate::device;
 use crate::error::Result;
 use crate::guard::guard;
 use crate::huge_policy::{self, HugePolicy};
 use crate::page::PageRange;
 use crate::prefetch::{self, Caller, Options};
 use crate::report::Report;
-use crate::device;
 
 /// `gmemPrefetchReport_t`.
 #[repr(C)]

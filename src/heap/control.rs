@@ -31,8 +31,14 @@ pub fn set_of_arena<T: Copy>(name: &CStr, arena: u32, mut value: T) -> bool {
         }
         path[1] = arena as usize;
         let new = (&raw mut value).cast();
-        je::mallctlbymib(path.as_ptr(), parts, ptr::null_mut(), ptr::null_mut(), new, size_of::<T>())
-            == 0
+        je::mallctlbymib(
+            path.as_ptr(),
+            parts,
+            ptr::null_mut(),
+            ptr::null_mut(),
+            new,
+            size_of::<T>(),
+        ) == 0
     }
 }
 

@@ -209,16 +209,23 @@ impl HeapPage {
         });
     }
 
-    /// Count the base pages of `part` as out of use.
+    /// Count the base pages of `part` as out of use, all of which are in use.
     pub fn leave(&self, part: PageRange) -> Change {
-        let base_pages = base_pages(part);
+        let (bytes, change) = self.leave_used(part);
+        assert_heap(bytes == part.len(), c"memory went out of use that was not in use");
+        change
+    }
+
+    /// Count the base pages of `part` that are in use as out of use. Returns their bytes, too.
+    pub fn leave_used(&self, part: PageRange) -> (usize, Change) {
+        let mut base_pages = 0;
         each_word(part, |index, mask| {
             let before = self.in_use[index].fetch_and(!mask, Ordering::AcqRel);
-            assert_heap(before & mask == mask, c"memory went out of use that was not in use");
+            base_pages += u64::from((before & mask).count_ones());
         });
         perturb();
         let left = self.state.fetch_sub(base_pages, Ordering::AcqRel) - base_pages;
-        self.drop_if_unused(left)
+        (base_pages as usize * BASE_PAGE, self.drop_if_unused(left))
     }
 
     /// Mark the page as being dropped if nothing of it is in use and some of it may be resident.

@@ -106,7 +106,11 @@ pub fn was_soft_exceeded() -> bool {
 ///
 /// The group also holds what is not on the heap: code, stacks, page tables and other mappings. Plain `cgroup` leaves an
 /// eighth for that, at least 16 MiB and at most 512 MiB, but never more than half of the group's limit.
-pub fn of_group(text: &[u8], limit: usize, bytes: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
+pub fn of_group(
+    text: &[u8],
+    limit: usize,
+    bytes: impl Fn(&[u8]) -> Option<usize>,
+) -> Option<usize> {
     let remaining = match text.strip_prefix(b"cgroup")? {
         [] => limit - (limit / 8).clamp(16 << 20, 512 << 20).min(limit / 2),
         [b'-', less @ ..] => limit.checked_sub(bytes(less)?)?,
@@ -137,7 +141,9 @@ mod tests {
         assert_eq!(of("cgroup", 20 * MIB), Some(10 * MIB));
         assert_eq!(of("cgroup-64M", 128 * MIB), Some(64 * MIB));
         assert_eq!(of("cgroup*0.5", 128 * MIB), Some(64 * MIB));
-        for bad in ["cgroups", "cgroup-", "cgroup-5X", "cgroup*", "cgroup*0", "cgroup*1.5", "cgroup*nan"] {
+        for bad in
+            ["cgroups", "cgroup-", "cgroup-5X", "cgroup*", "cgroup*0", "cgroup*1.5", "cgroup*nan"]
+        {
             assert_eq!(of(bad, 128 * MIB), None, "{bad}");
         }
         assert_eq!(of("cgroup-64M", 64 * MIB), None);

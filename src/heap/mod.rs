@@ -243,7 +243,8 @@ fn empty_transfer_cache() {
     for class in 1..size_class::CLASSES {
         let count = thread_cache::batch(class);
         // SAFETY: the array has space for BATCH pointers, and no batch is larger.
-        while !transfer_cache::is_empty() && unsafe { transfer_cache::take(class, blocks.as_mut_ptr(), count) }
+        while !transfer_cache::is_empty()
+            && unsafe { transfer_cache::take(class, blocks.as_mut_ptr(), count) }
         {
             for block in blocks.iter().take(count) {
                 // SAFETY: the block left the transfer cache, so nobody else has it.

@@ -127,9 +127,24 @@ pub fn put_in_use(range: PageRange) {
 
 /// jemalloc ceases to use a range. Heap pages with nothing left in use go back to the kernel.
 pub fn put_out_of_use(range: PageRange) {
+    leave_each(range, HeapPage::leave);
+}
+
+/// jemalloc ceases to use a range of which only a part may be in use. Returns the bytes of that part.
+pub fn put_used_out_of_use(range: PageRange) -> usize {
+    let mut sum = 0;
+    leave_each(range, |page, part| {
+        let (bytes, change) = page.leave_used(part);
+        sum += bytes;
+        change
+    });
+    sum
+}
+
+fn leave_each(range: PageRange, mut leave: impl FnMut(&HeapPage, PageRange) -> Change) {
     let mut run = Run::new(drop_run);
     each_part(range, |page, part| {
-        if page.leave(part) == Change::MustDrop {
+        if leave(page, part) == Change::MustDrop {
             run.add(part.start() & !(HEAP_PAGE - 1));
         }
     });

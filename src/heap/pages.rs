@@ -11,8 +11,8 @@ use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
 
-use super::page_map::{self, BASE_PAGE, HEAP_PAGE, TOTALS};
 use super::checked::IS_CHECKED;
+use super::page_map::{self, BASE_PAGE, HEAP_PAGE, TOTALS};
 use super::{NARENAS, limits, settings};
 use crate::error::Errno;
 use crate::os::mapping;
@@ -67,7 +67,8 @@ unsafe extern "C" fn gmem_pages_mmap(
     })
 }
 
-/// jemalloc's `munmap`, for what it trims off a fresh mapping.
+/// jemalloc's `munmap`, for what it trims off a fresh mapping. Whole heap pages are unmapped. The rest stays: its heap page
+/// holds other memory, or will (see [`Rest`]).
 ///
 /// # Safety
 /// Nobody uses the range, which is a mapping, or begins where one begins or ends where one ends.
@@ -79,20 +80,18 @@ unsafe extern "C" fn gmem_pages_munmap(addr: *mut c_void, length: usize) -> c_in
     ) else {
         return fail(Errno(libc::EINVAL));
     };
-    if length < HEAP_PAGE {
-        // Others may have the rest of the heap page (see `REST`). jemalloc unmaps so little only while it starts.
-        end_use(PageRange::new(addr.addr(), addr.addr() + length));
+    let is_whole = length >= HEAP_PAGE && start < end;
+    let rest_end = if is_whole { start } else { addr.addr() + length };
+    let rest = PageRange::new(addr.addr(), rest_end);
+    let before = errno();
+    let used = page_map::put_used_out_of_use(rest);
+    TOTALS.in_use.fetch_sub(used, Ordering::Relaxed);
+    set_errno(before);
+    let Some(first) = NonNull::new(addr.cast::<u8>().with_addr(start)).filter(|_| is_whole) else {
         return 0;
-    }
-    let range = PageRange::new(start, end);
-    let Some(first) = NonNull::new(addr.cast::<u8>().with_addr(start)) else {
-        return fail(Errno(libc::EINVAL));
     };
-    if range.is_empty() {
-        return 0;
-    }
-    page_map::abandon(range);
-    mapping::unmap(first, range.len()).map_or_else(fail, |()| 0)
+    page_map::abandon(PageRange::new(start, end));
+    mapping::unmap(first, end - start).map_or_else(fail, |()| 0)
 }
 
 /// jemalloc's `madvise`: advice that would take huge pages apart is refused. In a build by Cargo alone, without the header

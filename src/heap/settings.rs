@@ -51,13 +51,10 @@ pub fn read_once() {
 }
 
 fn limit(name: &CStr) -> usize {
-    env::with_secure(
-        name,
-        |value| {
-            let by_group = || limits::of_group(value, cgroup::memory_limit()?, bytes);
-            bytes(value).or_else(by_group)
-        },
-    )
+    env::with_secure(name, |value| {
+        let by_group = || limits::of_group(value, cgroup::memory_limit()?, bytes);
+        bytes(value).or_else(by_group)
+    })
     .flatten()
     .unwrap_or(limits::NONE)
 }

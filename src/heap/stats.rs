@@ -146,7 +146,8 @@ impl Stats {
 
     fn to_lines(&self) -> String {
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-        let Counters { live, idle, metadata, retained, resident, huge, released, .. } = self.counters;
+        let Counters { live, idle, metadata, retained, resident, huge, released, .. } =
+            self.counters;
         format!(
             "libgmem: heap: live {:.1} MiB, idle {:.1}, metadata {:.1}, retained {:.1}; resident {:.1}, \
              on huge pages {:.1}; released {:.1}\n",

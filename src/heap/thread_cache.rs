@@ -12,7 +12,8 @@ use std::sync::atomic::AtomicU8;
 use super::constants::STACK_BYTES;
 use super::size_class::{self, BYTES, CLASSES};
 use super::{
-    allocate_in, checked, page_map, purge_above_soft_limit, release, release_foreign, transfer_cache,
+    allocate_in, checked, page_map, purge_above_soft_limit, release, release_foreign,
+    transfer_cache,
 };
 use crate::os::process;
 use crate::os::thread::AtThreadExit;

@@ -28,8 +28,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::{Error, Result};
-use crate::reserve;
 use crate::os::process::PerProcess;
+use crate::reserve;
 
 use event::{Event, Point};
 use foreign::Foreign;

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use super::refused;
 use crate::device::HostFunction;
 use crate::error::{AclCode, Errno, Error, Result};
-use crate::reserve;
 use crate::os::ascend::{AclResult, Callbacks, ContextOf, Noted, Thread};
 use crate::os::process::{self, PerProcess};
+use crate::reserve;
 
 /// How long the thread waits inside the runtime, in milliseconds: what it is told takes as long at most.
 const TURN: i32 = 100;

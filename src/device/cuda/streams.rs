@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::{Accelerator, Cuda, opened};
 use crate::device::{HostFunction, Mark, NativeStreams, Registered, Request};
 use crate::error::{CuCode, Error, Result};
-use crate::reserve;
 use crate::os::cuda::{Context, CuResult, Event, is_readable};
 use crate::os::mapping;
 use crate::page::PageRange;
+use crate::reserve;
 
 /// `CU_STREAM_LEGACY` and `CU_STREAM_PER_THREAD`.
 const LEGACY: usize = 1;
