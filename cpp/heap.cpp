@@ -74,7 +74,8 @@ void *gmem_aligned_alloc(size_t alignment, size_t size) noexcept {
 	return heap::gmem_heap_aligned_alloc(alignment, size);
 }
 void *gmem_device_alloc(size_t alignment, size_t size) noexcept {
-	if (__builtin_expect(__atomic_load_n(&heap::gmem_heap_may_have_device_memory, __ATOMIC_RELAXED) != heap::no_device, 0)) {
+	if (__builtin_expect(
+			__atomic_load_n(&heap::gmem_heap_may_have_device_memory, __ATOMIC_RELAXED) != heap::no_device, 0)) {
 		if (void *block = heap::gmem_heap_device_alloc(alignment, size)) {
 			return block;
 		}

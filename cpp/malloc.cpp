@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The heap under the names of POSIX, C and C++. Linked into the flavours that interpose (libgmem.so and libgmem.a), not
-/// into libgmem_api.so. The set is complete: a program must not get malloc() from here and free() from elsewhere.
+/// The heap under the names of POSIX, C and C++. Linked into the flavours that interpose (libgmem.so and libgmem.a),
+/// not into libgmem_api.so. The set is complete: a program must not get malloc() from here and free() from elsewhere.
 ///
 /// Compiled with -fno-builtin: the compiler would turn malloc() and memset() into calloc().
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// The fast path of malloc and free: pop a block that the thread has cached, or push a freed one. src/heap/ defines the
-/// data: thread_cache.rs, thread_state.rs, page_map.rs, size_class.rs. heap_constants.h has the constants of both sides.
+/// data: thread_cache.rs, thread_state.rs, page_map.rs, size_class.rs. heap_constants.h has the constants of both
+/// sides.
 #pragma once
 
 #include <cstddef>

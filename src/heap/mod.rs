@@ -59,6 +59,7 @@ const NARENAS: usize = 4;
 
 /// jemalloc's settings, which `GMEM_MALLOC_CONF` in the environment may override.
 ///
+/// - `abort:false`: jemalloc reports failures, also in a checked build.
 /// - `cache_oblivious:false`: large blocks start on their first page.
 /// - `oversize_threshold`: blocks over 8 MiB are kept for reuse like any other, not purged immediately.
 /// - `dirty_decay_ms:1000`: idle memory goes back within about a second.
@@ -74,7 +75,7 @@ unsafe impl Sync for Settings {}
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
 pub static _rjem_malloc_conf: Settings = Settings(
-    c"oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
+    c"abort:false,oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
 );
 
 /// `malloc(3)`.

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Little address space or data (RLIMIT_AS, RLIMIT_DATA) from the start: malloc gives NULL or works, and nothing crashes.
- * `address_space AS|DATA KIB` is the process with the limit; without arguments all limits up to 40 MiB are tried. */
+/* Little address space or data (RLIMIT_AS, RLIMIT_DATA) from the start: malloc gives NULL or works, and nothing
+ * crashes. `address_space AS|DATA KIB` is the process with the limit; without arguments all limits up to 40 MiB are
+ * tried. */
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* GMEM_HEAP_HARD_LIMIT is a promise about resident memory: `hard_limit LIMIT_MIB SIZE THREADS ORDER` allocates and writes
- * blocks until NULL and compares what the kernel counts. Without arguments it runs the whole matrix, each case in a
- * process of its own. */
+/* GMEM_HEAP_HARD_LIMIT is a promise about resident memory: `hard_limit LIMIT_MIB SIZE THREADS ORDER` allocates and
+ * writes blocks until NULL and compares what the kernel counts. Without arguments it runs the whole matrix, each case
+ * in a process of its own. */
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/wait.h>
@@ -110,8 +110,8 @@ static int one(size_t limit, size_t size, int threads, enum order order) {
 	most = resident() > most ? resident() : most;
 	/* With more than one thread each has an arena and caches of its own. */
 	const size_t overhead = (threads - 1) * 4 * MIB;
-	fprintf(stderr, "limit %zu MiB, blocks of %zu, threads %d, order %d: usable %zu %%, resident %zu MiB\n", limit >> 20,
-		size, threads, order, usable * 100 / limit, (most - before) >> 20);
+	fprintf(stderr, "limit %zu MiB, blocks of %zu, threads %d, order %d: usable %zu %%, resident %zu MiB\n",
+		limit >> 20, size, threads, order, usable * 100 / limit, (most - before) >> 20);
 	CHECK(most - before <= limit + 8 * MIB);
 	CHECK((usable + overhead) * 10 >= limit * 9);
 	return checks_result("hard_limit");
@@ -119,7 +119,8 @@ static int one(size_t limit, size_t size, int threads, enum order order) {
 
 int main(int argc, char **argv) {
 	if (argc == 5) {
-		return one(strtoul(argv[1], NULL, 10) * MIB, strtoul(argv[2], NULL, 10), atoi(argv[3]), (enum order)atoi(argv[4]));
+		return one(
+			strtoul(argv[1], NULL, 10) * MIB, strtoul(argv[2], NULL, 10), atoi(argv[3]), (enum order)atoi(argv[4]));
 	}
 	static const size_t sizes[] = {1000, 5000, 40000, 3000000};
 	const int limit = 256;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Tells ThreadSanitizer what a stream and the heap order: it does not see the synchronization inside the library, and would
-/// report races between a callable and the code around its launch, or between a thread that frees a block and another one
-/// that gets the same memory. Nothing in other builds.
+/// Tells ThreadSanitizer what a stream and the heap order: it does not see the synchronization inside the library, and
+/// would report races between a callable and the code around its launch, or between a thread that frees a block and
+/// another one that gets the same memory. Nothing in other builds.
 #pragma once
 
 #include <cstddef>
@@ -36,14 +36,16 @@ inline void happened_before([[maybe_unused]] void *address) noexcept {
 #endif
 }
 
-/// Blocks of one thread may get memory that another thread freed. The heap orders the two; memory moves between blocks inside
-/// pieces of 2 MiB, so each piece has a clock of its own.
+/// Blocks of one thread may get memory that another thread freed. The heap orders the two; memory moves between blocks
+/// inside pieces of 2 MiB, so each piece has a clock of its own.
 template <class Tell>
-void each_heap_page([[maybe_unused]] void *block, [[maybe_unused]] std::size_t size, [[maybe_unused]] Tell tell) noexcept {
+void each_heap_page(
+	[[maybe_unused]] void *block, [[maybe_unused]] std::size_t size, [[maybe_unused]] Tell tell) noexcept {
 #ifdef LIBGMEM_THREAD_SANITIZER
 	constexpr std::uintptr_t heap_page = std::uintptr_t{2} << 20U;
 	const auto address = reinterpret_cast<std::uintptr_t>(block);
-	for (std::uintptr_t page = address & ~(heap_page - 1); block != nullptr && page < address + size; page += heap_page) {
+	for (std::uintptr_t page = address & ~(heap_page - 1); block != nullptr && page < address + size;
+		page += heap_page) {
 		tell(reinterpret_cast<void *>(page));
 	}
 #endif

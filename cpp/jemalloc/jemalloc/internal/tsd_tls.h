@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Replaces jemalloc 5.3.1's header of this name, because it comes first on the include path. jemalloc's thread-local
  * data, 2 kB, would keep a shared library from being dlopened in the initial-exec model; in any other model each malloc
- * pays for __tls_get_addr. Here the thread-local is one pointer, and src/heap/thread_state.rs provides what it points to.
- * Every file of jemalloc includes this header before anything that depends on jemalloc's configuration, so the
+ * pays for __tls_get_addr. Here the thread-local is one pointer, and src/heap/thread_state.rs provides what it points
+ * to. Every file of jemalloc includes this header before anything that depends on jemalloc's configuration, so the
  * configuration is adjusted here as well. tsd.h and tsd.c expect the functions below. */
 #ifdef JEMALLOC_INTERNAL_TSD_TLS_H
 #error This file should be included only once, by tsd.h.
