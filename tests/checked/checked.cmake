@@ -9,7 +9,6 @@ if(NOT LIBGMEM_CHECKED_TESTS)
 	return()
 endif()
 
-set(checked_core "${PROJECT_BINARY_DIR}/checked/$<CONFIG>/libgmem_core.a")
 libgmem_cargo_archive(gmem_checked_core checked/$<CONFIG>/libgmem_core.a ARGUMENTS --lib --features=checked-heap
 	ARTIFACT libgmem.a OUTPUT_VARIABLE checked_core)
 # Cargo holds a lock on its folder: one after the other.
