@@ -228,7 +228,9 @@ def package(build, what="all"):
     """what: all, source, deb, rpm, conan, or --abi."""
     makers = {"source": [source], "deb": [deb], "rpm": [rpm], "conan": [conan], "all": [deb, rpm, conan]}
     if what == "--abi":
-        abi(build("Debug", target="all"))
+        for target in ("gmem", "gmem_api"):
+            folder = build("Debug", target=target)
+        abi(folder)
     elif what in makers:
         for make in makers[what]:
             make()

@@ -15,7 +15,8 @@ int main() {
 		std::printf("%s\n", dlerror());
 		return 1;
 	}
-	const auto free_eager = reinterpret_cast<std::size_t (*)(std::uint64_t, std::size_t, void *)>(dlsym(library, "gmemFreeEager"));
+	const auto free_eager =
+		reinterpret_cast<std::size_t (*)(std::uint64_t, std::size_t, void *)>(dlsym(library, "gmemFreeEager"));
 	constexpr std::size_t size = std::size_t{64} << 20U;
 	void *pool = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | 0x8000000, -1, 0);
 	if (free_eager == nullptr || pool == MAP_FAILED) {

@@ -21,9 +21,7 @@ struct name {
 };
 
 // Blocks of whole pages begin on a page in libgmem, and 16 bytes after one in glibc.
-bool is_libgmems(const void *block) {
-	return reinterpret_cast<std::uintptr_t>(block) % page == 0;
-}
+bool is_libgmems(const void *block) { return reinterpret_cast<std::uintptr_t>(block) % page == 0; }
 
 char *long_text() {
 	static char text[size];
