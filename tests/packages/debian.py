@@ -21,7 +21,7 @@ import run  # noqa: E402
 # What a user has who builds C++ with CMake and reads manual pages.
 INCLUDED = "cmake,g++,make,man-db,pkg-config,python3-minimal"
 # What apt and dpkg write on any installation.
-NOT_OURS = ("var/lib/dpkg/", "var/lib/apt/", "var/cache/", "var/log/", "etc/ld.so.cache", "proc/", "tmp/")
+NOT_OURS = ("var/lib/dpkg/", "var/lib/apt/", "var/cache/", "var/log/", "etc/ld.so.cache", "tmp/")
 
 
 def fresh_root():
@@ -53,8 +53,14 @@ def inside(root, *command):
 
 
 def files(root):
-    paths = (str(path.relative_to(root)) for path in root.rglob("*"))
-    return {path for path in paths if not path.startswith(NOT_OURS)}
+    """Everything in the root that a package could have left."""
+    found = set()
+    for folder, folders, names in os.walk(root):
+        below = os.path.relpath(folder, root)
+        if below == ".":
+            folders.remove("proc")
+        found.update(os.path.normpath(os.path.join(below, name)) for name in folders + names)
+    return {path for path in found if not path.startswith(NOT_OURS)}
 
 
 def has(text, wanted):
