@@ -19,8 +19,6 @@ import setup
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "package"
-ABI = ROOT / "tests" / "packages" / "abi"
-LIBRARIES = ("libgmem", "libgmem_api")
 VENDORED = """
 # The crates are in vendor/; no network is needed.
 [source.crates-io]
@@ -216,12 +214,10 @@ def conan():
 
 
 def abi(folder):
-    """Write the description of the binary interface of the libraries in a folder: tests/packages/abi/*.abi."""
+    """Write the description of the binary interface anew: tests/packages/abi/*.abi."""
     need("abigail-tools")
-    ABI.mkdir(exist_ok=True)
-    for library in LIBRARIES:
-        run.command("abidw", "--no-show-locs", "--no-corpus-path", "--no-comp-dir-path", "--type-id-style", "hash",
-                    "--exported-interfaces-only", "--out-file", ABI / f"{library}.abi", folder / f"{library}.so")
+    run.command(sys.executable, ROOT / "tests" / "packages" / "abi.py", "--write", "--work", OUT / "abi",
+                "--include", ROOT / "include", "--libraries", folder, "--cc", "cc")
 
 
 def package(build, what="all"):
@@ -229,7 +225,7 @@ def package(build, what="all"):
     makers = {"source": [source], "deb": [deb], "rpm": [rpm], "conan": [conan], "all": [deb, rpm, conan]}
     if what == "--abi":
         for target in ("gmem", "gmem_api"):
-            folder = build("Debug", target=target)
+            folder = build("Release", target=target)
         abi(folder)
     elif what in makers:
         for make in makers[what]:
