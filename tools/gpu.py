@@ -26,7 +26,7 @@ def pack(build):
     """Build it and put it aside."""
     folder = build("Release", target="gpu")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(folder / "tests" / "gpu", PROGRAM)
+    shutil.copy2(folder / "tests" / "gpu" / "gpu", PROGRAM)
     if shutil.which("strip"):
         run.command("strip", "--strip-debug", PROGRAM)
     run.step(f"{PROGRAM.relative_to(setup.ROOT)} is ready, {PROGRAM.stat().st_size >> 20} MiB")

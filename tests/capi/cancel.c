@@ -8,6 +8,7 @@
  *   asynchronous  cancellation is asynchronous, and pending but disabled; the call must not enable it
  *   blocked       the cancellation comes while the call blocks
  * Asynchronous and enabled is no state: POSIX allows a thread to call no function then but those that end it. */
+#include <dlfcn.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
@@ -110,6 +111,10 @@ static void free_eager_from_cxx(void) {
 	memset(range, 'x', page);
 	EXPECT(cxx_free_eager(address(), size, 0) == 0);
 	EXPECT(range[0] == 0);
+}
+static void open_library(void) {
+	void *program = dlopen(NULL, RTLD_LAZY | RTLD_DEEPBIND);
+	EXPECT(program != NULL && dlclose(program) == 0);
 }
 static void numa_id(void) { EXPECT(gmemGetNumaId() >= 0); }
 static void page_size(void) { EXPECT(gmemGetPageSize() == page); }
@@ -387,6 +392,7 @@ static const struct cell {
 	{heap_statistics, 0, {"gmemHeapStats", "gmemHeapStatsJson", "gmemHeapSetLimits", "gmemHeapTrim"}},
 	{posix_malloc_cell, 0, {"malloc", "free"}},
 	{posix_calloc_cell, 0, {"calloc"}},
+	{open_library, 0, {"dlopen"}},
 	{posix_realloc_cell, 0, {"realloc", "reallocarray"}},
 	{posix_aligned_cell, 0, {"posix_memalign", "aligned_alloc", "memalign", "valloc", "pvalloc"}},
 	{posix_sized_cell, 0, {"free_sized", "free_aligned_sized"}},
