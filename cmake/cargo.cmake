@@ -30,15 +30,15 @@ function(libgmem_find_cargo)
 	endif()
 endfunction()
 
-# Stops unless LIBGMEM_DEVICE is one of the devices that src/device/mod.rs lists, one a line, as "&name::Type,".
+# Stops unless LIBGMEM_DEVICE is auto or one of the devices that src/device/mod.rs lists, one a line, as "&name::Type,".
 function(libgmem_check_device)
 	set(_list "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../src/device/mod.rs")
 	set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${_list}")
 	file(STRINGS "${_list}" _devices REGEX "^    &[a-z0-9_]+::[A-Za-z0-9]+,$")
 	list(TRANSFORM _devices REPLACE "^    &([a-z0-9_]+)::.*$" "\\1")
-	if(NOT LIBGMEM_DEVICE IN_LIST _devices)
+	if(NOT LIBGMEM_DEVICE IN_LIST _devices AND NOT LIBGMEM_DEVICE STREQUAL "auto")
 		list(JOIN _devices ", " _devices)
-		message(FATAL_ERROR "LIBGMEM_DEVICE=${LIBGMEM_DEVICE} is not a device of libgmem; the devices are: ${_devices}.")
+		message(FATAL_ERROR "LIBGMEM_DEVICE=${LIBGMEM_DEVICE} is not a device of libgmem; the devices are: ${_devices}, and auto, which chooses one at run time.")
 	endif()
 endfunction()
 

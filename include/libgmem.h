@@ -427,7 +427,8 @@ int gmemNodeDistance(int from, int to) LIBGMEM_NOEXCEPT;
 /**
  * @brief Describe the machine as text: a table of nodes with distances, and three lines about the machine.
  *
- * A GMEM kernel adds a line with its statistics in its own words (/proc/gmemstats, formerly gmemstat).
+ * The last line names the current device and the reason why it is that one. A GMEM kernel adds a line with its
+ * statistics in its own words (/proc/gmemstats, formerly gmemstat).
  *
  * @param buffer receives as much of the text as fits, NUL-terminated; may be NULL if size is 0
  * @param size   bytes in buffer
@@ -446,7 +447,8 @@ int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 /**
  * @brief Describe the machine as one JSON object.
  *
- * Unknown values are null. The GMEM kernel's statistics are "gmem_statistics".
+ * Unknown values are null. The GMEM kernel's statistics are "gmem_statistics". "device" is the current device, and
+ * "device_reason" the reason why it is that one; "device" is null if it cannot be used.
  *
  * @param buffer as for gmemTopologyText()
  * @param size   as for gmemTopologyText()
@@ -693,16 +695,22 @@ const char *gmemVersion(void) LIBGMEM_NOEXCEPT;
 /**
  * @brief Select the current device of the process.
  *
- * Without this call the first use of a device selects GMEM_DEVICE from the environment, else the device chosen when the
- * library was configured (-DLIBGMEM_DEVICE).
+ * Without this call the first use of a device selects GMEM_DEVICE from the environment, else the device that the
+ * library was configured with (-DLIBGMEM_DEVICE, "auto" unless changed).
  *
  * | name | memory | details |
  * | --- | --- | --- |
+ * | "auto" | chooses "ascend", "gmem" or "host" | docs/devices/README.md |
  * | "host" | the machine's memory nodes, CXL included | docs/devices/host.md |
  * | "gmem" | openEuler's GMEM kernel and its accelerators | docs/devices/gmem.md |
  * | "ascend" | as "gmem", with Ascend's streams | docs/devices/ascend.md |
  * | "opencl" | an OpenCL device with shared virtual memory | docs/devices/opencl.md |
  * | "cuda" | an NVIDIA GPU | docs/devices/cuda.md |
+ *
+ * "auto" chooses now, for this kernel: "ascend" if it has GMEM and Ascend's runtime is loaded or installed, "gmem" if
+ * it has GMEM, else "host". A device that was chosen serves ranges and gmem_device_alloc(). malloc() uses a device's
+ * memory only if the device was named, because a forked child does not have that memory. gmemTopologyText() has the
+ * reason for the choice.
  *
  * @param name one of the names above
  * @retval 0       selected
@@ -721,7 +729,8 @@ int gmemSetDevice(const char *name) LIBGMEM_NOEXCEPT;
 /**
  * @brief Get the name of the current device.
  *
- * @return the name, never freed; NULL if GMEM_DEVICE names no device that can be used (gmemLastError() says why)
+ * @return the name, never freed; the device that "auto" chose, never "auto"; NULL if GMEM_DEVICE names no device that
+ * can be used (gmemLastError() says why)
  * @par Thread safety
  * MT-Safe.
  * @see gmemSetDevice()
@@ -1050,10 +1059,10 @@ int gmemEventDestroy(gmemEvent_t event) LIBGMEM_NOEXCEPT;
  * libgmem_api.so has only the names below. Do not mix the two heaps of a process: free a block of gmem_malloc() with
  * gmem_free().
  *
- * Memory comes from extents that are advised to be huge; a block of at least one GMEM page starts on a GMEM page. Where
- * the current device has memory of its own, blocks of at least 2 MiB (GMEM_DEVICE_THRESHOLD) live there, in whole GMEM
- * pages. If the device has none left, ordinary memory takes their place, which gmemHeapStats() counts. A forked child
- * does not have these blocks.
+ * Memory comes from extents that are advised to be huge; a block of at least one GMEM page starts on a GMEM page.
+ * Where the current device was named and has memory of its own, blocks of at least 2 MiB (GMEM_DEVICE_THRESHOLD) live
+ * there, in whole GMEM pages. If the device has none left, ordinary memory takes their place, which gmemHeapStats()
+ * counts. A forked child does not have these blocks.
  */
 
 /**
@@ -1220,9 +1229,10 @@ LIBGMEM_NODISCARD void *gmem_pvalloc(size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLO
  *
  * If the device has memory that the processor can use at the same time ("cuda" with managed memory, "opencl" with a
  * driver that maps its own), blocks below 2 MiB share pages of it. These pages stay with libgmem when the blocks are
- * freed, and a prefetch of a block takes its neighbours along. Otherwise, if that memory is used up, or inside a
- * function that a driver's stream runs, this is gmem_aligned_alloc(). gmem_realloc() keeps the block in the device's
- * memory. The C++ allocators use this function.
+ * freed, and a prefetch of a block takes its neighbours along. Blocks of at least 2 MiB have pages of their own, on
+ * every device with memory of its own, whether it was named or chosen by "auto". Otherwise, if that memory is used up,
+ * or inside a function that a driver's stream runs, this is gmem_aligned_alloc(). gmem_realloc() keeps the block in
+ * the device's memory. The C++ allocators use this function.
  *
  * @param alignment bytes: a power of two; small alignments cost nothing
  * @param size      bytes; 0 allocates a unique block

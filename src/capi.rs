@@ -83,13 +83,13 @@ unsafe extern "C" fn gmemSetDevice(name: *const c_char) -> IntResult {
         if name.is_null() {
             return Err(Error::Null {
                 argument: "name",
-                wanted: "the name of a device, e.g. \"host\"",
+                wanted: "the name of a device, e.g. \"host\", or \"auto\"",
             });
         }
         // SAFETY: `name` is not NULL, so it is a NUL-terminated string, which stays as it is during the call.
         let name = unsafe { CStr::from_ptr(name) };
-        device::set_current(&name.to_string_lossy())?;
-        device_blocks::device_changed();
+        let is_named = device::set_current(&name.to_string_lossy())?;
+        device_blocks::device_changed(is_named);
         Ok(0)
     })
 }

@@ -142,7 +142,7 @@ pub enum LogLevel {
     Off = 1,
     /// A line for each call that fails.
     Error = 2,
-    /// A line for each call that fails, each prefetch and each eager free.
+    /// A line for each call that fails, each prefetch, each eager free and the device that was chosen.
     Trace = 3,
 }
 
@@ -151,8 +151,8 @@ pub static LOG: Setting<LogLevel> = Setting {
     name: c"GMEM_LOG",
     form: "`error` or `trace`",
     default: "nothing is written",
-    about: "Writes to stderr a line for each failing call and each ignored setting; `trace` adds a line for each prefetch \
-            and eager free.",
+    about: "Writes to stderr a line for each failing call and each ignored setting; `trace` adds a line for each prefetch, \
+            each eager free and the device that `auto` chose.",
     parse: |word| match word {
         b"error" => Some(LogLevel::Error),
         b"trace" => Some(LogLevel::Trace),

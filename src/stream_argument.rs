@@ -123,7 +123,7 @@ pub struct DriverStream {
 impl DriverStream {
     fn of_current_device(stream: usize) -> Result<Self> {
         let unknown = Error::UnknownStream { handle: stream };
-        let device = device::current_index()?;
+        let device = device::current_index_for_streams()?;
         let streams = device::by_index(device).driver_streams().ok_or_else(|| unknown.clone())?;
         if streams.may_be(stream) { Ok(Self { device, streams, stream }) } else { Err(unknown) }
     }

@@ -58,6 +58,10 @@ pub struct Topology {
     pub gmem_statistics: Option<Vec<(String, u64)>>,
     /// Kernel features that work here.
     pub features: Vec<Feature>,
+    /// The name of the current device; `None` if it cannot be used.
+    pub device: Option<&'static str>,
+    /// Why it is the current device, or why it cannot be used.
+    pub device_reason: String,
 }
 
 /// The machine now.
@@ -65,6 +69,10 @@ pub fn read() -> Result<Topology> {
     // More than the data and its text need.
     reserve::ask(1 << 18, "the machine's topology")?;
     let (swap_total, swap_free) = machine::swap().unwrap_or_default();
+    let (device, device_reason) = match device::explain() {
+        Ok((name, reason)) => (Some(name), reason.into_owned()),
+        Err(failure) => (None, failure.to_string()),
+    };
     Ok(Topology {
         nodes: nodes(),
         base_page: mapping::base_page().bytes(),
@@ -77,6 +85,8 @@ pub fn read() -> Result<Topology> {
         swap_free,
         gmem_statistics: gmem::statistics(),
         features: Feature::ALL.into_iter().filter(|feature| feature.works()).collect(),
+        device,
+        device_reason,
     })
 }
 
@@ -146,7 +156,7 @@ impl Topology {
         self.nodes.iter().map(|to| distance(to.id)).collect()
     }
 
-    /// A table of the nodes and three lines about the machine; a fourth on a GMEM kernel.
+    /// A table of the nodes, three lines about the machine and one about the current device; one more on a GMEM kernel.
     pub fn to_text(&self) -> String {
         let mut text =
             String::from("node device  CPUs tier       total        free hugetlb  distance to");
@@ -210,6 +220,7 @@ impl Topology {
             if names.is_empty() { "-".to_owned() } else { names.join(" ") }
         };
         let _ = writeln!(text, "it has: {}; it lacks: {}", listed(true), listed(false));
+        let _ = writeln!(text, "device: {}, {}", self.device.unwrap_or("none"), self.device_reason);
         text
     }
 
@@ -243,8 +254,10 @@ impl Topology {
         let nodes: Vec<_> = self.nodes.iter().map(|node| self.node_to_json(node)).collect();
         let _ = write!(
             json,
-            "{}}},\"gmem_statistics\":{},\"nodes\":[{}]}}",
+            "{}}},\"device\":{},\"device_reason\":{},\"gmem_statistics\":{},\"nodes\":[{}]}}",
             features.join(","),
+            or_null(self.device.map(|name| format!("{name:?}"))),
+            json_text(&self.device_reason),
             or_null(counters),
             nodes.join(",")
         );
@@ -268,6 +281,20 @@ impl Topology {
             distances.join(",")
         )
     }
+}
+
+/// A JSON string. Control characters become spaces.
+fn json_text(text: &str) -> String {
+    let mut json = String::from("\"");
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => json.extend(['\\', letter]),
+            letter if letter.is_control() => json.push(' '),
+            letter => json.push(letter),
+        }
+    }
+    json.push('"');
+    json
 }
 
 fn or_dash(number: Option<usize>) -> String {
@@ -311,6 +338,8 @@ mod tests {
                 ("migrating D2H".into(), 0),
             ]),
             features: vec![Feature::Collapse],
+            device: Some("host"),
+            device_reason: "chosen: the kernel has no \"GMEM\"".into(),
         }
     }
 
@@ -318,7 +347,7 @@ mod tests {
     fn text_says_what_is_there_and_what_is_not() {
         let text = machine().to_text();
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines.len(), 7, "{text}");
+        assert_eq!(lines.len(), 8, "{text}");
         assert!(lines[1].contains("host      64    4    1024 MiB     512 MiB     7/8"), "{text}");
         assert!(
             lines[2].contains("none    -       - MiB       - MiB")
@@ -328,6 +357,7 @@ mod tests {
         assert!(lines[4].contains("numa_balancing 2, demotion -, lru_gen on, swap 3 MiB (1 free)"));
         assert_eq!(lines[5], "GMEM kernel: migrating \"H2D\" 3, migrating D2H 0");
         assert!(lines[6].starts_with("it has: MADV_COLLAPSE; it lacks: MADV_POPULATE"));
+        assert_eq!(lines[7], "device: host, chosen: the kernel has no \"GMEM\"");
     }
 
     #[test]
@@ -338,7 +368,7 @@ mod tests {
             "\"numa_balancing\":2,\"demotion\":null,\"lru_gen\":true,\"swap_total\":3145728,",
             "\"MADV_COLLAPSE\":true,\"PAGEMAP_SCAN\":false,",
             "{\"node\":2,\"device\":\"host\",\"cpus\":0,\"tier\":null,\"allowed\":false,\"total\":null,\"free\":null,",
-            "},\"gmem_statistics\":{\"migrating \\\"H2D\\\"\":3,\"migrating D2H\":0},\"nodes\":[{\"node\":0,",
+            "},\"device\":\"host\",\"device_reason\":\"chosen: the kernel has no \\\"GMEM\\\"\",\"gmem_statistics\":{\"migrating \\\"H2D\\\"\":3,\"migrating D2H\":0},\"nodes\":[{\"node\":0,",
             "\"tier\":4,\"allowed\":true,\"total\":1073741824,",
         ] {
             assert!(json.contains(part), "{part} in {json}");

@@ -14,7 +14,7 @@ class device {
 public:
 	device() = delete;
 
-	/// Its name, "host" unless configured otherwise.
+	/// Its name; never "auto".
 	/// @throws error: EINVAL if GMEM_DEVICE names no device, ENODEV if the device cannot be used
 	[[nodiscard]] static const char *current() {
 		static_cast<void>(numa_id());

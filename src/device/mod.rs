@@ -1,10 +1,15 @@
 //! *Where* memory can live: the trait [`Device`], and the current device.
 //!
 //! A new device is a folder here and a line in [`ALL`]. Code that several devices share is in [`common`].
+//!
+//! - [`current`]: the current device, and how it became that
+//! - [`auto`]: the choice of a device where none is named
 
 mod ascend;
+mod auto;
 mod common;
 mod cuda;
+mod current;
 mod gmem;
 mod host;
 mod opencl;
@@ -12,15 +17,17 @@ mod opencl;
 pub use common::{
     DriverEvent, DriverStreams, HostFunction, Registered, in_host_function, is_in_host_function,
 };
+pub use current::{
+    DEFAULT, DEVICE, current, current_index, current_index_for_streams, explain, known_index,
+    named_index, set_current,
+};
 
 use std::ffi::{CStr, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::config::{self, Setting, SettingRow};
+use crate::config::SettingRow;
 use crate::error::{Error, Result};
 use crate::huge_policy::HugePolicy;
-use crate::os::lazy::Lazy;
 use crate::os::mapping::Region;
 use crate::page::PageRange;
 use crate::report::Report;
@@ -169,26 +176,6 @@ const ALL: &[&dyn Device] = &[
     &cuda::Cuda,
 ];
 
-/// The default device, chosen when the library was configured (`-DLIBGMEM_DEVICE`).
-pub const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {
-    Some(name) => name,
-    None => "host",
-};
-
-/// `GMEM_DEVICE`.
-pub static DEVICE: Setting<String> = Setting {
-    name: c"GMEM_DEVICE",
-    form: "the name of a device",
-    default: "the device chosen when libgmem was configured (`LIBGMEM_DEVICE`)",
-    about: "The device to begin with; `gmemSetDevice` chooses another.",
-    parse: config::text,
-};
-
-fn first_name() -> &'static str {
-    static READ: Lazy<Option<String>> = Lazy::new(|| DEVICE.get());
-    READ.get().as_deref().unwrap_or(DEFAULT)
-}
-
 /// The documentation of the settings of all devices, each with the name of its device.
 pub fn settings() -> Vec<(&'static str, SettingRow)> {
     ALL.iter()
@@ -196,53 +183,19 @@ pub fn settings() -> Vec<(&'static str, SettingRow)> {
         .collect()
 }
 
-/// The index of the current device in [`ALL`] plus one; 0 before the first use.
-static CURRENT: AtomicUsize = AtomicUsize::new(0);
-
-/// The current device. The first call opens the one that the environment or the build names.
-pub fn current() -> Result<&'static dyn Device> {
-    current_index().map(by_index)
-}
-
-/// The index of the current device. The first call opens it.
-pub fn current_index() -> Result<usize> {
-    let mut current = CURRENT.load(Ordering::Relaxed);
-    if current == 0 {
-        let first = find(first_name())? + 1;
-        ALL[first - 1].open()?;
-        // A concurrent gmemSetDevice() wins.
-        current = match CURRENT.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => first,
-            Err(set) => set,
-        };
-    }
-    Ok(current - 1)
-}
-
-/// The index of the current device, which is not opened. For `malloc`, which a driver calls while it is being opened.
-pub fn current_index_unopened() -> Result<usize> {
-    match CURRENT.load(Ordering::Relaxed) {
-        0 => find(first_name()),
-        chosen => Ok(chosen - 1),
-    }
-}
-
 /// The device at an index that [`current_index`] returned.
 pub fn by_index(index: usize) -> &'static dyn Device {
     ALL.get(index).copied().unwrap_or(&host::Host)
 }
 
-/// Open the named device and make it the current one.
-pub fn set_current(name: &str) -> Result<()> {
-    let index = find(name)?;
-    ALL[index].open()?;
-    CURRENT.store(index + 1, Ordering::Relaxed);
-    Ok(())
-}
-
 /// The name of the device that owns the machine's memory.
 pub fn host_name() -> &'static CStr {
     host::Host.c_name()
+}
+
+/// Whether a name stands for the choice of a device.
+pub fn is_auto(name: &[u8]) -> bool {
+    name == auto::NAME.as_bytes()
 }
 
 /// The names of all devices.
@@ -251,21 +204,15 @@ pub fn names() -> Vec<&'static str> {
 }
 
 fn find(name: &str) -> Result<usize> {
-    ALL.iter()
-        .position(|device| device.name() == name)
-        .ok_or_else(|| Error::UnknownDevice { name: name.to_owned(), known: names().join(", ") })
+    ALL.iter().position(|device| device.name() == name).ok_or_else(|| Error::UnknownDevice {
+        name: name.to_owned(),
+        known: format!("{}; \"{}\" chooses one", names().join(", "), auto::NAME),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_unknown_device_is_refused_with_the_list() {
-        let failure = set_current("abacus").err().map(|failure| failure.to_string());
-        assert!(failure.is_some_and(|text| text.contains("abacus") && text.contains("host")));
-        assert_eq!(current().map(<dyn Device>::name), Ok("host"));
-    }
 
     /// `libgmem_check_device()` in cmake/cargo.cmake reads the list with the same rule.
     #[test]

@@ -60,14 +60,17 @@ static HOOKS: Hooks = Hooks(je::extent_hooks_t {
     merge: Some(merge),
 });
 
-/// A block below [`LARGE`] in the current device's memory; NULL where the caller has to use ordinary memory.
+/// A block in the current device's memory; NULL where the caller has to use ordinary memory.
 pub(super) fn allocate(alignment: usize, size: usize) -> *mut c_void {
-    if size >= LARGE || alignment > mapping::gmem_page().bytes() || !alignment.is_power_of_two() {
+    if alignment > mapping::gmem_page().bytes() || !alignment.is_power_of_two() {
         return ptr::null_mut();
+    }
+    if size >= LARGE {
+        return device_blocks::allocate_on_request(size);
     }
     let Some(device) = device_blocks::for_small_blocks() else { return ptr::null_mut() };
     if size.max(alignment) > MAX {
-        return device_blocks::allocate_any(size, false);
+        return device_blocks::allocate_on_request(size);
     }
     let Some(arena) = arena_of(device) else { return ptr::null_mut() };
     let flags = je::MALLOCX_ARENA(arena as usize) | UNCACHED | je::MALLOCX_ALIGN(alignment);

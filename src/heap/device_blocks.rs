@@ -1,5 +1,6 @@
 //! Large blocks in the current device's own memory, which the processor can use as well. Each block is one mapping made by
-//! the device. Where the device has no memory left, is not open, or is host, the heap uses ordinary memory instead.
+//! the device. Where the device has no memory left, is not open, or is host, the heap uses ordinary memory instead. A device that was chosen rather than named serves
+//! `gmem_device_alloc` only.
 //!
 //! The page map keeps a block's length at its first heap page. Freed blocks are kept for later requests of about the same
 //! size: at most [`MAX_IDLE`] blocks, and at most [`SMALL_IDLE`] bytes or a quarter of what is live.
@@ -39,13 +40,24 @@ pub struct Totals {
 pub static TOTALS: Totals =
     Totals { live: AtomicUsize::new(0), idle: AtomicUsize::new(0), refused: AtomicUsize::new(0) };
 
-/// Whether the current device may have memory of its own. The first large block looks up which device is current; if that
-/// is host, nobody looks again until the program changes the device. Read by `cpp/thread_cache.hpp`.
+/// The use that the heap makes of the current device's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DeviceUse {
+    /// None, because the device has no memory of its own.
+    None = constants::NO_DEVICE as u8,
+    /// For large blocks of `malloc` and blocks of `gmem_device_alloc`, because the device was named.
+    Malloc = 2,
+    /// For blocks of `gmem_device_alloc` only, because the device is chosen. A program that nobody configured for a device
+    /// may fork, and a child does not have its parent's device memory.
+    OnRequest = 3,
+}
+
+/// A [`DeviceUse`], or [`UNKNOWN`] until the first large block or the first `gmem_device_alloc`. If it is `None`, nobody looks
+/// again until the program changes the device. Read by `cpp/heap.cpp`.
 #[unsafe(export_name = "gmem_heap_may_have_device_memory")]
 static MAY_HAVE_DEVICE_MEMORY: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 0;
-const NO: u8 = constants::NO_DEVICE as u8;
-const YES: u8 = 2;
 
 /// Number of forks before the process got its first device block, plus 1; 0 while no process has any.
 static PROCESS: AtomicU64 = AtomicU64::new(0);
@@ -58,46 +70,62 @@ thread_local! {
     static IN_DEVICE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The program changed the current device: look it up again.
-pub fn device_changed() {
-    MAY_HAVE_DEVICE_MEMORY.store(YES, Ordering::Relaxed);
+/// The program named another device, or had one chosen.
+pub fn device_changed(is_named: bool) {
+    let new = if is_named { DeviceUse::Malloc } else { DeviceUse::OnRequest };
+    MAY_HAVE_DEVICE_MEMORY.store(new as u8, Ordering::Relaxed);
 }
 
-/// A block of at least `size` bytes on a GMEM page; NULL where the caller has to use ordinary memory.
+/// A block of `malloc` with at least `size` bytes, on a GMEM page; NULL where the caller has to use ordinary memory.
 pub(super) fn allocate(size: usize, zero: bool) -> *mut c_void {
-    if size < settings::device_threshold() { ptr::null_mut() } else { allocate_any(size, zero) }
-}
-
-/// As [`allocate`], also below the threshold of `GMEM_DEVICE_THRESHOLD`.
-pub(super) fn allocate_any(size: usize, zero: bool) -> *mut c_void {
-    if !may_have_device_memory() || IN_DEVICE.replace(true) {
+    if size < settings::device_threshold() || !serves_malloc() {
         return ptr::null_mut();
     }
-    let block = take_or_map(size, zero);
-    IN_DEVICE.set(false);
+    // Not known_index(): a concurrent gmemSetDevice("auto") may have changed the device to a chosen one.
+    device::named_index().map_or(ptr::null_mut(), |index| allocate_on(index, size, zero))
+}
+
+/// A block of `gmem_device_alloc`, of any size, on a GMEM page; NULL where the caller has to use ordinary memory.
+pub(super) fn allocate_on_request(size: usize) -> *mut c_void {
+    if device_use() == DeviceUse::None {
+        return ptr::null_mut();
+    }
+    device::known_index().map_or(ptr::null_mut(), |index| allocate_on(index, size, false))
+}
+
+fn allocate_on(index: usize, size: usize, zero: bool) -> *mut c_void {
+    let block = outside_the_heap(|| take_or_map(index, size, zero)).flatten();
     block.map_or(ptr::null_mut(), |block| block.as_ptr().cast())
 }
 
-/// Open the current device if it is not open yet: the program asks for its memory by name, which `malloc` does not.
+/// Open the current device, or choose it, if that has not been done: the program asks for its memory, which `malloc` does not.
 pub(super) fn open() {
-    if may_have_device_memory() && !IN_DEVICE.replace(true) {
-        // The first verb reports why a device does not open.
-        let _ = device::current_index();
-        IN_DEVICE.set(false);
+    let before = device_use();
+    if before == DeviceUse::None {
+        return;
+    }
+    // The first verb reports why a device does not open.
+    let opened = outside_the_heap(|| device::current_index().ok()).flatten();
+    let is_without_memory = |index| device::by_index(index).memory().is_none();
+    if before == DeviceUse::OnRequest && opened.is_some_and(is_without_memory) {
+        // A concurrent change of the device wins.
+        let (old, new) = (DeviceUse::OnRequest as u8, DeviceUse::None as u8);
+        let _ =
+            MAY_HAVE_DEVICE_MEMORY.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
 /// Index of the current device if small blocks may share a page of its memory and this thread may ask for it now.
 pub(super) fn for_small_blocks() -> Option<usize> {
     // A host function on the driver's thread must not wait for a thread that maps memory: that one may wait for it.
-    if !may_have_device_memory()
+    if device_use() == DeviceUse::None
         || IN_DEVICE.get()
         || device::is_in_host_function()
         || !is_own_process()
     {
         return None;
     }
-    let index = device::current_index_unopened().ok()?;
+    let index = device::known_index()?;
     device::by_index(index).memory()?.is_for_small_blocks().then_some(index)
 }
 
@@ -134,34 +162,40 @@ fn outside_the_heap<T>(call: impl FnOnce() -> T) -> Option<T> {
     Some(outcome)
 }
 
-/// Whether a block of that size may come from a device, so that a growing block moves there.
+/// Whether a block of `malloc` of that size may come from a device, so that a growing block moves there.
 pub(super) fn may_serve(size: usize) -> bool {
-    may_have_device_memory()
+    serves_malloc()
         && size >= settings::device_threshold()
         && !IN_DEVICE.get()
-        && device::current_index_unopened()
-            .is_ok_and(|index| device::by_index(index).memory().is_some())
+        && device::named_index().is_some_and(|index| device::by_index(index).memory().is_some())
 }
 
-fn may_have_device_memory() -> bool {
-    match MAY_HAVE_DEVICE_MEMORY.load(Ordering::Relaxed) {
-        UNKNOWN => {
-            let answer = if settings::names_a_device() { YES } else { NO };
-            // A concurrent change of the device wins.
-            let _ = MAY_HAVE_DEVICE_MEMORY.compare_exchange(
-                UNKNOWN,
-                answer,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-            MAY_HAVE_DEVICE_MEMORY.load(Ordering::Relaxed) == YES
-        }
-        answer => answer == YES,
+fn serves_malloc() -> bool {
+    device_use() == DeviceUse::Malloc
+}
+
+fn device_use() -> DeviceUse {
+    let mut known = MAY_HAVE_DEVICE_MEMORY.load(Ordering::Relaxed);
+    if known == UNKNOWN {
+        let first = settings::device_use() as u8;
+        // A concurrent change of the device wins.
+        known = match MAY_HAVE_DEVICE_MEMORY.compare_exchange(
+            UNKNOWN,
+            first,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        ) {
+            Ok(_) => first,
+            Err(changed) => changed,
+        };
     }
+    [DeviceUse::Malloc, DeviceUse::OnRequest]
+        .into_iter()
+        .find(|of| *of as u8 == known)
+        .unwrap_or(DeviceUse::None)
 }
 
-fn take_or_map(size: usize, zero: bool) -> Option<NonNull<u8>> {
-    let index = device::current_index_unopened().ok()?;
+fn take_or_map(index: usize, size: usize, zero: bool) -> Option<NonNull<u8>> {
     let memory = device::by_index(index).memory()?;
     let length = mapping::gmem_page().ceil(size)?;
     if !is_own_process() {

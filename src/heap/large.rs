@@ -86,7 +86,9 @@ pub(super) unsafe fn reallocate_of_device(
     if size <= length && size > length / 2 {
         return block.as_ptr();
     }
-    let new = super::malloc(size);
+    let of_device =
+        if size < LARGE { ptr::null_mut() } else { device_blocks::allocate_on_request(size) };
+    let new = if of_device.is_null() { super::malloc(size) } else { of_device };
     if !new.is_null() {
         // SAFETY: both blocks are live and have at least `length.min(size)` bytes; the caller gives the old one up.
         unsafe {

@@ -131,7 +131,7 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
     note(or_once_more(size, attempt))
 }
 
-/// A block of any size below [`LARGE`] that kernels of the current device may read by address; NULL where the caller has to
+/// A block of any size that kernels of the current device may read by address; NULL where the caller has to
 /// use ordinary memory.
 pub fn device_alloc(alignment: usize, size: usize) -> *mut c_void {
     device_blocks::open();

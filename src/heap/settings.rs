@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::device_blocks::DeviceUse;
 use super::limits;
 use crate::config::{self, Setting, SettingRow};
 use crate::device;
@@ -97,15 +98,17 @@ pub fn device_threshold() -> usize {
     DEVICE_THRESHOLD.load(Ordering::Relaxed)
 }
 
-/// Whether `GMEM_DEVICE`, or the build, names a device that may have memory of its own.
-pub fn names_a_device() -> bool {
-    let host = b"host";
-    env::with_secure(
-        device::DEVICE.name,
-        |name| if name.is_empty() { None } else { Some(name != host) },
-    )
-    .flatten()
-    .unwrap_or(device::DEFAULT.as_bytes() != host)
+/// The use that the heap may make of the device that `GMEM_DEVICE` or the build selects.
+pub fn device_use() -> DeviceUse {
+    let of_name = |name: &[u8]| match name {
+        b"host" => DeviceUse::None,
+        name if device::is_auto(name) => DeviceUse::OnRequest,
+        _ => DeviceUse::Malloc,
+    };
+    let named = |name: &[u8]| if name.is_empty() { None } else { Some(of_name(name)) };
+    env::with_secure(device::DEVICE.name, named)
+        .flatten()
+        .unwrap_or_else(|| of_name(device::DEFAULT.as_bytes()))
 }
 
 /// Read the settings, on the first call.

@@ -109,6 +109,18 @@ pub fn exists(path: &CStr) -> bool {
     syscall::exists(path)
 }
 
+/// Whether a path is an ELF file of this processor's architecture. Allocates.
+pub fn is_library(path: &str) -> bool {
+    const TYPE_END: usize = 18;
+    let mut header = [0; TYPE_END + 2];
+    let Ok(path) = CString::new(path) else { return false };
+    let is_elf = read_start(&path, &mut header).is_ok_and(|read| read.starts_with(b"\x7fELF"));
+    is_elf && u16::from_ne_bytes([header[TYPE_END], header[TYPE_END + 1]]) == MACHINE
+}
+
+/// `e_machine` in the ELF files of this architecture.
+const MACHINE: u16 = if cfg!(target_arch = "aarch64") { libc::EM_AARCH64 } else { libc::EM_X86_64 };
+
 /// The decimal number that a file begins with.
 pub fn read_number(path: &CStr) -> Option<usize> {
     let mut buffer = [0; 32];
@@ -162,6 +174,16 @@ mod tests {
         assert!(read_number(c"/proc/sys/kernel/pid_max").is_some_and(|pids| pids > 1));
         assert_eq!(read_number(c"/proc/no/such/file"), None);
         assert_eq!(read_number(c"/proc/version"), None);
+    }
+
+    #[test]
+    fn libraries_are_told_by_their_header() {
+        assert!(is_library("/proc/self/exe"));
+        assert!(
+            ["/proc/version", "/no/such/file", "/dev", "a\0b"]
+                .into_iter()
+                .all(|path| !is_library(path))
+        );
     }
 
     #[test]

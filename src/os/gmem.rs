@@ -17,6 +17,9 @@ use crate::page::PageRange;
 /// The device node of the kernel.
 pub const NODE: &CStr = c"/dev/gmem";
 
+/// The folder with a folder for each device, which the first kernels do not have.
+const DEVICES: &CStr = c"/sys/kernel/mm/gmem";
+
 /// The values that `MAP_PEER_SHARED` has had, newest first. A kernel silently ignores a bit that it does not know.
 pub const PEER_SHARED_BITS: [c_int; 3] = [0x1000_0000, 0x100_0000, 0x800_0000];
 
@@ -125,6 +128,16 @@ pub fn advise(hnid: c_int, range: PageRange, advice: Advice) -> Result<(), Refus
     unsafe { ask(GMEM_MADVISE, (&raw mut argument).cast()) }
 }
 
+/// Whether this process has [`NODE`].
+pub fn node_exists() -> bool {
+    file::exists(NODE)
+}
+
+/// Whether the kernel shows any sign of GMEM but [`NODE`], which a container may lack.
+pub fn is_gmem_kernel() -> bool {
+    [DEVICES, c"/proc/gmemstats", c"/proc/gmemstat"].into_iter().any(file::exists)
+}
+
 /// Open [`NODE`], unless it is open.
 pub fn open() -> SysResult<()> {
     descriptor().map(|_| ())
@@ -132,9 +145,8 @@ pub fn open() -> SysResult<()> {
 
 /// The devices; `None` if the kernel does not list them.
 pub fn devices() -> Option<NodeSet> {
-    const FOLDER: &CStr = c"/sys/kernel/mm/gmem";
     let id = |name: String| name.strip_prefix("hnode")?.parse().ok();
-    file::exists(FOLDER).then(|| file::list_folder(FOLDER).into_iter().filter_map(id).collect())
+    file::exists(DEVICES).then(|| file::list_folder(DEVICES).into_iter().filter_map(id).collect())
 }
 
 /// The memory limit of a device, if the kernel sets one, and its free bytes.

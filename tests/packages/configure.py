@@ -34,7 +34,7 @@ def cache(folder):
 def mistakes(args):
     """Each gets one sentence that names it."""
     for options, sentence in {
-        ("--with-device=toaster",): "LIBGMEM_DEVICE=toaster is no device of libgmem; the devices are:",
+        ("--with-device=toaster",): "LIBGMEM_DEVICE=toaster is not a device of libgmem; the devices are:",
         ("--with-device",): "--with-device has no value",
         ("--without-device",): "libgmem always has a device",
         ("--with-devise=host", "--frobnicate"): "unknown options: --with-devise=host --frobnicate",

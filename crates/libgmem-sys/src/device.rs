@@ -5,7 +5,8 @@ use std::ffi::{CStr, CString};
 
 use crate::{Error, Result, ffi};
 
-/// Makes a device the current one for the whole process: "host", "gmem", "ascend", "opencl" or "cuda".
+/// Makes a device the current one for the whole process: "host", "gmem", "ascend", "opencl" or "cuda", or "auto", which chooses
+/// one.
 pub fn set_device(name: &str) -> Result<()> {
     let name = CString::new(name).map_err(|_| {
         Error::invalid(format!("name={name:?} holds a NUL byte; no device has such a name"))

@@ -52,6 +52,37 @@ pub fn open() -> Result<Runtime> {
     ))
 }
 
+/// Whether the process has loaded the runtime, or [`open`] would find a library for this processor. Loads nothing.
+pub fn is_installed() -> bool {
+    let linker = [linker_paths(env::secure("LD_LIBRARY_PATH").as_deref()), cached_paths()];
+    let homes = candidates(env::secure, file::read_text(INSTALLED).as_deref());
+    Library::already_open(LIBRARY).map(Library::close).is_some()
+        || linker.iter().flatten().any(|path| file::is_library(path))
+        || homes.iter().any(|candidate| match candidate {
+            Candidate::Home(home) => libraries(home).any(|path| file::is_library(&path)),
+            Candidate::Nothing(_) => false,
+        })
+}
+
+/// The library in each folder of `LD_LIBRARY_PATH`.
+fn linker_paths(folders: Option<&str>) -> Vec<String> {
+    let folders = folders.unwrap_or_default().split([':', ';']).filter(|folder| !folder.is_empty());
+    folders.map(|folder| format!("{folder}/{}", LIBRARY.to_string_lossy())).collect()
+}
+
+/// The paths of the library that the cache of `ldconfig(8)` has.
+fn cached_paths() -> Vec<String> {
+    let cache = file::read_whole(c"/etc/ld.so.cache").unwrap_or_default();
+    let wanted = format!("/{}", LIBRARY.to_string_lossy());
+    let words = cache.split(|byte| *byte == 0).filter(|word| word.ends_with(wanted.as_bytes()));
+    // The header comes before the first text, so a path begins at the first slash.
+    let path = |word: &[u8]| {
+        let start = word.iter().position(|byte| *byte == b'/')?;
+        String::from_utf8(word[start..].to_vec()).ok()
+    };
+    words.filter_map(path).collect()
+}
+
 fn of(library: Library) -> Result<Runtime> {
     Runtime::of(&library).map_err(|function| {
         let path = library.path().unwrap_or_else(|| "libascendcl.so".to_owned());
@@ -140,6 +171,12 @@ mod tests {
         assert_eq!(paths[0], "/opt/cann/lib64/libascendcl.so");
         let architecture = std::env::consts::ARCH;
         assert_eq!(paths[1], format!("/opt/cann/{architecture}-linux/lib64/libascendcl.so"));
+    }
+
+    #[test]
+    fn folders_of_the_linker_become_paths() {
+        assert_eq!(linker_paths(Some("/a:;:/b")), ["/a/libascendcl.so", "/b/libascendcl.so"]);
+        assert!(linker_paths(None).is_empty() && linker_paths(Some("")).is_empty());
     }
 
     #[test]

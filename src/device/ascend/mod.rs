@@ -25,6 +25,8 @@ use crate::report::Report;
 use codes::unavailable;
 use driver::Runtime;
 
+pub use discovery::is_installed;
+
 /// The device of a GMEM kernel whose driver is Ascend's.
 pub struct Ascend;
 

@@ -258,9 +258,13 @@ fn refused(
 fn remedy_for_id(answer: GmemAnswer) -> &'static str {
     match answer.errno().0 {
         libc::ENODEV => NOT_ATTACHED,
+        libc::ENOTTY | libc::EPERM | libc::EINVAL | libc::ENOSYS => NOT_GMEM,
         _ => SEE_DMESG,
     }
 }
+
+const NOT_GMEM: &str = "/dev/gmem belongs to another driver, or a sandbox (seccomp) forbids ioctl(2) on it: allow it \
+                        there, or take the device \"host\", which does without (GMEM_DEVICE, gmemSetDevice)";
 
 const NOT_ATTACHED: &str =
     "no device is attached to this process yet: let its runtime do that first (aclrtSetDevice)";

@@ -76,6 +76,9 @@ static uint broken_pages;
 module_param(broken_pages, uint, 0644);
 static int open_error;
 module_param(open_error, int, 0644);
+/* Every ioctl ends with this negative errno, as those of another driver or in a sandbox do. */
+static int ioctl_error;
+module_param(ioctl_error, int, 0644);
 /* Of each device, in pages of 2 MiB. */
 static uint capacity = 64;
 module_param(capacity, uint, 0644);
@@ -514,6 +517,8 @@ static long advise(unsigned long user) {
 }
 
 static long control(struct file *file, unsigned int command, unsigned long argument) {
+	if (ioctl_error)
+		return ioctl_error;
 	switch (command) {
 	case GMEM_GET_HNUMA_ID: return get_hnid(argument);
 	case GMEM_MADVISE: return advise(argument);
