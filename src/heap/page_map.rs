@@ -14,15 +14,14 @@
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-use crate::os::mapping;
-use crate::os::{SysResult, advice, process};
+use crate::os::{SysResult, advice, machine, mapping, process};
 use crate::page::PageRange;
 
 /// Bytes of a heap page, on every machine: where huge pages are larger (512 MiB with 64 KiB base pages), the
 /// heap still gives memory back in pieces of this size.
 pub const HEAP_PAGE: usize = 2 << 20;
-/// Bytes of the smallest base page that Linux has.
-const BASE_PAGE: usize = 4096;
+/// Bytes of the smallest base page that Linux has, and of jemalloc's pages on every machine.
+pub const BASE_PAGE: usize = 4096;
 /// Base pages of a heap page.
 const BASE_PAGES: usize = HEAP_PAGE / BASE_PAGE;
 /// Bits of an address in user space, without the 57-bit addresses that mmap(2) gives only when asked.
@@ -206,8 +205,12 @@ pub fn put_out_of_use(range: PageRange) {
     drop_run(run);
 }
 
-/// Advise the kernel to back with huge pages: the whole heap pages inside of `range` that it does not know of.
+/// Advise the kernel to back with huge pages: the whole heap pages inside of `range` that it does not know of. Not
+/// where its huge pages are larger than a heap page: returning one heap page to the kernel would split such a page.
 pub fn advise_huge(range: PageRange) {
+    if !machine::has_huge_gmem_pages() {
+        return;
+    }
     let mut run = PageRange::new(range.start(), range.start());
     each_part(range, |page, part| {
         if part.len() == HEAP_PAGE && page.state.fetch_or(ADVISED, Ordering::Relaxed) & ADVISED == 0

@@ -1,4 +1,4 @@
-//! The heap's page source. jemalloc is compiled with its `mmap`, `munmap`, `madvise` and `sbrk` renamed to
+//! The heap's page source. jemalloc is compiled with its `mmap`, `munmap`, `madvise`, `sbrk` and `sysconf` renamed to
 //! the functions here (`.cargo/config.toml`), so all its memory comes from and goes through
 //! this file, bootstrap and metadata included. jemalloc believes that the kernel does not overcommit
 //! (`cpp/jemalloc`), and so says of each piece of memory when it begins to use it and when it has no use for
@@ -6,15 +6,14 @@
 //!
 //! They run inside `malloc`: no allocation, no panic, no lock; errno as jemalloc expects it.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use super::page_map::{self, HEAP_PAGE, TOTALS};
 use super::{NARENAS, limits, settings};
 use crate::error::Errno;
-use crate::os::mapping;
-use crate::os::{SysResult, advice, errno, set_errno};
+use crate::os::{SysResult, advice, errno, machine, mapping, set_errno};
 use crate::page::{PageRange, PageSize};
 
 /// A heap that stays below lies on small pages, but for its large blocks: a program that only says hello is
@@ -110,6 +109,16 @@ unsafe extern "C" fn gmem_pages_madvise(addr: *mut c_void, length: usize, advice
 extern "C" fn gmem_pages_sbrk(_increment: isize) -> *mut c_void {
     set_errno(Errno(libc::ENOMEM));
     libc::MAP_FAILED
+}
+
+/// jemalloc's `sysconf`: its pages are 4 KiB, even where the kernel's are larger. It need not know those, because
+/// memory comes and goes in whole heap pages only.
+#[unsafe(no_mangle)]
+extern "C" fn gmem_pages_sysconf(name: c_int) -> c_long {
+    match name {
+        libc::_SC_PAGESIZE => page_map::BASE_PAGE as c_long,
+        _ => machine::configuration(name),
+    }
 }
 
 /// Fresh heap pages for `length` bytes.

@@ -160,16 +160,16 @@ static AT_EXIT: extern "C" fn() = print_if_asked;
 fn arenas() -> Vec<Arena> {
     // jemalloc gathers its numbers when told that a new epoch begins.
     control::set(c"epoch", 1_u64);
-    let base_page = mapping::base_page().bytes();
+    // jemalloc's pages are not the kernel's.
+    let page = control::number::<usize>(c"arenas.page", None).unwrap_or(0);
     (0..control::number::<u32>(c"arenas.narenas", None).unwrap_or(0))
         .filter_map(|arena| {
             let pages = |name| control::number::<usize>(name, Some(arena));
             Some(Arena {
                 index: arena as usize,
                 threads: control::number::<u32>(c"stats.arenas.0.nthreads", Some(arena))? as usize,
-                live: pages(c"stats.arenas.0.pactive")? * base_page,
-                idle: (pages(c"stats.arenas.0.pdirty")? + pages(c"stats.arenas.0.pmuzzy")?)
-                    * base_page,
+                live: pages(c"stats.arenas.0.pactive")? * page,
+                idle: (pages(c"stats.arenas.0.pdirty")? + pages(c"stats.arenas.0.pmuzzy")?) * page,
             })
         })
         .filter(|arena| arena.threads + arena.live + arena.idle > 0)

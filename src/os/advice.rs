@@ -3,7 +3,7 @@
 //! Callers pass ranges of memory that the program handed to the library; what the kernel refuses
 //! comes back as an errno, so no argument can do more harm than the same call by the program.
 
-use super::{SysResult, check};
+use super::{SysResult, check, mapping};
 use crate::page::PageRange;
 
 /// linux/mman.h; the libc crate has no name for it.
@@ -39,12 +39,31 @@ fn is_known(advice: libc::c_int) -> bool {
 ///
 /// The bytes are gone for everyone who still points at them; that is what the caller was asked for.
 pub fn drop_private(range: PageRange) -> SysResult<()> {
+    split_at_ends(range);
     advise(range, libc::MADV_DONTNEED)
 }
 
 /// The same for memory that may be locked (Linux 5.18); it stays locked, to be filled on touch.
 pub fn drop_private_locked(range: PageRange) -> SysResult<()> {
+    split_at_ends(range);
     advise(range, MADV_DONTNEED_LOCKED)
+}
+
+/// Split huge pages that lie in `range` in part. The kernel keeps the memory of such a part until it runs short, and
+/// there are such pages only where the kernel's huge page is larger than a GMEM page.
+fn split_at_ends(range: PageRange) {
+    let (base, huge) = (mapping::base_page().bytes(), mapping::huge_page());
+    if huge == mapping::gmem_page() || range.len() < base {
+        return;
+    }
+    let first = PageRange::new(range.start(), range.start() + base);
+    let last = PageRange::new(range.end() - base, range.end());
+    for (end, page) in [(range.start(), first), (range.end(), last)] {
+        if huge.floor(end) != end {
+            // Advice about a part of a huge page splits it. A failure only delays the return of the memory.
+            let _ = advise(page, libc::MADV_COLD);
+        }
+    }
 }
 
 /// Punch a hole into shared memory: the next read gives zeros, to everyone who maps it.

@@ -21,25 +21,30 @@ pub fn base_page() -> PageSize {
     usize::try_from(bytes).ok().and_then(PageSize::new).unwrap_or(FALLBACK)
 }
 
-/// The GMEM page: the huge page that one page-table entry of the middle level maps.
+/// The GMEM page: 2 MiB on every machine, so that ranges round alike everywhere.
 ///
-/// It is the kernel's transparent huge page; a kernel without them has 2 MiB here all the same, so
-/// that ranges round alike everywhere.
-pub fn gmem_page() -> PageSize {
-    const FALLBACK: PageSize = match PageSize::new(2 << 20) {
+/// With base pages of 4 KiB it is the kernel's huge page. With 16 and 64 KiB, whose huge pages are 32 and 512 MiB, it
+/// is the largest run of base pages that aarch64 maps by one entry of the TLB (contiguous PTEs).
+pub const fn gmem_page() -> PageSize {
+    match PageSize::new(2 << 20) {
         Some(page) => page,
         None => unreachable!(),
-    };
+    }
+}
+
+/// The kernel's huge page, which one entry of the page table's middle level maps: a GMEM page or several. A kernel
+/// without huge pages counts as one with huge pages of the GMEM page's size.
+pub fn huge_page() -> PageSize {
     static BYTES: AtomicUsize = AtomicUsize::new(0);
     // Two threads may both ask the kernel and store the same answer: no lock, because malloc calls.
     let mut bytes = BYTES.load(Ordering::Relaxed);
     if bytes == 0 {
         bytes = file::read_number(c"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-            .filter(|bytes| *bytes >= base_page().bytes())
-            .unwrap_or(FALLBACK.bytes());
+            .filter(|bytes| *bytes >= gmem_page().bytes())
+            .unwrap_or(gmem_page().bytes());
         BYTES.store(bytes, Ordering::Relaxed);
     }
-    PageSize::new(bytes).unwrap_or(FALLBACK)
+    PageSize::new(bytes).unwrap_or(gmem_page())
 }
 
 /// Memory, mapped for reading and writing, that belongs to whoever has this value. It does not go back by itself: it

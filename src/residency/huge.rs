@@ -36,7 +36,7 @@ fn of_mapping(mapping: &Resident, parts: Vec<PageRange>) -> Option<Vec<PageRange
         return Some(parts);
     }
     // A huge page is resident as a whole: if no more than the huge pages are, it is these.
-    let page = mapping::gmem_page();
+    let page = mapping::huge_page();
     let candidates: Vec<_> =
         parts.iter().map(|part| part.inward(page)).filter(|part| !part.is_empty()).collect();
     let bytes: usize = candidates.iter().map(|part| part.len()).sum();
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn only_what_is_certain_is_said() {
-        let page = mapping::gmem_page().bytes();
+        let page = mapping::huge_page().bytes();
         let two = PageRange::new(4 * page, 6 * page);
         // Half a page, and one that does not begin where huge pages do.
         let small = PageRange::new(8 * page + page / 2, 9 * page + page / 4);

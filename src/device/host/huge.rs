@@ -61,7 +61,7 @@ pub fn is_wanted(segment: Segment, policy: HugePolicy) -> bool {
 
 /// Make one page after the other huge; what the kernel cannot do now it does by itself later (khugepaged).
 pub fn collapse_each(pages: PageRange) {
-    let page = mapping::gmem_page();
+    let page = mapping::huge_page();
     let pages = pages.inward(page);
     for at in (pages.start()..pages.end()).step_by(page.bytes()) {
         let _ = advice::collapse(PageRange::new(at, at + page.bytes()));
@@ -70,7 +70,7 @@ pub fn collapse_each(pages: PageRange) {
 
 /// Make the pages of a segment huge, now. For what was populated under [`HugePolicy::Require`].
 pub fn insist(segment: Segment) -> Result<()> {
-    let page = mapping::gmem_page();
+    let page = mapping::huge_page();
     let pages = segment.huge_candidates();
     for at in (pages.start()..pages.end()).step_by(page.bytes()) {
         match advice::collapse(PageRange::new(at, at + page.bytes())) {
@@ -90,7 +90,7 @@ pub fn insist(segment: Segment) -> Result<()> {
 fn are_there(segments: &[Segment], request: &Request<'_>) -> Result<()> {
     let (from, to) = (request.asked.start(), request.asked.end());
     let refuse = |why, remedy| Err(Error::NoHugePages { from, to, why, remedy });
-    let page = mapping::gmem_page();
+    let page = mapping::huge_page();
     let mut needed = 0;
     for segment in segments.iter().filter(|segment| !segment.asked.is_empty()) {
         if segment.backing == Backing::File {
@@ -137,13 +137,13 @@ fn huge_already(pages: PageRange) -> usize {
             bytes += run.range.len();
         }
     });
-    bytes / mapping::gmem_page().bytes()
+    bytes / mapping::huge_page().bytes()
 }
 
 /// How many of `needed` huge pages the node can give: what is free in one piece; and if that is not enough, what the
 /// kernel can make free, found out by taking them elsewhere and giving them back.
 fn obtainable(needed: usize, node: usize) -> usize {
-    let page = mapping::gmem_page();
+    let page = mapping::huge_page();
     let free = memory::free_huge_pages(node).unwrap_or(0);
     let room = memory::available_on(node).or_else(memory::available).unwrap_or(0);
     let Some(bytes) = needed.checked_mul(page.bytes()) else { return free };

@@ -36,18 +36,20 @@ impl Segment {
         }
     }
 
-    /// The whole GMEM pages of which some was asked for, where they may be huge.
+    /// The whole huge pages of which some was asked for, where there may be any.
     pub fn huge_candidates(self) -> PageRange {
-        let page = mapping::gmem_page();
+        let page = mapping::huge_page();
         if self.backing == Backing::File || self.asked.is_empty() {
             return PageRange::new(self.range.start(), self.range.start());
         }
         self.range.inward(page).intersect(self.asked.outward(page))
     }
 
-    /// In pieces of at most `bytes`, a multiple of the GMEM page, cut where such pages end.
+    /// In pieces of at most `bytes`, cut where GMEM pages end, and where huge pages do if a piece can hold one. `bytes`
+    /// is a multiple of either.
     pub fn cut(self, bytes: usize) -> impl Iterator<Item = Self> {
-        let page = mapping::gmem_page();
+        let huge = mapping::huge_page();
+        let page = if bytes >= huge.bytes() { huge } else { mapping::gmem_page() };
         let first = page.floor(self.range.start());
         (first..self.range.end()).step_by(bytes).map(move |at| {
             let piece = PageRange::new(at, at.saturating_add(bytes));

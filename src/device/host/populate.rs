@@ -23,6 +23,14 @@ use crate::report::Report;
 /// Bytes in a piece of work: between two pieces it can be ended, shared with another thread, done in another way.
 pub const PIECE_BYTES: usize = 16 << 20;
 
+/// Where huge pages are required, a piece holds a whole one: they are checked piece by piece.
+fn piece_bytes(policy: HugePolicy) -> usize {
+    match policy {
+        HugePolicy::Require => PIECE_BYTES.max(mapping::huge_page().bytes()),
+        _ => PIECE_BYTES,
+    }
+}
+
 /// A piece that takes longer than this had to be populated; then the next ones are worth a thread of their own.
 const WORTH_A_THREAD: Duration = Duration::from_micros(300);
 
@@ -39,11 +47,12 @@ pub fn run(segments: &[Segment], request: &Request<'_>, report: &mut Report) -> 
         }
     }
     let mut pieces = Vec::new();
-    let count = segments.iter().map(|segment| segment.cut(PIECE_BYTES).count()).sum();
+    let bytes = piece_bytes(request.huge);
+    let count = segments.iter().map(|segment| segment.cut(bytes).count()).sum();
     if pieces.try_reserve_exact(count).is_err() {
         return Err(Error::OutOfMemory { what: "the list of pieces of the range" });
     }
-    pieces.extend(segments.iter().flat_map(|segment| segment.cut(PIECE_BYTES)));
+    pieces.extend(segments.iter().flat_map(|segment| segment.cut(bytes)));
     let run = Run {
         request,
         pieces: &pieces,
