@@ -34,7 +34,7 @@ foreach(_flavour IN ITEMS libgmem libgmem-api libgmem-static)
 		set(GMEM_PC_LIBS "-lgmem_api")
 	else()
 		set(GMEM_PC_SUMMARY "Memory shared by a CPU and its accelerators, as an archive")
-		set(GMEM_PC_LIBS "-Wl,--undefined=malloc -lgmem_static -lstdc++ -pthread -ldl -lm")
+		set(GMEM_PC_LIBS "-Wl,--undefined=malloc -Wl,--undefined=dlopen -lgmem_static -lstdc++ -pthread -ldl -lm")
 	endif()
 	configure_file(cmake/libgmem.pc.in ${_flavour}.pc @ONLY)
 	install(FILES "${CMAKE_CURRENT_BINARY_DIR}/${_flavour}.pc"
