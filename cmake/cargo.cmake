@@ -7,7 +7,7 @@ set(LIBGMEM_VERSION "${CMAKE_MATCH_2}")
 string(REGEX MATCH "rust-version = \"([0-9.]+)\"" _ "${_cargo_toml}")
 set(LIBGMEM_RUST_VERSION "${CMAKE_MATCH_1}")
 
-# Sets LIBGMEM_CARGO, LIBGMEM_RUSTC and LIBGMEM_RUST_TARGET, or stops with one sentence.
+# Sets LIBGMEM_CARGO, LIBGMEM_RUST_TARGET and LIBGMEM_RUSTC_USED, or stops with one sentence.
 function(libgmem_find_cargo)
 	find_program(LIBGMEM_CARGO cargo HINTS "$ENV{HOME}/.cargo/bin" DOC "The cargo that builds libgmem")
 	set(_remedy "install one (https://rustup.rs, or your distribution's) or name it with -DLIBGMEM_CARGO=<path>")
@@ -28,16 +28,20 @@ function(libgmem_find_cargo)
 		string(REGEX MATCH "host: ([^\n]+)" _ "${_verbose}")
 		set(LIBGMEM_RUST_TARGET "${CMAKE_MATCH_1}" CACHE STRING "Rust target triple")
 	endif()
-	find_program(LIBGMEM_RUSTC rustc HINTS "$ENV{HOME}/.cargo/bin" DOC "The rustc that builds libgmem")
-	if(NOT LIBGMEM_RUSTC)
-		message(FATAL_ERROR "libgmem needs rustc and found none: ${_remedy} and -DLIBGMEM_RUSTC=<path>.")
+	set(LIBGMEM_RUSTC "" CACHE FILEPATH "The rustc for it (Cargo's own unless set)")
+	set(_rustc "${LIBGMEM_RUSTC}")
+	if(NOT _rustc)
+		get_filename_component(_folder "${LIBGMEM_CARGO}" DIRECTORY)
+		find_program(_found_rustc rustc HINTS "${_folder}" NO_CACHE)
+		set(_rustc "${_found_rustc}")
 	endif()
-	execute_process(COMMAND "${LIBGMEM_RUSTC}" --print target-libdir --target "${LIBGMEM_RUST_TARGET}"
+	set(LIBGMEM_RUSTC_USED "${_rustc}" PARENT_SCOPE)
+	execute_process(COMMAND "${_rustc}" --print target-libdir --target "${LIBGMEM_RUST_TARGET}"
 		OUTPUT_VARIABLE _libraries OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_VARIABLE _error RESULT_VARIABLE _result)
 	file(GLOB _std "${_libraries}/libstd-*.rlib")
 	if(NOT _result EQUAL 0 OR NOT _std)
 		string(STRIP "${_error}" _said)
-		message(FATAL_ERROR "${LIBGMEM_RUSTC} has no standard library for LIBGMEM_RUST_TARGET=${LIBGMEM_RUST_TARGET} ${_said}: run `rustup target add ${LIBGMEM_RUST_TARGET}`, or for aarch64 `./dev setup aarch64`.")
+		message(FATAL_ERROR "${_rustc} has no standard library for LIBGMEM_RUST_TARGET=${LIBGMEM_RUST_TARGET} ${_said}: run `rustup target add ${LIBGMEM_RUST_TARGET}`, or for aarch64 `./dev setup aarch64`.")
 	endif()
 endfunction()
 
@@ -65,8 +69,13 @@ macro(libgmem_prepare_cargo)
 	endif()
 	set(GMEM_GENERATED_INCLUDE "${PROJECT_BINARY_DIR}/include")
 	_libgmem_cargo_environment(LIBGMEM_CARGO_ENVIRONMENT)
+	# The arguments of `cmake -E env`, one a line: with them `./dev` runs Cargo on the same artifacts.
+	list(JOIN LIBGMEM_CARGO_ENVIRONMENT "\n" _lines)
+	file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/cargo_environment.txt" CONTENT "@_lines@\n" @ONLY)
 endmacro()
 
+# Everything that Cargo compares between two builds is the same for each build folder with the same Cargo folder, so
+# they share one compiled core.
 function(_libgmem_cargo_environment variable)
 	set(target_dir "${LIBGMEM_CARGO_TARGET_DIR_USED}")
 	# No path of the build machine ends up in an installed file.
@@ -102,8 +111,12 @@ function(_libgmem_cargo_environment variable)
 		string(APPEND cppflags " -mtls-dialect=gnu2")
 		set(LIBGMEM_TLS_OPTIONS -mtls-dialect=gnu2 PARENT_SCOPE)
 	endif()
+	set(rustc)
+	if(LIBGMEM_RUSTC)
+		set(rustc "RUSTC=${LIBGMEM_RUSTC}")
+	endif()
 	set(${variable}
-		"RUSTC=${LIBGMEM_RUSTC}" "${TRIPLE}_CPPFLAGS=${cppflags}"
+		${rustc} "${TRIPLE}_CPPFLAGS=${cppflags}"
 		# These would move the files that are copied afterwards.
 		--unset=CARGO_TARGET_DIR --unset=CARGO_BUILD_TARGET_DIR --unset=CARGO_BUILD_BUILD_DIR
 		# jemalloc's make takes part in Cargo's job server, not in CMake's.
@@ -112,15 +125,16 @@ function(_libgmem_cargo_environment variable)
 		"CC_${triple}=${CMAKE_C_COMPILER}" "CXX_${triple}=${CMAKE_CXX_COMPILER}" "AR_${triple}=${CMAKE_AR}"
 		"CFLAGS_${triple}=${CMAKE_C_FLAGS} ${c_maps}" "CXXFLAGS_${triple}=${CMAKE_CXX_FLAGS} ${c_maps}"
 		"CARGO_TARGET_${TRIPLE}_LINKER=${CMAKE_C_COMPILER}"
-		"GMEM_GENERATED_INCLUDE_DIR=${GMEM_GENERATED_INCLUDE}" "GMEM_DEFAULT_DEVICE=${LIBGMEM_DEVICE}"
+		"GMEM_DEFAULT_DEVICE=${LIBGMEM_DEVICE}"
 		PARENT_SCOPE)
 endfunction()
 
 # libgmem_cargo_archive(<target> <output> ARGUMENTS <of cargo rustc>... ARTIFACT <below Cargo's profile
-# folder> [BYPRODUCTS <file>...] OUTPUT_VARIABLE <variable>): a custom target that brings an archive of
-# Rust code up to date at each build. <output> is relative to the build folder.
+# folder> [GENERATED_HEADERS <path>...] OUTPUT_VARIABLE <variable>): a custom target that brings an archive of
+# Rust code up to date at each build. <output> is relative to the build folder. Generated headers are copied from include/
+# in Cargo's profile folder to GMEM_GENERATED_INCLUDE.
 function(libgmem_cargo_archive target output)
-	cmake_parse_arguments(PARSE_ARGV 2 arg "" "ARTIFACT;OUTPUT_VARIABLE" "ARGUMENTS;BYPRODUCTS")
+	cmake_parse_arguments(PARSE_ARGV 2 arg "" "ARTIFACT;OUTPUT_VARIABLE" "ARGUMENTS;GENERATED_HEADERS")
 	set(output "${PROJECT_BINARY_DIR}/${output}")
 
 	# Build types and Cargo profiles, with the folder that Cargo names after each.
@@ -130,16 +144,25 @@ function(libgmem_cargo_archive target output)
 	set(folder "$<${is_release}:release>$<$<CONFIG:Debug>:debug>${others}")
 	set(offline "$<$<BOOL:${LIBGMEM_CARGO_OFFLINE}>:--offline>")
 
-	# Cargo knows best what is out of date, so it is always asked; the copy keeps its time stamp when
-	# nothing changed, and then nothing is linked again.
+	set(from "${LIBGMEM_CARGO_TARGET_DIR_USED}/${LIBGMEM_RUST_TARGET}/${folder}")
+	set(headers)
+	set(copy_headers)
+	foreach(header IN LISTS arg_GENERATED_HEADERS)
+		list(APPEND headers "${GMEM_GENERATED_INCLUDE}/${header}")
+		list(APPEND copy_headers COMMAND "${CMAKE_COMMAND}" -E copy_if_different
+			"${from}/include/${header}" "${GMEM_GENERATED_INCLUDE}/${header}")
+	endforeach()
+
+	# Cargo knows best what is out of date, so it always runs. The copies keep their time stamps when nothing changed, and
+	# then nothing is linked again.
 	add_custom_target(${target}
 		COMMAND "${CMAKE_COMMAND}" -E env ${LIBGMEM_CARGO_ENVIRONMENT}
 			"${LIBGMEM_CARGO}" rustc ${arg_ARGUMENTS} --crate-type staticlib --locked ${offline}
 			--profile "${profile}" --target "${LIBGMEM_RUST_TARGET}"
 			--target-dir "${LIBGMEM_CARGO_TARGET_DIR_USED}"
-		COMMAND "${CMAKE_COMMAND}" -E copy_if_different
-			"${LIBGMEM_CARGO_TARGET_DIR_USED}/${LIBGMEM_RUST_TARGET}/${folder}/${arg_ARTIFACT}" "${output}"
-		BYPRODUCTS "${output}" ${arg_BYPRODUCTS}
+		COMMAND "${CMAKE_COMMAND}" -E copy_if_different "${from}/${arg_ARTIFACT}" "${output}"
+		${copy_headers}
+		BYPRODUCTS "${output}" ${headers}
 		# .cargo/config.toml and a vendored registry are found from here.
 		WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
 		COMMENT "Building Rust code with Cargo (${target})"

@@ -1,32 +1,33 @@
-//! Compiles the C++ half of the bridge and hands its header to CMake.
+//! Compiles the C++ half of the bridge and leaves its header where CMake finds it.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
-
-/// Where CMake wants the generated header (`libgmem/detail/bridge.hpp` below it).
-const GENERATED_INCLUDE_DIR: &str = "GMEM_GENERATED_INCLUDE_DIR";
 
 fn main() -> io::Result<()> {
     check_page_source()?;
     cxx_build::CFG.include_prefix = "libgmem";
     cxx_build::bridge("src/bridge.rs").include("include").std("c++17").compile("gmem_bridge");
-
     println!("cargo:rerun-if-changed=src/bridge.rs");
     println!("cargo:rerun-if-changed=include/libgmem/detail/task.hpp");
-    println!("cargo:rerun-if-env-changed={GENERATED_INCLUDE_DIR}");
-    // The default device is compiled in: option_env! in src/device/mod.rs.
-    println!("cargo:rerun-if-env-changed=GMEM_DEFAULT_DEVICE");
-    if let Some(directory) = env::var_os(GENERATED_INCLUDE_DIR) {
-        let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
-        let header = PathBuf::from(directory).join("libgmem/detail/bridge.hpp");
-        copy_if_different(&out.join("cxxbridge/include/libgmem/src/bridge.rs.h"), &header)?;
-        // A build folder that was emptied gets it again.
-        println!("cargo:rerun-if-changed={}", header.display());
-    }
+
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
+    let header = profile_dir(&out)?.join("include/libgmem/detail/bridge.hpp");
+    copy_if_different(&out.join("cxxbridge/include/libgmem/src/bridge.rs.h"), &header)?;
+    // Made again if it was deleted.
+    println!("cargo:rerun-if-changed={}", header.display());
     Ok(())
 }
 
-/// Without the renaming the heap would work, but on pages of its own: better no build than that.
+/// Cargo's folder for this target and profile, which holds `build/<package>/out`. The header lies there, not in a folder
+/// that the environment names: then every build folder of CMake with the same Cargo folder shares one compiled core.
+fn profile_dir(out: &Path) -> io::Result<&Path> {
+    let build = out.ancestors().find(|folder| folder.ends_with("build"));
+    build.and_then(Path::parent).ok_or_else(|| {
+        io::Error::other(format!("OUT_DIR is {}, which is not below Cargo's build/", out.display()))
+    })
+}
+
+/// Without the renaming, jemalloc would take its pages from the kernel directly. That must not go unnoticed.
 fn check_page_source() -> io::Result<()> {
     println!("cargo:rerun-if-env-changed=CPPFLAGS");
     let flags = env::var("CPPFLAGS").unwrap_or_default();
@@ -39,7 +40,7 @@ fn check_page_source() -> io::Result<()> {
     )))
 }
 
-/// Leaves the time stamp alone when nothing changed, so that C++ is not rebuilt for nothing.
+/// Keeps the time stamp when nothing changed, so that no C++ is compiled again.
 fn copy_if_different(from: &Path, to: &Path) -> io::Result<()> {
     let new = fs::read(from)?;
     if fs::read(to).is_ok_and(|old| old == new) {

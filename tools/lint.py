@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Formatting and static analysis of Rust, C, C++ and Python."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
 
+import project
 import run
 import setup
 
@@ -33,14 +35,12 @@ def check(root):
     run.step("rustfmt")
     run.command("cargo", "fmt", "--check", cwd=root)
     run.command("cargo", "fmt", "--check", "--all", cwd=root / "benches" / "peers")
-    run.step("clippy (the first time takes a few minutes: jemalloc is compiled)")
-    run.command("cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings", cwd=root)
-    run.step("rustdoc")
-    run.command("cargo", "doc", "--no-deps", "--locked", "--document-private-items", "--quiet", cwd=root,
-                env={**os.environ, "RUSTDOCFLAGS": "-D warnings -A rustdoc::private-intra-doc-links"})
-    run.step("clang-format")
-    run.command(setup.pinned("clang-format"), "--dry-run", "--Werror", *_c_and_cpp(root))
-    run.step("clang-tidy")
+    folder = project.configure("Release")
+    # Rust keeps one processor busy for most of the time, and the formatters are downloaded.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        rust = pool.submit(_rust, folder)
+        _clang_format(root)
+        rust.result()
     _clang_tidy(root)
     run.step("python")
     for source in _sources(root, "*.py", "dev"):
@@ -48,19 +48,38 @@ def check(root):
     print("lint: no complaints")
 
 
+def _rust(folder):
+    """Clippy and rustdoc, on the artifacts that the tests use later."""
+    run.step("clippy (the first time takes a few minutes: jemalloc is compiled)")
+    project.cargo(folder, "clippy", "--all-targets", "--", "-D", "warnings")
+    run.step("rustdoc")
+    project.cargo(folder, "doc", "--no-deps", "--document-private-items", "--quiet",
+                  env={**os.environ, "RUSTDOCFLAGS": "-D warnings -A rustdoc::private-intra-doc-links"})
+
+
+def _clang_format(root):
+    program = setup.pinned("clang-format")
+    setup.pinned("clang-tidy")
+    run.step("clang-format")
+    run.command(program, "--dry-run", "--Werror", *_c_and_cpp(root))
+
+
 def _clang_tidy(root):
     """The public headers, through one file that includes all of them, and the C++ of the library."""
-    generated = root / "build" / "lint"
-    # The bridge's header is made by Cargo.
-    run.command("cargo", "check", "--locked", "--quiet", cwd=root,
-                env={**os.environ, "GMEM_GENERATED_INCLUDE_DIR": str(generated)})
-    umbrella = generated / "umbrella.cpp"
+    run.step("clang-tidy")
+    folder = root / "build" / "lint"
+    folder.mkdir(parents=True, exist_ok=True)
+    umbrella = folder / "umbrella.cpp"
     umbrella.write_text("#include <libgmem.hpp>\n#include <libgmem/streams/executor.hpp>\n")
-    done = subprocess.run(
-        [str(setup.pinned("clang-tidy")), "--quiet", "--warnings-as-errors=*", str(umbrella),
-         *map(str, sorted((root / "cpp").glob("*.cpp"))), "--", "-std=c++17", f"-I{root / 'include'}",
-         f"-I{generated}"],
-        cwd=root, text=True, capture_output=True, check=False)
-    if done.returncode != 0:
-        print(done.stdout, done.stderr, sep="\n")
-        sys.exit("clang-tidy has complaints")
+    program = str(setup.pinned("clang-tidy"))
+
+    def tidy(source):
+        return subprocess.run([program, "--quiet", "--warnings-as-errors=*", str(source), "--", "-std=c++17",
+                               f"-I{root / 'include'}", f"-I{project.generated_headers('debug')}"],
+                              cwd=root, text=True, capture_output=True, check=False)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in pool.map(tidy, [umbrella, *sorted((root / "cpp").glob("*.cpp"))]):
+            if done.returncode != 0:
+                print(done.stdout, done.stderr, sep="\n")
+                sys.exit("clang-tidy has complaints")

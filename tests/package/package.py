@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the package: what is installed, what it exports, and that users can build with it.
 
-Each command is one ctest test; `install CONFIG` comes first and makes the prefix that the others use.
+Each command is one ctest test. `install CONFIG` comes first and makes the prefix that the others use; `project CONFIG WAY`
+configures the project whose executables `consumer CONFIG WAY FLAVOUR` builds and runs. All use the Cargo folder of the build
+that runs the tests, so the core is compiled once in each profile; only `offline_and_rebuild` compiles one of its own.
 """
 
 import argparse
@@ -28,18 +30,20 @@ def run(*command, expect=0, **options):
 
 def configure(args, source, build, *options, config, expect=0, env=None):
     shutil.rmtree(build, ignore_errors=True)
-    return run(args.cmake, "-S", source, "-B", build, f"-DCMAKE_BUILD_TYPE={config}",
+    # Both of the generators that users have.
+    generator = "Ninja" if config == "Release" and shutil.which("ninja") else "Unix Makefiles"
+    return run(args.cmake, "-S", source, "-B", build, "-G", generator, f"-DCMAKE_BUILD_TYPE={config}",
                f"-DLIBGMEM_CARGO={args.cargo}", *options, expect=expect, env=env)
 
 
 def cargo_options(args):
-    """Use what Cargo has built already, and build nothing but the library."""
+    """Use what Cargo has built, and build only the library."""
     return [f"-DLIBGMEM_CARGO_TARGET_DIR={args.cargo_target_dir}", "-DLIBGMEM_BUILD_TESTS=OFF",
             "-DLIBGMEM_BUILD_EXAMPLES=OFF", "-DLIBGMEM_BUILD_BENCHES=OFF"]
 
 
 def prefix(args):
-    """Where the package lies after it was installed elsewhere and moved."""
+    """The package's folder, after it was installed elsewhere and moved here."""
     return args.work / args.config / "moved"
 
 
@@ -88,7 +92,7 @@ def exports(args):
 
 
 def binaries(args):
-    """What a loader sees: SONAME, no RUNPATH, never unloaded, little static thread-local room."""
+    """For the loader: SONAME, no RUNPATH, never unloaded, little static thread-local storage."""
     for library in ("libgmem", "libgmem_api"):
         path = prefix(args) / "lib" / f"{library}.so"
         dynamic = run("readelf", "-dW", path)
@@ -98,10 +102,10 @@ def binaries(args):
         if re.search("R(UN)?PATH", dynamic):
             sys.exit(f"{path.name} has a RUNPATH:\n{dynamic}")
         tls = re.search(r"^\s*TLS\s+\S+\s+\S+\s+\S+\s+\S+\s+(0x[0-9a-f]+)", run("readelf", "-lW", path), re.M)
-        room = int(tls.group(1), 16) if tls else 0
-        # Only STATIC_TLS takes room that a dlopen may not find; the limit is glibc's surplus.
-        if "STATIC_TLS" in dynamic and room > 64:
-            sys.exit(f"{path.name} needs {room} bytes of static TLS; 64 is the limit")
+        size = int(tls.group(1), 16) if tls else 0
+        # STATIC_TLS alone may make a dlopen fail for lack of space; the limit is what glibc keeps for such libraries.
+        if "STATIC_TLS" in dynamic and size > 64:
+            sys.exit(f"{path.name} needs {size} bytes of static TLS; 64 is the limit")
 
 
 def paths(args):
@@ -116,19 +120,35 @@ def paths(args):
                 sys.exit(f"{name} holds a path of this machine: {content[at:at + 120]!r}")
 
 
-def consumer(args):
-    """A project of a user's, built and run."""
+def project_folder(args):
+    return args.work / args.config / f"project-{args.way}"
+
+
+def package_environment(args):
+    return {**os.environ, "PKG_CONFIG_PATH": str(prefix(args) / "lib" / "pkgconfig")}
+
+
+def need_pkg_config(args):
     if args.way == "pkgconfig" and not shutil.which("pkg-config"):
         print("skipped: no pkg-config here; apt-get install pkg-config")
         sys.exit(SKIPPED)
-    build = args.work / args.config / f"consumer-{args.way}-{args.flavour}"
-    env = {**os.environ, "PKG_CONFIG_PATH": str(prefix(args) / "lib" / "pkgconfig")}
-    options = [f"-DWAY={args.way}", f"-DFLAVOUR={args.flavour}", f"-DCMAKE_PREFIX_PATH={prefix(args)}"]
+
+
+def project(args):
+    """A project of a user's, configured."""
+    need_pkg_config(args)
+    options = [f"-DWAY={args.way}", f"-DCMAKE_PREFIX_PATH={prefix(args)}"]
     if args.way == "add_subdirectory":
         options += [f"-DLIBGMEM_SOURCE={args.source}", *cargo_options(args)[:1]]
-    configure(args, HERE / "consumer", build, *options, config=args.config, env=env)
-    run(args.cmake, "--build", build, "--parallel", env=env)
-    print(run(build / "consumer"))
+    configure(args, HERE / "consumer", project_folder(args), *options, config=args.config, env=package_environment(args))
+
+
+def consumer(args):
+    """Its executable for a flavour, built and run."""
+    need_pkg_config(args)
+    target = f"consumer_{args.flavour}"
+    run(args.cmake, "--build", project_folder(args), "--target", target, "--parallel", env=package_environment(args))
+    print(run(project_folder(args) / target))
 
 
 def messages(args):
@@ -178,7 +198,9 @@ def offline_and_rebuild(args):
     run(args.cargo, "vendor", "--locked", scratch / "vendor", cwd=source)
     (home / "config.toml").write_text('[source.crates-io]\nreplace-with = "vendored"\n'
                                       f'[source.vendored]\ndirectory = "{scratch / "vendor"}"\n')
-    env = {**os.environ, "CARGO_HOME": str(home)}
+    # It is about what is built, not how fast that runs.
+    env = {**os.environ, "CARGO_HOME": str(home), "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0",
+           "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16"}
     configure(args, source, build, *cargo_options(args)[1:], "-DLIBGMEM_CARGO_OFFLINE=ON", config="Release", env=env)
 
     def built():
@@ -209,16 +231,17 @@ def main():
     for name in ("--source", "--work", "--cmake", "--cargo", "--cargo-target-dir"):
         parser.add_argument(name, required=True, type=pathlib.Path)
     commands = parser.add_subparsers(required=True, dest="command")
-    for function in (install, files, exports, binaries, paths, consumer, messages, offline_and_rebuild):
+    for function in (install, files, exports, binaries, paths, project, consumer, messages, offline_and_rebuild):
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(function=function)
         if function is not offline_and_rebuild:
             command.add_argument("config")
-        if function is consumer:
+        if function in (project, consumer):
             command.add_argument("way")
+        if function is consumer:
             command.add_argument("flavour")
     args = parser.parse_args()
-    # What ctest's own make or Cargo set is none of the user's business.
+    # A user's shell has none of these, but ctest's make and Cargo set them.
     for name in ("MAKEFLAGS", "DESTDIR", "CARGO_TARGET_DIR"):
         os.environ.pop(name, None)
     args.function(args)

@@ -1,0 +1,47 @@
+# The headers and libraries of vendors that the adapters are tested against. ./dev test installs them; a test that misses one
+# is skipped and says which.
+include(CheckLibraryExists)
+
+set(vendor_headers "${PROJECT_SOURCE_DIR}/build/tools")
+set(cuda_toolkit "${vendor_headers}/nvidia-cuda-nvcc/nvidia/cu13")
+find_path(CUDA_HEADERS cuda_runtime_api.h PATHS "${cuda_toolkit}/include")
+find_library(CUDART_LIBRARY NAMES cudart libcudart.so.13 PATHS "${cuda_toolkit}/lib")
+find_program(NVCC nvcc PATHS "${cuda_toolkit}/bin")
+find_path(HIP_HEADERS hip/hip_runtime_api.h)
+find_library(HIP_LIBRARY amdhip64)
+find_path(OPENCL_HEADERS CL/cl.h)
+find_library(OPENCL_LIBRARY OpenCL)
+find_path(SYCL_HEADERS sycl/sycl.hpp PATHS "${vendor_headers}/intel-sycl-rt/include")
+foreach(found IN ITEMS CUDA_HEADERS CUDART_LIBRARY NVCC HIP_HEADERS HIP_LIBRARY OPENCL_HEADERS OPENCL_LIBRARY SYCL_HEADERS)
+	mark_as_advanced(${found})
+endforeach()
+
+# vendor_test(<name> <headers> <library> <source> [<definitions>...]): a program that links a vendor's library.
+function(vendor_test name headers library source)
+	if(NOT headers OR NOT library)
+		skipped_test(${name} "its headers or library are not installed (./dev test installs them as root)")
+	else()
+		gmem_test(${name} libgmem::libgmem ${source})
+		target_include_directories(test_${name} SYSTEM PRIVATE "${headers}")
+		target_link_libraries(test_${name} PRIVATE "${library}")
+		target_compile_definitions(test_${name} PRIVATE ${ARGN})
+	endif()
+	set_property(TEST ${name} APPEND PROPERTY LABELS vendor)
+endfunction()
+
+# compiled_test(<name> <headers> <source> [<definitions>...]): the test streams.<name>.compiles; compiling it is the test.
+function(compiled_test name headers source)
+	set(test streams.${name}.compiles)
+	if(NOT headers)
+		skipped_test(${test} "its headers are not installed (./dev test installs them)")
+	else()
+		add_library(test_streams.${name} OBJECT ${source})
+		target_link_libraries(test_streams.${name} PRIVATE libgmem::libgmem)
+		target_include_directories(test_streams.${name} SYSTEM PRIVATE "${headers}")
+		target_compile_definitions(test_streams.${name} PRIVATE ${ARGN})
+		# Only the front end of the compiler has to accept it.
+		target_compile_options(test_streams.${name} PRIVATE -O0)
+		add_test(NAME ${test} COMMAND "${CMAKE_COMMAND}" -E true)
+	endif()
+	set_property(TEST ${test} APPEND PROPERTY LABELS vendor)
+endfunction()
