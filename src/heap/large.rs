@@ -34,7 +34,7 @@ pub(super) fn allocate(size: usize, flags: c_int) -> *mut c_void {
     }
     count_and_start_purger(size);
     // SAFETY: the size is not 0; jemalloc gives NULL for one that it cannot serve.
-    let attempt = || unsafe { je::mallocx(size, flags() | flags) };
+    let attempt = || unsafe { je::mallocx(size, ON_GMEM_PAGE | flags) };
     noted(or_once_more(size, attempt))
 }
 
@@ -54,12 +54,12 @@ pub(super) unsafe fn reallocate(block: *mut c_void, size: usize) -> *mut c_void 
     let stays = size <= old_size || !device_blocks::may_serve(size);
     let on_page = block.addr() & (mapping::gmem_page().bytes() - 1) == 0;
     // SAFETY: a live block; grown or shrunk in place or left as it is.
-    if stays && on_page && unsafe { je::xallocx(block, size, 0, flags()) } >= size {
+    if stays && on_page && unsafe { je::xallocx(block, size, 0, ON_GMEM_PAGE) } >= size {
         return noted(block);
     }
     if stays && (old_size < 2 * LARGE || size < old_size) {
         // SAFETY: a live block and a size that is not 0.
-        let attempt = || unsafe { je::rallocx(block, size, flags()) };
+        let attempt = || unsafe { je::rallocx(block, size, ON_GMEM_PAGE) };
         return noted(or_once_more(size, attempt));
     }
     let Some(new) = NonNull::new(allocate(size, 0)) else { return ptr::null_mut() };
@@ -104,10 +104,8 @@ fn noted(block: *mut c_void) -> *mut c_void {
     or_out_of_memory(block)
 }
 
-/// Start on a GMEM page.
-fn flags() -> c_int {
-    je::MALLOCX_ALIGN(mapping::gmem_page().bytes())
-}
+/// jemalloc's flag for a block that starts on a GMEM page.
+const ON_GMEM_PAGE: c_int = je::MALLOCX_ALIGN(mapping::gmem_page().bytes());
 
 /// Put the first `length` bytes of `from` to `to`: whole heap pages are moved, except to a
 /// device's block, the rest is copied. False if that could

@@ -8,7 +8,7 @@
 
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
 
 use super::page_map::{self, HEAP_PAGE, TOTALS};
 use super::{NARENAS, limits, settings};
@@ -187,7 +187,9 @@ impl ArenaReserve {
 /// Make a fresh mapping the heap's, and take a part of it into use.
 fn adopt(range: PageRange, used: PageRange) -> SysResult<()> {
     page_map::adopt(range)?;
-    if IS_HUGE.load(Ordering::SeqCst) {
+    // Pairs with the fence in `begin_use`: either this thread sees that the heap is huge, or that one sees the pages.
+    fence(Ordering::SeqCst);
+    if IS_HUGE.load(Ordering::Relaxed) {
         page_map::advise_huge(range);
     } else {
         advice::small_pages(range);
@@ -199,7 +201,8 @@ fn adopt(range: PageRange, used: PageRange) -> SysResult<()> {
 fn begin_use(range: PageRange) -> SysResult<()> {
     let in_use = limits::admit(range.len())?;
     page_map::put_in_use(range);
-    if in_use > SMALL_HEAP && !IS_HUGE.swap(true, Ordering::SeqCst) {
+    if in_use > SMALL_HEAP && !IS_HUGE.swap(true, Ordering::Relaxed) {
+        fence(Ordering::SeqCst);
         page_map::each_run(page_map::advise_huge);
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::page_map::{self, TOTALS};
 use super::{control, device_blocks, foreign, limits, settings};
-use crate::os::{file, mapping, smaps};
+use crate::os::{file, smaps};
 
 /// Bytes, unless the name says otherwise.
 #[derive(Debug, Default, Clone)]

@@ -8,7 +8,7 @@ use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::mem::offset_of;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering, fence};
 
 use super::pages;
 use super::thread_cache::{self, ThreadCache};
@@ -70,6 +70,8 @@ impl Block {
             return None;
         }
         self.thread.compare_exchange(owner, thread, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        // The kernel said that the last owner has gone. What that thread wrote comes before what is read and written here.
+        fence(Ordering::Acquire);
         self.process.store(process, Ordering::Relaxed);
         // SAFETY: the block is this thread's now.
         unsafe { thread_cache::reset(self.cache.get()) };
