@@ -1,6 +1,6 @@
 # Drives Cargo: finds it, checks its version, and builds the Rust core as one static library.
 
-# Versions and names have one home each: Cargo.toml and the files of src/device/.
+# Versions are read from Cargo.toml and the names of devices from src/device/mod.rs.
 file(STRINGS "${CMAKE_CURRENT_LIST_DIR}/../Cargo.toml" _cargo_toml REGEX "^(version|rust-version) = ")
 string(REGEX MATCH "(^|;)version = \"([0-9.]+)\"" _ "${_cargo_toml}")
 set(LIBGMEM_VERSION "${CMAKE_MATCH_2}")
@@ -49,19 +49,15 @@ function(libgmem_find_cargo)
 	endif()
 endfunction()
 
-# Stops unless LIBGMEM_DEVICE is a device: each is a file of src/device/.
+# Stops unless LIBGMEM_DEVICE is one of the devices that src/device/mod.rs lists, one a line, as "&name::Type,".
 function(libgmem_check_device)
-	file(GLOB _files CONFIGURE_DEPENDS "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../src/device/*.rs")
-	set(_devices)
-	foreach(_file IN LISTS _files)
-		get_filename_component(_name "${_file}" NAME_WE)
-		if(NOT _name STREQUAL "mod")
-			list(APPEND _devices "${_name}")
-		endif()
-	endforeach()
+	set(_list "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../src/device/mod.rs")
+	set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${_list}")
+	file(STRINGS "${_list}" _devices REGEX "^    &[a-z0-9_]+::[A-Za-z0-9]+,$")
+	list(TRANSFORM _devices REPLACE "^    &([a-z0-9_]+)::.*$" "\\1")
 	if(NOT LIBGMEM_DEVICE IN_LIST _devices)
 		list(JOIN _devices ", " _devices)
-		message(FATAL_ERROR "LIBGMEM_DEVICE=${LIBGMEM_DEVICE} is no device of libgmem; the devices are: ${_devices}.")
+		message(FATAL_ERROR "LIBGMEM_DEVICE=${LIBGMEM_DEVICE} is not a device of libgmem; the devices are: ${_devices}.")
 	endif()
 endfunction()
 

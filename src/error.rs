@@ -2,14 +2,73 @@
 //!
 //! A message names the argument, its value, what is allowed and what to do.
 
-mod codes;
-
 use std::borrow::Cow;
-
-pub use codes::{AclCode, ClCode, CuCode, Errno, GmemAnswer};
+use std::fmt;
 
 /// `Result` with libgmem's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// A positive error number of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// The value that the C functions return.
+    pub const fn negative(self) -> i32 {
+        -self.0
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // std's text ends in "(os error N)", which is the number a reader wants.
+        write!(f, "{}", std::io::Error::from_raw_os_error(self.0))
+    }
+}
+
+/// A driver's error code. The device supplies the name and the errno.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriverCode {
+    /// The number that the driver returned.
+    pub number: i32,
+    /// The name of that number in the driver's header; empty if it is not one that libgmem knows.
+    pub name: &'static str,
+    /// The errno closest in meaning.
+    pub errno: Errno,
+}
+
+impl fmt::Display for DriverCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "code {}", self.number)?;
+        if self.name.is_empty() { Ok(()) } else { write!(f, ", {}", self.name) }
+    }
+}
+
+/// The object of a driver's call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The call concerns the device as a whole.
+    Device,
+    /// The addresses `from..to`.
+    Range {
+        /// First address.
+        from: usize,
+        /// First address behind the range.
+        to: usize,
+    },
+    /// A stream, by its handle.
+    Stream(usize),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device => Ok(()),
+            Self::Range { from, to } => write!(f, " of {from:#x}..{to:#x}"),
+            Self::Stream(handle) => write!(f, " on stream {handle:#x}"),
+        }
+    }
+}
 
 /// Every failure of the library.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,30 +84,6 @@ pub enum Error {
         "hnid = {hnid} is not a node with memory; the nodes are {nodes} (gmemGetNumaId() gives the current device's)"
     )]
     NotAMemoryNode { hnid: i32, nodes: String },
-
-    #[error(
-        "hnid = {hnid} is neither a node with memory, which are {nodes}, nor a device of the GMEM kernel, which are \
-         {devices:?} (/sys/kernel/mm/gmem; gmemGetNumaId() gives the first)"
-    )]
-    NotADevice { hnid: i32, nodes: String, devices: String },
-
-    #[error(
-        "/dev/gmem cannot be opened: {errno}; {remedy}. Without it, the device \"host\" does what a stock kernel can \
-         (GMEM_DEVICE, gmemSetDevice)"
-    )]
-    NoGmemKernel { errno: Errno, remedy: &'static str },
-
-    #[error("there is no peer-shared memory: {why} ({errno})")]
-    NoPeerSharedMemory { why: &'static str, errno: Errno },
-
-    #[error(
-        "{from:#x}..{to:#x} is not peer-shared memory, and no other can go to a device (hnid = {hnid}). Take blocks of \
-         2 MiB and more of libgmem's malloc, on the device \"gmem\" or \"ascend\", or mmap(2) with MAP_PEER_SHARED"
-    )]
-    NotPeerShared { from: usize, to: usize, hnid: i32 },
-
-    #[error("the GMEM kernel refused {what}: {answer}; {remedy}")]
-    GmemRefused { what: String, answer: GmemAnswer, remedy: &'static str },
 
     #[error("nothing is mapped at {at:#x}, inside {from:#x}..{to:#x}; {done}")]
     Hole { at: usize, from: usize, to: usize, done: &'static str },
@@ -127,38 +162,31 @@ pub enum Error {
     #[error("no device is named {name:?}; the devices are {known} (GMEM_DEVICE, gmemSetDevice)")]
     UnknownDevice { name: String, known: String },
 
-    #[error("device opencl cannot be used: {why}. {remedy}")]
-    NoOpencl { why: Cow<'static, str>, remedy: &'static str },
+    #[error("device {device} cannot be used: {why}. {remedy}")]
+    DeviceUnavailable {
+        device: &'static str,
+        why: Cow<'static, str>,
+        remedy: &'static str,
+        errno: Errno,
+    },
 
-    #[error("{call} of {from:#x}..{to:#x} failed: {code}")]
-    Opencl { call: &'static str, from: usize, to: usize, code: ClCode },
+    #[error("device {device}: {call}{on} failed: {code}{}{remedy}", if remedy.is_empty() { "" } else { "; " })]
+    Driver {
+        device: &'static str,
+        call: &'static str,
+        on: Target,
+        code: DriverCode,
+        remedy: &'static str,
+    },
 
-    #[error("streams of Ascend's runtime cannot be used: {why}. {remedy}")]
-    NoAscend { why: Cow<'static, str>, remedy: &'static str },
-
-    #[error("{call} refused the stream {stream:#x}: {code}; nothing was registered")]
-    Ascend { call: &'static str, stream: usize, code: AclCode },
-
-    #[error("device cuda cannot be used: {why}. {remedy}")]
-    NoCuda { why: Cow<'static, str>, remedy: &'static str },
-
-    #[error("{call} of {from:#x}..{to:#x} failed: {code}")]
-    Cuda { call: &'static str, from: usize, to: usize, code: CuCode },
-
-    #[error("{call} on stream {stream:#x} failed: {code}")]
-    CudaStream { call: &'static str, stream: usize, code: CuCode },
-
-    #[error(
-        "stream = {stream:#x} is being captured into a graph, which would do this each time that it is launched, and \
-         libgmem's streams do it once; call before cuStreamBeginCapture() or behind cuStreamEndCapture()"
-    )]
-    Capturing { stream: usize },
+    #[error("stream = {stream:#x} {why}; nothing was registered. {remedy}")]
+    StreamNotReady { stream: usize, why: &'static str, remedy: &'static str },
 
     #[error(
-        "{what} needs the CUDA driver, and was called from a function that the driver calls on a stream, where CUDA \
-         forbids that; register it on a stream from elsewhere"
+        "{call} needs the driver of device {device}, which forbids calls from a function that it runs on a stream; \
+         make the call from another thread"
     )]
-    InHostFunction { what: &'static str },
+    InHostFunction { device: &'static str, call: &'static str },
 
     #[error("{argument} is NULL; pass {wanted}")]
     Null { argument: &'static str, wanted: &'static str },
@@ -249,8 +277,6 @@ impl Error {
         Errno(match self {
             Error::RangeOverflow { .. }
             | Error::NotAMemoryNode { .. }
-            | Error::NotADevice { .. }
-            | Error::NotPeerShared { .. }
             | Error::UnknownDevice { .. }
             | Error::Null { .. }
             | Error::StructSize { .. }
@@ -266,31 +292,17 @@ impl Error {
             | Error::PoolTooSmall { .. }
             | Error::HugePagesMissing { .. }
             | Error::HugePagesLost { .. } => libc::ENOMEM,
-            Error::NoOpencl { .. } | Error::NoAscend { .. } | Error::NoCuda { .. } => libc::ENODEV,
-            Error::Ascend { code, .. } => code.errno(),
-            Error::Cuda { code: CuCode::OUT_OF_MEMORY, .. }
-            | Error::CudaStream { code: CuCode::OUT_OF_MEMORY, .. } => libc::ENOMEM,
-            Error::CudaStream {
-                code: CuCode::INVALID_HANDLE | CuCode::CONTEXT_IS_DESTROYED,
-                ..
-            } => libc::EINVAL,
-            Error::Cuda { code: CuCode::NOT_SUPPORTED, .. }
-            | Error::CudaStream { code: CuCode::NOT_SUPPORTED, .. }
-            | Error::Capturing { .. } => libc::EOPNOTSUPP,
-            Error::Cuda { .. } | Error::CudaStream { .. } => libc::EIO,
+            Error::Driver { code, .. } => code.errno.0,
             Error::InHostFunction { .. } => libc::EDEADLK,
-            Error::Opencl { code, .. } if code.is_lack_of_memory() => libc::ENOMEM,
-            Error::Opencl { .. } => libc::EIO,
+            Error::StreamNotReady { .. } => libc::EOPNOTSUPP,
             Error::NoHugePages { .. } => libc::EOPNOTSUPP,
             Error::NodeForbidden { .. } => libc::EACCES,
             Error::Cancelled { .. } => libc::ECANCELED,
             Error::TimedOut { .. } => libc::ETIMEDOUT,
             Error::Unsupported { errno, .. } => *errno,
-            Error::System { errno, .. } | Error::FaultsNotCounted { errno } => errno.0,
-            // That a file is missing says little to whoever asked for a device.
-            Error::NoGmemKernel { errno: Errno(libc::ENOENT | libc::ENXIO), .. } => libc::ENODEV,
-            Error::NoGmemKernel { errno, .. } | Error::NoPeerSharedMemory { errno, .. } => errno.0,
-            Error::GmemRefused { answer, .. } => answer.errno().0,
+            Error::System { errno, .. }
+            | Error::DeviceUnavailable { errno, .. }
+            | Error::FaultsNotCounted { errno } => errno.0,
             Error::NotMoved { .. } => libc::EBUSY,
             Error::SelfSynchronize { .. } => libc::EDEADLK,
             Error::StreamFull { .. } | Error::NoThread { .. } => libc::EAGAIN,

@@ -1,32 +1,33 @@
-//! Huge pages or not: what a call, a range of addresses, or the process asks for.
+//! Huge-page policies: of a call, of a range of addresses, and of the process.
 //!
-//! The most particular one holds: the call's own, else that of the range that its first address lies in, else the
-//! process's.
+//! The most specific policy holds: that of the call, else that of the range that its first address lies in, else that of the
+//! process.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::config::config;
+use crate::config::Setting;
 use crate::error::{Error, Result};
+use crate::os::lazy::Lazy;
 use crate::os::replaced::Replaced;
 use crate::page::PageRange;
 
-/// What is wanted of pages that may be huge.
+/// A huge-page policy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum HugePolicy {
-    /// What the mapping and the system say.
+    /// As the mapping and the system say.
     #[default]
     AsIs = 0,
-    /// Base pages.
+    /// Base pages only.
     Off = 1,
-    /// Huge pages where the kernel has some at hand, base pages elsewhere.
+    /// Huge pages if the kernel has some available, else base pages.
     Prefer = 2,
-    /// Huge pages throughout, or an error before anything is touched.
+    /// Huge pages everywhere, or an error before anything is touched.
     Require = 3,
 }
 
 impl HugePolicy {
-    /// As `libgmem.h` numbers them.
+    /// The policy with this number in `libgmem.h`.
     pub fn from_number(policy: i32) -> Result<Self> {
         match policy {
             0 => Ok(Self::AsIs),
@@ -36,37 +37,46 @@ impl HugePolicy {
             _ => Err(Error::UnknownHugePolicy { policy }),
         }
     }
-
-    /// As `GMEM_HUGE_PAGES` has them.
-    pub fn from_word(word: &str) -> Option<Self> {
-        match word {
-            "off" => Some(Self::Off),
-            "prefer" => Some(Self::Prefer),
-            "require" => Some(Self::Require),
-            _ => None,
-        }
-    }
 }
 
-/// The process's, plus 1; 0 before it was set, when `GMEM_HUGE_PAGES` holds.
+/// `GMEM_HUGE_PAGES`.
+pub static HUGE_PAGES: Setting<HugePolicy> = Setting {
+    name: c"GMEM_HUGE_PAGES",
+    form: "`off`, `prefer` or `require`",
+    default: "as the mapping and the system say",
+    about: "Huge pages for prefetches and ranges that have no policy of their own; `gmemSetHugePolicy` overrides it.",
+    parse: |word| match word {
+        b"off" => Some(HugePolicy::Off),
+        b"prefer" => Some(HugePolicy::Prefer),
+        b"require" => Some(HugePolicy::Require),
+        _ => None,
+    },
+};
+
+fn of_environment() -> HugePolicy {
+    static READ: Lazy<HugePolicy> = Lazy::new(|| HUGE_PAGES.get().unwrap_or_default());
+    *READ.get()
+}
+
+/// The policy of the process plus 1; 0 until it is set, while `GMEM_HUGE_PAGES` holds.
 static PROCESS: AtomicU8 = AtomicU8::new(0);
 
-/// Set the process's policy.
+/// Set the policy of the process.
 pub fn set(policy: HugePolicy) {
     PROCESS.store(policy as u8 + 1, Ordering::Relaxed);
 }
 
 fn of_process() -> HugePolicy {
     match PROCESS.load(Ordering::Relaxed) {
-        0 => config().huge_pages,
+        0 => of_environment(),
         set => HugePolicy::from_number(i32::from(set - 1)).unwrap_or(HugePolicy::AsIs),
     }
 }
 
-/// Ranges with a policy of their own, ascending and apart.
+/// The ranges that have a policy, in ascending order; they do not overlap.
 static RANGES: Replaced<Vec<(PageRange, HugePolicy)>> = Replaced::new();
 
-/// Set the policy of a range; `AsIs` leaves it to the process again.
+/// Set the policy of a range; `AsIs` removes it, so that the policy of the process holds again.
 pub fn set_range(range: PageRange, policy: HugePolicy) {
     RANGES.replace(|ranges| with_range(ranges.map_or(&[], Vec::as_slice), range, policy));
 }
@@ -90,7 +100,7 @@ fn with_range(
     after
 }
 
-/// What holds at `address` for a call that asks for nothing of its own.
+/// The policy at `address` for a call that has none.
 pub fn at(address: usize) -> HugePolicy {
     let ranges = RANGES.get().map_or(&[][..], Vec::as_slice);
     let behind = ranges.partition_point(|(range, _)| range.start() <= address);
@@ -125,13 +135,13 @@ mod tests {
 
     #[test]
     fn a_range_goes_before_the_process() {
-        // Addresses that no test maps.
+        // No test maps these addresses.
         let range = PageRange::new(1 << 60, (1 << 60) + 4096);
         set_range(range, HugePolicy::Require);
         assert_eq!(at(range.start()), HugePolicy::Require);
         assert_eq!(at(range.end() - 1), HugePolicy::Require);
-        assert_eq!(at(range.end()), config().huge_pages);
+        assert_eq!(at(range.end()), of_environment());
         set_range(range, HugePolicy::AsIs);
-        assert_eq!(at(range.start()), config().huge_pages);
+        assert_eq!(at(range.start()), of_environment());
     }
 }

@@ -1,21 +1,22 @@
 //! libgmem: memory shared by a CPU and its accelerators.
 //!
-//! What lives where, outermost first; each room uses only the rooms below it:
+//! The modules, outermost first; each uses only the modules below it:
 //!
-//! | room | what it does |
+//! | module | purpose |
 //! |---|---|
-//! | [`capi`], `bridge` | the C functions of `libgmem.h`, and what the C++ headers call through cxx |
-//! | [`prefetch`], [`free_eager`] | the two verbs: an argument list becomes a range, a device, an order |
-//! | [`topology`], [`residency`] | seeing: what memory the machine has, and where the pages of a range are |
-//! | [`native_stream`] | a `void *stream` is NULL, a handle of libgmem's, or a stream of the device's driver |
-//! | [`stream`] | *when* it happens: queues served in order, events, executors of others, coalescing, errors kept for later |
-//! | [`device`] | *where* memory can live: `host`, a stock Linux kernel; `gmem`, openEuler's; `ascend`, the same with Ascend's streams; `opencl`, an OpenCL device; `cuda`, a GPU of NVIDIA's |
-//! | [`heap`] | `malloc`: blocks that threads keep, jemalloc behind them, pages of 2 MiB behind that |
-//! | [`guard`], [`last_error`], [`config`], [`huge_policy`] | panics become errors; the thread's last one; `GMEM_*` settings; huge pages or not |
-//! | [`os`] | the only room with raw system calls |
-//! | [`report`], [`page`], [`error`] | what a prefetch did; page arithmetic, all of it checked; what can go wrong |
+//! | [`capi`], `bridge` | the C functions of `libgmem.h`, and the functions that the C++ headers call through cxx |
+//! | [`prefetch`], [`free_eager`] | the two verbs: the arguments of a call become a range, a device and an order |
+//! | [`topology`], [`residency`] | inspection: the memory that the machine has, and the pages of a range |
+//! | [`native_stream`] | classifies a `void *stream`: NULL, a handle of libgmem, or a stream of the device's driver |
+//! | [`stream`] | *when* work happens: ordered queues, events, external executors, coalescing, deferred errors |
+//! | [`heap`] | `malloc`: per-thread caches, jemalloc behind them, and 2 MiB pages behind jemalloc |
+//! | [`device`] | *where* memory can live, one folder each: `host` (a stock Linux kernel), `gmem` (openEuler's kernel), `ascend` (the same with Ascend's streams), `opencl`, `cuda` |
+//! | [`guard`], [`last_error`] | panics become errors; the last error of each thread |
+//! | [`huge_policy`], [`config`] | the huge-page policies; the `GMEM_*` settings |
+//! | [`os`] | system calls and what the C library offers beside them |
+//! | [`report`], [`page`], [`error`] | the result of a prefetch; checked page arithmetic; errors and their errnos |
 //!
-//! The Rust side is no public API: users have `libgmem.h` and `libgmem.hpp`.
+//! The Rust side is not a public API: programs use `libgmem.h` and `libgmem.hpp`.
 
 pub mod capi;
 pub mod config;
@@ -36,3 +37,5 @@ pub mod stream;
 pub mod topology;
 
 mod bridge;
+#[cfg(test)]
+mod settings_table;

@@ -9,7 +9,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use crate::device::{self, Mark, NativeStreams};
+use crate::device::{self, DriverEvent, DriverStreams};
 use crate::error::{Error, Result};
 use crate::stream::{self, Executor, Note};
 
@@ -27,7 +27,7 @@ pub fn resolve(stream: usize) -> Result<usize> {
 }
 
 /// The driver's stream that a `void *stream` is, and whose it is; `None` for libgmem's own.
-pub fn native(stream: usize) -> Result<Option<&'static dyn NativeStreams>> {
+pub fn native(stream: usize) -> Result<Option<&'static dyn DriverStreams>> {
     if stream == 0 || stream::is_handle(stream) {
         return Ok(None);
     }
@@ -63,10 +63,10 @@ pub fn is_idle(stream: usize) -> Result<bool> {
     Ok(drivers_is_done && stream::is_idle(handle)?)
 }
 
-fn driver_of(stream: usize) -> Result<(usize, &'static dyn NativeStreams)> {
+fn driver_of(stream: usize) -> Result<(usize, &'static dyn DriverStreams)> {
     let unknown = Error::UnknownStream { handle: stream };
     let device = device::current_index()?;
-    let streams = device::by_index(device).native_streams().ok_or_else(|| unknown.clone())?;
+    let streams = device::by_index(device).driver_streams().ok_or_else(|| unknown.clone())?;
     if streams.may_be(stream) { Ok((device, streams)) } else { Err(unknown) }
 }
 
@@ -75,7 +75,7 @@ fn driver_of(stream: usize) -> Result<(usize, &'static dyn NativeStreams)> {
 /// What a driver knows of the place that an event stands for.
 struct Marked {
     device: usize,
-    mark: Box<dyn Mark>,
+    mark: Box<dyn DriverEvent>,
 }
 
 /// The event now stands for this place in the stream; in a driver's, the driver notes it, too.
@@ -85,7 +85,7 @@ pub fn record(event: usize, stream: usize) -> Result<()> {
             return Ok(None);
         }
         let (device, streams) = driver_of(stream)?;
-        let mark = streams.mark(stream)?;
+        let mark = streams.record_event(stream)?;
         Ok(mark.map(|mark| Arc::new(Marked { device, mark }) as Note))
     })
 }
@@ -100,7 +100,7 @@ pub fn wait_event(stream: usize, event: usize) -> Result<()> {
         && let Some(marked) = note.downcast_ref::<Marked>()
         && marked.device == driver_of(stream)?.0
     {
-        return marked.mark.hold(stream);
+        return marked.mark.make_wait(stream);
     }
     stream::wait_event(handle, event)
 }
@@ -110,7 +110,7 @@ pub fn has_passed(event: usize) -> Result<bool> {
     if let Some(note) = stream::pending_note(event)?
         && let Some(marked) = note.downcast_ref::<Marked>()
     {
-        marked.mark.has_come()?;
+        marked.mark.has_completed()?;
     }
     stream::has_passed(event)
 }
@@ -129,7 +129,7 @@ pub fn synchronize_event(event: usize) -> Result<()> {
 
 /// One of them.
 struct Native {
-    streams: &'static dyn NativeStreams,
+    streams: &'static dyn DriverStreams,
     stream: usize,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{LogLevel, log};
-use crate::device::{self, Device, NativeStreams, Registered, Request, Unwatched, Watch};
+use crate::device::{self, Device, DriverStreams, Registered, Request, Unwatched, Watch};
 use crate::error::{Error, Result};
 use crate::huge_policy::{self, HugePolicy};
 use crate::native_stream;
@@ -99,7 +99,7 @@ impl Options {
     /// Have a driver's stream do what is its own to do.
     fn register(
         &self,
-        streams: &dyn NativeStreams,
+        streams: &dyn DriverStreams,
         stream: usize,
         asked: PageRange,
         target: Target,
@@ -158,7 +158,7 @@ fn collapse_later(asked: PageRange, device: &'static dyn Device) {
     // Nothing is lost if that fails: the kernel does the same, only later (khugepaged).
     if let Some(stream) = STREAM.get() {
         let work = move || {
-            device.collapse(asked.outward(mapping::gmem_page()));
+            device.collapse_all(asked.outward(mapping::gmem_page()));
             Ok(())
         };
         let _ = stream::launch(*stream, Box::new(work));

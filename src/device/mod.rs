@@ -1,146 +1,151 @@
-//! *Where* memory can live: the trait [`Device`], and which device is current.
+//! *Where* memory can live: the trait [`Device`], and the current device.
 //!
-//! To add a device, write its file and add it to [`ALL`]; nothing else changes.
+//! A new device is a folder here and a line in [`ALL`]. Code that several devices share is in [`common`].
 
 mod ascend;
+mod common;
 mod cuda;
-mod driver;
 mod gmem;
 mod host;
 mod opencl;
 
-pub use driver::{
-    HostFunction, Mark, NativeStreams, Registered, in_host_function, is_in_host_function,
+pub use common::{
+    DriverEvent, DriverStreams, HostFunction, Registered, in_host_function, is_in_host_function,
 };
 
 use std::ffi::{CStr, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::config::config;
+use crate::config::{self, Setting, SettingRow};
 use crate::error::{Error, Result};
 use crate::huge_policy::HugePolicy;
+use crate::os::lazy::Lazy;
 use crate::os::mapping::Region;
 use crate::page::PageRange;
 use crate::report::Report;
 
-/// A place for memory: a set of memory nodes, and how a range gets there and away.
+/// A set of memory nodes, and the operations that bring a range there and free it.
 pub trait Device: Sync {
     /// The name by which GMEM_DEVICE and gmemSetDevice know it.
     fn c_name(&self) -> &'static CStr;
 
-    /// Whether it can be used, else why not; asked before it becomes the current one. What it needs is opened here.
+    /// The documentation of the `GMEM_*` variables that it reads.
+    fn settings(&self) -> Vec<SettingRow> {
+        Vec::new()
+    }
+
+    /// Open what the device needs, before it becomes the current one; fails if it cannot be used.
     fn open(&self) -> Result<()> {
         Ok(())
     }
 
-    /// The node that [`prefetch`](Device::prefetch) is best asked for from the calling thread.
+    /// The best node to prefetch to from the calling thread.
     fn numa_id(&self) -> Result<i32>;
 
-    /// The node that `hnid` stands for, if the device can keep memory there.
+    /// The node with the id `hnid`, if the device can keep memory there.
     fn node(&self, hnid: i32) -> Result<usize>;
 
-    /// Bring a range to a node, with the margin that rounding outward adds where that is ordinary
-    /// memory. On success an access to what was asked for takes no fault. `report` gets what was done, also when not
-    /// all of it was.
+    /// Bring a range to a node, together with the margin that rounding outward adds, where that is ordinary memory. After
+    /// success an access to the requested range takes no fault. `report` is filled after a failure, too.
     fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()>;
 
-    /// Make huge pages of the base pages in a range that a prefetch reported as fallen back, as far as that can be done
-    /// now.
-    fn collapse(&self, pages: PageRange) {
-        // The kernel leaves alone what a driver has mapped.
-        host::Host.collapse(pages);
+    /// Turn the base pages of a range into huge pages, as far as that is possible now. For ranges that a prefetch reported as
+    /// fallen back.
+    fn collapse_all(&self, pages: PageRange) {
+        // The kernel does not change memory that a driver has mapped.
+        host::Host.collapse_all(pages);
     }
 
-    /// Have the memory that is mapped in a range be huge, or not, from now on.
+    /// Set the huge-page policy of the memory that is mapped in a range.
     fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
         host::Host.advise_huge(range, policy)
     }
 
-    /// Give the memory of whole GMEM pages back; afterwards they read as zeros, unless libgmem.h says otherwise of the
-    /// device.
+    /// Release the memory of whole GMEM pages, whose contents their owner has given up. They read as zeros afterwards, unless
+    /// libgmem.h says otherwise for the device.
     fn free_eager(&self, pages: PageRange) -> Result<()>;
 
-    /// The driver's own object that its memory belongs to; NULL where there is none.
+    /// The driver's context that the memory belongs to; NULL if there is none.
     fn context(&self) -> Result<*mut c_void> {
         Ok(ptr::null_mut())
     }
 
-    /// The nodes that it has beside the machine's, as they are now, ascending.
+    /// The nodes of the device that are not memory nodes of the machine, ascending, with their present state.
     fn nodes(&self) -> Vec<DeviceNode> {
         Vec::new()
     }
 
-    /// Its driver's streams, if programs may hand them over as they are.
-    fn native_streams(&self) -> Option<&dyn NativeStreams> {
+    /// The driver's streams, if programs can pass them to libgmem directly.
+    fn driver_streams(&self) -> Option<&dyn DriverStreams> {
         None
     }
 
-    /// Where the heap's large blocks come from; `None` where ordinary memory is as good, and as long as the device is not
-    /// open: `malloc` asks.
+    /// The memory for the heap's large blocks; `None` if ordinary memory serves as well. Also `None` until the device is open:
+    /// `malloc` calls this and must not open a driver.
     fn memory(&self) -> Option<&dyn DeviceMemory> {
         None
     }
 }
 
-/// A node of a device's own, behind those of the machine.
+/// A node of a device. Its id is above those of the memory nodes of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceNode {
-    /// Its heterogeneous NUMA id.
+    /// The heterogeneous NUMA id.
     pub id: usize,
-    /// Bytes; `None` where the driver does not say.
+    /// Bytes of its memory; `None` if the driver does not report them.
     pub total: Option<usize>,
-    /// Bytes of them that nobody has.
+    /// Bytes that are free; `None` if the driver does not report them.
     pub free: Option<usize>,
 }
 
-/// Memory that a device maps itself, for the processor to use as well. Not called with a lock held that `malloc` or
-/// `free` may want: a driver calls both.
+/// Memory that a device maps, and that the CPU can use as well. Drivers call `malloc` and `free`, so do not call these
+/// functions with a lock held that `malloc` or `free` takes.
 pub trait DeviceMemory: Sync {
-    /// Map `length` bytes, a multiple of the GMEM page, on a GMEM page. Fails where the device is not
-    /// there or has none left; ordinary memory is taken then.
+    /// Map `length` bytes, a multiple of the GMEM page, aligned to a GMEM page. The caller uses ordinary memory if this fails.
     fn map(&self, length: usize) -> Result<Region>;
 
-    /// Give back what [`map`](Self::map) gave, all of it.
+    /// Unmap a whole region that [`map`](Self::map) returned.
     fn unmap(&self, region: Region);
 
-    /// Whether what it maps reads as zeros; else there may be anything in it.
-    fn clears(&self) -> bool {
+    /// Whether a new region reads as zeros. Otherwise its contents are arbitrary.
+    fn is_zeroed(&self) -> bool {
         true
     }
 
-    /// Whether small blocks may share a page of it: not where one that is touched takes the page away from the others.
+    /// Whether small blocks may share a page. They may not if only one side can have a page at a time: a touch of one block
+    /// would take the page from the others.
     fn is_for_small_blocks(&self) -> bool {
         true
     }
 }
 
-/// What to prefetch, and how.
+/// A prefetch: its range, its destination and its options.
 pub struct Request<'a> {
-    /// The range as it was asked for.
+    /// The requested range, not rounded.
     pub asked: PageRange,
-    /// Where to.
+    /// The destination node.
     pub node: usize,
-    /// Huge pages or not.
+    /// The huge-page policy.
     pub huge: HugePolicy,
-    /// At most as many threads, the caller's included; 0 for as many as help.
+    /// The maximum number of threads, including the caller's; 0 for no maximum.
     pub max_threads: usize,
-    /// Whether somebody reads the report: counting costs a little.
+    /// Whether the caller reads the report. Counting pages costs time.
     pub wants_report: bool,
-    /// Who may end it before its end.
+    /// Observes the prefetch and may end it early.
     pub watch: &'a dyn Watch,
 }
 
-/// Looks on while a prefetch works.
+/// Observes a prefetch.
 pub trait Watch: Sync {
-    /// Whether to go on, `done` bytes of `total` being done; asked by each thread before each piece of work.
+    /// Fails if the prefetch is to end, with `done` of `total` bytes done. Each thread calls it before each piece of work.
     fn go_on(&self, done: usize, total: usize) -> Result<()>;
 
-    /// The same, asked after each piece by the calling thread alone, which may call functions of the user's.
+    /// Fails if the prefetch is to end. Only the calling thread calls it, after each piece of work; it may call user functions.
     fn progress(&self, done: usize, total: usize) -> Result<()>;
 }
 
-/// Nobody does.
+/// Never ends a prefetch.
 pub struct Unwatched;
 
 impl Watch for Unwatched {
@@ -154,37 +159,65 @@ impl Watch for Unwatched {
 }
 
 impl dyn Device {
-    /// The same as text.
+    /// The name by which `GMEM_DEVICE` and `gmemSetDevice` know it.
     fn name(&self) -> &'static str {
         self.c_name().to_str().unwrap_or_default()
     }
 }
 
-/// Every device, in the order in which messages list them.
-const ALL: [&dyn Device; 5] =
-    [&host::Host, &gmem::Gmem, &ascend::Ascend, &opencl::OpenCl, &cuda::Cuda];
+/// Every device, in the order in which messages list them, one line each. CMake reads the names here: a device is called
+/// what its folder is called.
+#[rustfmt::skip]
+const ALL: &[&dyn Device] = &[
+    &host::Host,
+    &gmem::Gmem,
+    &ascend::Ascend,
+    &opencl::OpenCl,
+    &cuda::Cuda,
+];
 
-/// The device chosen when the library was configured (`-DLIBGMEM_DEVICE`).
+/// The default device, chosen when the library was configured (`-DLIBGMEM_DEVICE`).
 pub const DEFAULT: &str = match option_env!("GMEM_DEFAULT_DEVICE") {
     Some(name) => name,
     None => "host",
 };
 
-/// Index into [`ALL`], plus one; 0 before the first use.
+/// `GMEM_DEVICE`.
+pub static DEVICE: Setting<String> = Setting {
+    name: c"GMEM_DEVICE",
+    form: "the name of a device",
+    default: "the device chosen when libgmem was configured (`LIBGMEM_DEVICE`)",
+    about: "The device to begin with; `gmemSetDevice` chooses another.",
+    parse: config::text,
+};
+
+fn first_name() -> &'static str {
+    static READ: Lazy<Option<String>> = Lazy::new(|| DEVICE.get());
+    READ.get().as_deref().unwrap_or(DEFAULT)
+}
+
+/// The documentation of the settings of all devices, each with the name of its device.
+pub fn settings() -> Vec<(&'static str, SettingRow)> {
+    ALL.iter()
+        .flat_map(|device| device.settings().into_iter().map(|row| (device.name(), row)))
+        .collect()
+}
+
+/// The index of the current device in [`ALL`] plus one; 0 before the first use.
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
 
-/// The current device; on first use the one that the environment or the build names.
+/// The current device. The first call opens the one that the environment or the build names.
 pub fn current() -> Result<&'static dyn Device> {
     current_index().map(by_index)
 }
 
-/// Its place among the devices.
+/// The index of the current device. The first call opens it.
 pub fn current_index() -> Result<usize> {
     let mut current = CURRENT.load(Ordering::Relaxed);
     if current == 0 {
-        let first = find(config().device.as_deref().unwrap_or(DEFAULT))? + 1;
+        let first = find(first_name())? + 1;
         ALL[first - 1].open()?;
-        // A gmemSetDevice that came in between wins.
+        // A concurrent gmemSetDevice() wins.
         current = match CURRENT.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => first,
             Err(set) => set,
@@ -193,20 +226,20 @@ pub fn current_index() -> Result<usize> {
     Ok(current - 1)
 }
 
-/// The same without opening it, for `malloc`: a driver that is being opened calls that itself.
+/// The index of the current device, which is not opened. For `malloc`, which a driver calls while it is being opened.
 pub fn current_index_unopened() -> Result<usize> {
     match CURRENT.load(Ordering::Relaxed) {
-        0 => find(config().device.as_deref().unwrap_or(DEFAULT)),
+        0 => find(first_name()),
         chosen => Ok(chosen - 1),
     }
 }
 
-/// The device at a place that [`current_index`] gave.
+/// The device at an index that [`current_index`] returned.
 pub fn by_index(index: usize) -> &'static dyn Device {
     ALL.get(index).copied().unwrap_or(&host::Host)
 }
 
-/// Make the named device the current one.
+/// Open the named device and make it the current one.
 pub fn set_current(name: &str) -> Result<()> {
     let index = find(name)?;
     ALL[index].open()?;
@@ -214,16 +247,20 @@ pub fn set_current(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The device that the machine's own memory belongs to.
+/// The name of the device that owns the machine's memory.
 pub fn host_name() -> &'static CStr {
     host::Host.c_name()
 }
 
+/// The names of all devices.
+pub fn names() -> Vec<&'static str> {
+    ALL.iter().map(|device| device.name()).collect()
+}
+
 fn find(name: &str) -> Result<usize> {
-    ALL.iter().position(|device| device.name() == name).ok_or_else(|| Error::UnknownDevice {
-        name: name.to_owned(),
-        known: ALL.map(<dyn Device>::name).join(", "),
-    })
+    ALL.iter()
+        .position(|device| device.name() == name)
+        .ok_or_else(|| Error::UnknownDevice { name: name.to_owned(), known: names().join(", ") })
 }
 
 #[cfg(test)]
@@ -235,5 +272,14 @@ mod tests {
         let failure = set_current("abacus").err().map(|failure| failure.to_string());
         assert!(failure.is_some_and(|text| text.contains("abacus") && text.contains("host")));
         assert_eq!(current().map(<dyn Device>::name), Ok("host"));
+    }
+
+    /// `libgmem_check_device()` in cmake/cargo.cmake reads the list with the same rule.
+    #[test]
+    fn cmake_reads_the_names_of_all_devices() {
+        let (_, list) = include_str!("mod.rs").split_once("const ALL:").unwrap_or_default();
+        let (list, _) = list.split_once("];").unwrap_or_default();
+        let lines = list.lines().filter_map(|line| line.strip_prefix("    &")?.split_once("::"));
+        assert_eq!(lines.map(|(name, _)| name).collect::<Vec<_>>(), names());
     }
 }

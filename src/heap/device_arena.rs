@@ -95,14 +95,14 @@ unsafe extern "C" fn map(
     if !wish.is_null() || alignment > page.bytes() {
         return ptr::null_mut();
     }
-    let Some((start, clears)) = device_blocks::map_for_small_blocks(device, length) else {
+    let Some((start, is_zeroed)) = device_blocks::map_for_small_blocks(device, length) else {
         return ptr::null_mut();
     };
     // SAFETY: jemalloc's own two values, and as much memory as was mapped.
     unsafe {
-        if *zero && !clears {
+        if *zero && !is_zeroed {
             start.write_bytes(0, length);
-        } else if !clears {
+        } else if !is_zeroed {
             *zero = false;
         }
         *commit = true;

@@ -114,7 +114,7 @@ pub(super) fn map_for_small_blocks(index: usize, length: usize) -> Option<(NonNu
     }
     page_map::mark_device_arena(range);
     TOTALS.live.fetch_add(length, Ordering::Relaxed);
-    Some((start, memory.clears()))
+    Some((start, memory.is_zeroed()))
 }
 
 /// Whether a block of that size may come from a device, so that one which grows goes there.
@@ -169,7 +169,7 @@ fn ask(size: usize, zero: bool) -> Option<NonNull<u8>> {
     page_map::set_class(address, 0);
     page_map::mark_device_block(address, index, length);
     TOTALS.live.fetch_add(length, Ordering::Relaxed);
-    if zero && !memory.clears() {
+    if zero && !memory.is_zeroed() {
         // SAFETY: a block of the device's that nobody has.
         unsafe { start.write_bytes(0, length) };
     }

@@ -274,7 +274,8 @@ fn drop_run(run: PageRange) {
     if run.is_empty() {
         return;
     }
-    let dropped = advice::drop_private(run).is_ok();
+    // SAFETY: the heap owns the pages, and nothing in use lies on them: each is marked as being dropped.
+    let dropped = unsafe { advice::drop_private(run).is_ok() };
     if !dropped && run.len() > HEAP_PAGE {
         // Locked memory (mlockall) stays, and is zeroed when it is used again. Its neighbours need not.
         let middle = run.start() + (run.len() / HEAP_PAGE / 2) * HEAP_PAGE;
@@ -401,7 +402,8 @@ fn region_or_new(address: usize) -> SysResult<&'static Region> {
     // SAFETY: regions are never unmapped; zeros are a region; a failed exchange found one.
     let region = unsafe { known.map_or_else(|other| &*other, |_| fresh.as_ref()) };
     if known.is_err() {
-        let _ = mapping::unmap(fresh.cast(), size_of::<Region>());
+        // SAFETY: mapped above, and the exchange that would have published its address failed.
+        let _ = unsafe { mapping::unmap(fresh.cast(), size_of::<Region>()) };
     }
     Ok(region)
 }

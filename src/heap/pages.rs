@@ -78,7 +78,8 @@ unsafe extern "C" fn gmem_pages_munmap(addr: *mut c_void, length: usize) -> c_in
         return 0;
     }
     page_map::abandon(range);
-    mapping::unmap(first, range.len()).map_or_else(fail, |()| 0)
+    // SAFETY: jemalloc owns the range and does not use it afterwards, as munmap(2) demands of its caller.
+    unsafe { mapping::unmap(first, range.len()) }.map_or_else(fail, |()| 0)
 }
 
 /// jemalloc's `madvise`: advice that splits huge pages, or gives back parts of them, is not taken. In a build
@@ -94,7 +95,8 @@ unsafe extern "C" fn gmem_pages_madvise(addr: *mut c_void, length: usize, advice
     }
     let before = errno();
     let whole = range.inward(heap_page());
-    let dropped = !whole.is_empty() && advice::drop_private(whole).is_ok();
+    // SAFETY: the range belongs to a free extent of jemalloc, whose contents nobody uses.
+    let dropped = !whole.is_empty() && unsafe { advice::drop_private(whole).is_ok() };
     // free(3) leaves errno alone, and this may be the last call under it.
     set_errno(before);
     if dropped {
@@ -146,7 +148,8 @@ fn map_pages(length: usize, used: usize) -> SysResult<*mut c_void> {
     let range = PageRange::new(first, first + length);
     adopt(range, PageRange::new(first, first + used)).inspect_err(|_| {
         page_map::abandon(range);
-        let _ = mapping::unmap(start, length);
+        // SAFETY: mapped above, and its address was given to nobody.
+        let _ = unsafe { mapping::unmap(start, length) };
     })?;
     Ok(start.as_ptr().cast())
 }

@@ -1,27 +1,70 @@
-//! The heap's settings in the environment. They are read before anything may allocate, with the heap's first
-//! pages; in setuid programs they are ignored. A value that is none of the allowed ones is ignored, too.
-//!
-//! jemalloc's own settings are in `GMEM_MALLOC_CONF`, which it reads itself.
+//! The heap's settings. They are read with the heap's first pages, before anything may allocate.
 
-use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::limits;
+use crate::config::{self, Setting, SettingRow};
 use crate::device;
 use crate::os::{cgroup, env};
 
-/// Whether `GMEM_STATS=1` asks for statistics at exit.
+static SOFT_LIMIT: Setting<usize> = Setting {
+    name: c"GMEM_HEAP_SOFT_LIMIT",
+    form: "bytes (`K`, `M`, `G` or `T` for powers of 1024), or `cgroup` for the limit of the memory cgroup",
+    default: "no limit",
+    about: "Above this size the heap keeps no idle memory; `gmemHeapSetLimits` changes it.",
+    parse: limit,
+};
+
+static HARD_LIMIT: Setting<usize> = Setting {
+    name: c"GMEM_HEAP_HARD_LIMIT",
+    form: "bytes (`K`, `M`, `G` or `T` for powers of 1024), or `cgroup` for the limit of the memory cgroup",
+    default: "no limit",
+    about: "The heap grows no further: `malloc` fails with `ENOMEM`; `gmemHeapSetLimits` changes it.",
+    parse: limit,
+};
+
+static THRESHOLD: Setting<usize> = Setting {
+    name: c"GMEM_DEVICE_THRESHOLD",
+    form: "bytes (`K`, `M`, `G` or `T` for powers of 1024), 2 MiB or more",
+    default: "2 MiB",
+    about: "Blocks of `malloc` of at least this size come from the memory of the current device, if it has any.",
+    parse: config::bytes,
+};
+
+static STATS: Setting<bool> = Setting {
+    name: c"GMEM_STATS",
+    form: "`1` or `0`",
+    default: "`0`",
+    about: "Writes a line with the statistics of the heap to stderr when the process exits.",
+    parse: config::switch,
+};
+
+/// jemalloc reads this one itself.
+static MALLOC_CONF: Setting<()> = Setting {
+    name: c"GMEM_MALLOC_CONF",
+    form: "options of jemalloc, as in `jemalloc(3)`",
+    default: "none",
+    about: "Options for jemalloc, which serves small and medium blocks; it ignores options that it does not know.",
+    parse: |_| Some(()),
+};
+
+/// The documentation of the heap's settings.
+pub fn rows() -> [SettingRow; 5] {
+    [SOFT_LIMIT.row(), HARD_LIMIT.row(), THRESHOLD.row(), STATS.row(), MALLOC_CONF.row()]
+}
+
+/// Whether statistics are written at exit.
 static STATS_AT_EXIT: AtomicBool = AtomicBool::new(false);
 
-/// See [`STATS_AT_EXIT`].
+/// Whether `GMEM_STATS=1` asks for statistics at exit.
 pub fn stats_at_exit() -> bool {
     STATS_AT_EXIT.load(Ordering::Relaxed)
 }
 
-/// Bytes of a block that is to lie in the device's memory.
+/// `GMEM_DEVICE_THRESHOLD`; 0 if it is not set.
 static DEVICE_THRESHOLD: AtomicUsize = AtomicUsize::new(0);
 
-/// See [`DEVICE_THRESHOLD`].
+/// Blocks of at least this many bytes come from the device's memory.
 pub fn device_threshold() -> usize {
     DEVICE_THRESHOLD.load(Ordering::Relaxed)
 }
@@ -29,49 +72,32 @@ pub fn device_threshold() -> usize {
 /// Whether `GMEM_DEVICE`, or the build, names a device that may have memory of its own.
 pub fn names_a_device() -> bool {
     let host = b"host";
-    env::with_secure(c"GMEM_DEVICE", |name| if name.is_empty() { None } else { Some(name != host) })
-        .flatten()
-        .unwrap_or(device::DEFAULT.as_bytes() != host)
+    env::with_secure(
+        device::DEVICE.name,
+        |name| if name.is_empty() { None } else { Some(name != host) },
+    )
+    .flatten()
+    .unwrap_or(device::DEFAULT.as_bytes() != host)
 }
 
-/// Read them, the first time.
+/// Read the settings, on the first call.
 pub fn read_once() {
     static READ: AtomicBool = AtomicBool::new(false);
     if READ.swap(true, Ordering::Relaxed) {
         return;
     }
-    let soft = limit(c"GMEM_HEAP_SOFT_LIMIT");
-    let hard = limit(c"GMEM_HEAP_HARD_LIMIT");
-    limits::set(soft, hard);
-    let threshold = env::with_secure(c"GMEM_DEVICE_THRESHOLD", bytes).flatten();
-    // Smaller blocks would waste most of a GMEM page each.
-    DEVICE_THRESHOLD.store(threshold.unwrap_or(0), Ordering::Relaxed);
-    let asked = env::with_secure(c"GMEM_STATS", |value| value == b"1").unwrap_or(false);
-    STATS_AT_EXIT.store(asked, Ordering::Relaxed);
+    let none = limits::NONE;
+    limits::set(SOFT_LIMIT.get().unwrap_or(none), HARD_LIMIT.get().unwrap_or(none));
+    DEVICE_THRESHOLD.store(THRESHOLD.get().unwrap_or(0), Ordering::Relaxed);
+    STATS_AT_EXIT.store(STATS.get().unwrap_or(false), Ordering::Relaxed);
 }
 
-fn limit(name: &CStr) -> usize {
-    env::with_secure(
-        name,
-        |value| {
-            if value == b"cgroup" { cgroup::memory_limit() } else { bytes(value) }
-        },
-    )
-    .flatten()
-    .unwrap_or(limits::NONE)
-}
-
-/// A number of bytes: digits, and perhaps K, M, G or T for powers of 1024.
-fn bytes(text: &[u8]) -> Option<usize> {
-    let (digits, unit) = match text.split_last()? {
-        (b'K' | b'k', digits) => (digits, 10),
-        (b'M' | b'm', digits) => (digits, 20),
-        (b'G' | b'g', digits) => (digits, 30),
-        (b'T' | b't', digits) => (digits, 40),
-        _ => (text, 0),
-    };
-    let number: usize = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    number.checked_mul(1 << unit)
+/// Bytes, or the limit of the memory cgroup, which may have none.
+fn limit(value: &[u8]) -> Option<usize> {
+    if value == b"cgroup" {
+        return Some(cgroup::memory_limit().unwrap_or(limits::NONE));
+    }
+    config::bytes(value)
 }
 
 #[cfg(test)]
@@ -79,12 +105,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_bytes() {
-        assert_eq!(bytes(b"123"), Some(123));
-        assert_eq!(bytes(b"8G"), Some(8 << 30));
-        assert_eq!(bytes(b"1t"), Some(1 << 40));
-        for bad in [&b""[..], b"G", b"-1", b"1.5G", b"8GB", b"99999999999T"] {
-            assert_eq!(bytes(bad), None);
-        }
+    fn limits_are_bytes_or_the_cgroups() {
+        assert_eq!(limit(b"64M"), Some(64 << 20));
+        assert_eq!(limit(b"64MB"), None);
+        assert!(limit(b"cgroup").is_some_and(|limit| limit > 0));
     }
 }

@@ -1,7 +1,7 @@
 //! Advice on ranges: `madvise(2)`.
 //!
-//! Callers pass ranges of memory that the program handed to the library; what the kernel refuses
-//! comes back as an errno, so no argument can do more harm than the same call by the program.
+//! Advice that keeps the contents is safe for any range: the kernel refuses what does not fit, with an errno. Advice that
+//! drops contents is `unsafe`.
 
 use super::{SysResult, check, mapping};
 use crate::page::PageRange;
@@ -19,7 +19,7 @@ pub fn populate_read(range: PageRange) -> SysResult<()> {
     retry(range, libc::MADV_POPULATE_READ)
 }
 
-/// Whether the kernel knows the two above.
+/// Whether the kernel knows `MADV_POPULATE_READ` and `_WRITE`.
 pub fn can_populate() -> bool {
     is_known(libc::MADV_POPULATE_READ)
 }
@@ -29,28 +29,32 @@ pub fn can_drop_locked() -> bool {
     is_known(MADV_DONTNEED_LOCKED)
 }
 
-/// An empty range is fine with every advice that is known.
+/// Every advice that the kernel knows succeeds for an empty range.
 fn is_known(advice: libc::c_int) -> bool {
     advise(PageRange::new(0, 0), advice).is_ok()
 }
 
-/// Drop private memory: the next read gives zeros. `ENOMEM` for a hole, after dropping the rest;
-/// `EINVAL` where part of it is locked.
+/// Drop private memory: the next read gives zeros. `ENOMEM` if there is a hole, after the rest was dropped; `EINVAL` if part
+/// of the range is locked.
 ///
-/// The bytes are gone for everyone who still points at them; that is what the caller was asked for.
-pub fn drop_private(range: PageRange) -> SysResult<()> {
+/// # Safety
+/// The owner of the memory has given up its contents: no value in it is used again before it is written.
+pub unsafe fn drop_private(range: PageRange) -> SysResult<()> {
     split_at_ends(range);
     advise(range, libc::MADV_DONTNEED)
 }
 
-/// The same for memory that may be locked (Linux 5.18); it stays locked, to be filled on touch.
-pub fn drop_private_locked(range: PageRange) -> SysResult<()> {
+/// Drop private memory that may be locked (Linux 5.18). It stays locked; a page comes back when it is touched.
+///
+/// # Safety
+/// The owner of the memory has given up its contents: no value in it is used again before it is written.
+pub unsafe fn drop_private_locked(range: PageRange) -> SysResult<()> {
     split_at_ends(range);
     advise(range, MADV_DONTNEED_LOCKED)
 }
 
-/// Split huge pages that lie in `range` in part. The kernel keeps the memory of such a part until it runs short, and
-/// there are such pages only where the kernel's huge page is larger than a GMEM page.
+/// Split huge pages that lie in `range` in part: the kernel would keep the memory of such a part until it runs short. There are
+/// such pages only where the kernel's huge page is larger than a GMEM page.
 fn split_at_ends(range: PageRange) {
     let (base, huge) = (mapping::base_page().bytes(), mapping::huge_page());
     if huge == mapping::gmem_page() || range.len() < base {
@@ -66,39 +70,43 @@ fn split_at_ends(range: PageRange) {
     }
 }
 
-/// Punch a hole into shared memory: the next read gives zeros, to everyone who maps it.
-pub fn drop_shared(range: PageRange) -> SysResult<()> {
+/// Punch a hole into shared memory: the next read gives zeros to every process that maps it.
+///
+/// # Safety
+/// The owners of the memory, in all processes, have given up its contents: no value in it is used again before it is
+/// written.
+pub unsafe fn drop_shared(range: PageRange) -> SysResult<()> {
     advise(range, libc::MADV_REMOVE)
 }
 
-/// Prefer huge pages. A kernel without them refuses, and nothing is lost.
+/// Prefer huge pages. A kernel that has none refuses, which does no harm.
 pub fn huge_pages(range: PageRange) {
     let _ = advise(range, libc::MADV_HUGEPAGE);
 }
 
-/// Take small pages, even where the kernel gives huge ones to everyone.
+/// Use base pages, even if the kernel gives huge ones to all memory.
 pub fn small_pages(range: PageRange) {
     let _ = advise(range, libc::MADV_NOHUGEPAGE);
 }
 
-/// Have each whole huge page in `range` made of the base pages there, and wait for it (Linux 6.1). Contents stay.
-/// `EINVAL` where the mapping may not have any or nothing is there, `ENOMEM` and `EAGAIN` where none can be made now;
-/// what comes before the first that fails is huge.
+/// Turn the base pages in `range` into huge pages, and wait until that is done (Linux 6.1). Contents stay. `EINVAL` if the
+/// mapping cannot have huge pages or nothing is in memory; `ENOMEM` or `EAGAIN` if no huge page is available now. The
+/// pages before the first failure are huge.
 pub fn collapse(range: PageRange) -> SysResult<()> {
     advise(range, libc::MADV_COLLAPSE)
 }
 
-/// Whether the kernel knows the one above.
+/// Whether the kernel knows [`collapse`].
 pub fn can_collapse() -> bool {
     collapse(PageRange::new(0, 0)).is_ok()
 }
 
-/// Begin to read pages of a file that will be wanted.
+/// Start reading pages of a file that will be needed soon.
 pub fn will_need(range: PageRange) {
     let _ = advise(range, libc::MADV_WILLNEED);
 }
 
-/// Populating is cut short by signals that do not end the process; what is there stays.
+/// Repeats advice that a signal interrupted; what is populated by then stays.
 fn retry(range: PageRange, advice: libc::c_int) -> SysResult<()> {
     loop {
         match advise(range, advice) {
@@ -110,7 +118,7 @@ fn retry(range: PageRange, advice: libc::c_int) -> SysResult<()> {
 
 fn advise(range: PageRange, advice: libc::c_int) -> SysResult<()> {
     let start = std::ptr::with_exposed_provenance_mut(range.start());
-    // SAFETY: none of the advice above makes memory invalid that is valid; dropping contents is
-    // asked for by name by the owner of the range.
+    // SAFETY: no advice used here unmaps memory or changes its protection. Contents are dropped only by the functions
+    // above that require their caller to own them.
     check(unsafe { libc::madvise(start, range.len(), advice) })
 }

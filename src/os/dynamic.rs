@@ -53,10 +53,10 @@ macro_rules! functions {
         }
     };
 }
-pub(super) use functions;
+pub(crate) use functions;
 
 /// A name that ends in a NUL, as C has it.
-pub(super) fn c_name(name: &'static str) -> &'static CStr {
+pub(crate) fn c_name(name: &'static str) -> &'static CStr {
     CStr::from_bytes_with_nul(name.as_bytes()).unwrap_or_default()
 }
 

@@ -4,7 +4,8 @@
 //! stumbled over and not what system calls populate. Where the system forbids it (`kernel.perf_event_paranoid`), and
 //! for a whole process, `getrusage(2)`, which counts both.
 
-use super::{SysResult, check, errno};
+use super::{SysResult, check, errno, syscall};
+use crate::error::Errno;
 
 /// Whose faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +44,17 @@ impl Counter {
             return Ok(usage(self.is_process != 0)?.saturating_sub(self.before));
         }
         let mut count = [0_u8; 8];
-        // SAFETY: the buffer is writable for its length.
-        let got = unsafe { libc::read(self.descriptor, count.as_mut_ptr().cast(), count.len()) };
-        if got == 8 { Ok(u64::from_ne_bytes(count)) } else { Err(errno()) }
+        match syscall::read(self.descriptor, &mut count)? {
+            8 => Ok(u64::from_ne_bytes(count)),
+            _ => Err(Errno(libc::EINVAL)),
+        }
     }
 
     /// Stop counting.
     pub fn close(&mut self) {
         if self.descriptor >= 0 {
-            // SAFETY: the descriptor is the counter's; once closed it is forgotten.
-            let _ = check(unsafe { libc::close(self.descriptor) });
+            // SAFETY: the counter opened the descriptor, and forgets its number here.
+            unsafe { syscall::close(self.descriptor) };
             self.descriptor = -1;
         }
     }
@@ -128,13 +130,15 @@ mod tests {
         let range = mapping.range();
         let mut touch = || mapping.bytes().fill(1);
         for whose in [Whose::Thread, Whose::Process] {
-            advice::drop_private(range).unwrap();
+            // SAFETY: the mapping holds nothing that is needed.
+            unsafe { advice::drop_private(range).unwrap() };
             let mut counter = Counter::open(whose).unwrap();
             touch();
             assert!(counter.read().unwrap() >= 64);
             counter.close();
         }
-        advice::drop_private(range).unwrap();
+        // SAFETY: the mapping holds nothing that is needed.
+        unsafe { advice::drop_private(range).unwrap() };
         advice::populate_write(range).unwrap();
         let mut counter = Counter::open(Whose::Thread).unwrap();
         touch();

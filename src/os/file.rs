@@ -1,64 +1,40 @@
-//! Small files of `/proc` and `/sys`, read without allocating unless a function says so.
+//! Small files of `/proc` and `/sys`. Functions do not allocate unless their comment says so.
 
 use std::ffi::{CStr, CString};
 
 use super::lazy::Lazy;
-use super::{SysResult, check, errno};
-use crate::error::Errno;
+use super::{SysResult, check, syscall};
 
-/// A file descriptor that closes itself and is not inherited by exec.
+/// A file descriptor that is closed on drop and by exec.
 pub(super) struct Descriptor(pub(super) libc::c_int);
 
 impl Descriptor {
     pub(super) fn open_for_reading(path: &CStr) -> SysResult<Self> {
-        // SAFETY: the path is NUL-terminated.
-        let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-        if fd < 0 { Err(errno()) } else { Ok(Self(fd)) }
+        syscall::open_for_reading(path).map(Self)
     }
 
-    /// The same with a number that programs, which count on small ones to be given next, do not come to use.
+    /// Moves the descriptor to a high number: programs count on getting the low ones next.
     pub(super) fn out_of_the_way(self) -> Self {
         const BEYOND: libc::c_int = 512;
-        // SAFETY: it only makes another descriptor.
-        let fd = unsafe { libc::fcntl(self.0, libc::F_DUPFD_CLOEXEC, BEYOND) };
-        if fd < 0 { self } else { Self(fd) }
+        match syscall::duplicate(self.0, BEYOND) {
+            Ok(copy) => Self(copy),
+            Err(_) => self,
+        }
     }
 
-    /// Its number, from now on nobody's to close.
+    /// Its number; from now on nothing closes it.
     pub(super) fn kept_open(self) -> libc::c_int {
         std::mem::ManuallyDrop::new(self).0
     }
 
-    /// Bytes read into `buffer`; 0 at the end of the file.
+    /// The number of bytes read into `buffer`; 0 at the end of the file.
     pub(super) fn read(&self, buffer: &mut [u8]) -> SysResult<usize> {
-        loop {
-            // SAFETY: the buffer is writable for its length.
-            let got = unsafe { libc::read(self.0, buffer.as_mut_ptr().cast(), buffer.len()) };
-            if let Ok(got) = usize::try_from(got) {
-                return Ok(got);
-            }
-            if errno().0 != libc::EINTR {
-                return Err(errno());
-            }
-        }
+        syscall::read(self.0, buffer)
     }
-}
 
-impl Descriptor {
-    /// Words read into `buffer` from byte `offset` on; 0 at the end of the file.
+    /// The number of words read into `buffer` from byte `offset` on; 0 at the end of the file.
     pub(super) fn read_words_at(&self, buffer: &mut [u64], offset: usize) -> SysResult<usize> {
-        let offset = libc::off_t::try_from(offset).map_err(|_| Errno(libc::EOVERFLOW))?;
-        loop {
-            let (start, bytes) = (buffer.as_mut_ptr().cast(), size_of_val(buffer));
-            // SAFETY: the buffer is writable for its length, and any bits are a number.
-            let got = unsafe { libc::pread(self.0, start, bytes, offset) };
-            if let Ok(got) = usize::try_from(got) {
-                return Ok(got / size_of::<u64>());
-            }
-            if errno().0 != libc::EINTR {
-                return Err(errno());
-            }
-        }
+        syscall::read_words_at(self.0, buffer, offset)
     }
 
     fn device(&self) -> Option<(u32, u32)> {
@@ -74,20 +50,19 @@ impl Descriptor {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // SAFETY: the descriptor is ours and is closed once.
-        let _ = check(unsafe { libc::close(self.0) });
+        // SAFETY: this value owns the descriptor and ends here.
+        unsafe { syscall::close(self.0) };
     }
 }
 
-/// Write one line to stderr in one call, so that threads do not mix. No lock, which a forked child could
-/// find held for ever; and a closed stderr is no reason to fail.
+/// Write one line to stderr in one call, so that the lines of several threads do not mix. There is no lock, which a forked
+/// child could find held for ever, and a closed stderr is not an error.
 pub fn write_stderr(line: &[u8]) {
-    // SAFETY: the line is readable for its length.
-    let _ = unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+    syscall::write(libc::STDERR_FILENO, line);
 }
 
-/// The device that the kernel keeps anonymous shared memory on: memfd, System V, `MAP_SHARED|MAP_ANONYMOUS`.
-/// As (major, minor); `None` where it cannot be found out.
+/// The device number (major, minor) of the file system that holds anonymous shared memory: memfd, System V,
+/// `MAP_SHARED|MAP_ANONYMOUS`. `None` if it cannot be determined.
 pub fn shared_memory_device() -> Option<(u32, u32)> {
     static DEVICE: Lazy<Option<(u32, u32)>> = Lazy::new(|| {
         // SAFETY: the name is NUL-terminated.
@@ -97,7 +72,7 @@ pub fn shared_memory_device() -> Option<(u32, u32)> {
     *DEVICE.get()
 }
 
-/// The device of `/dev/shm`, if that is a memory file system.
+/// The device number of `/dev/shm`, if that is a memory file system.
 pub fn posix_shared_memory_device() -> Option<(u32, u32)> {
     const PATH: &CStr = c"/dev/shm";
     let mut status = std::mem::MaybeUninit::<libc::statfs>::uninit();
@@ -109,7 +84,7 @@ pub fn posix_shared_memory_device() -> Option<(u32, u32)> {
     (kind == libc::TMPFS_MAGIC).then(|| Descriptor::open_for_reading(PATH).ok())??.device()
 }
 
-/// The beginning of a file, as much as `buffer` holds.
+/// The beginning of a file, as much of it as fits into `buffer`.
 pub fn read_start<'a>(path: &CStr, buffer: &'a mut [u8]) -> SysResult<&'a [u8]> {
     let file = Descriptor::open_for_reading(path)?;
     let mut length = 0;
@@ -120,6 +95,18 @@ pub fn read_start<'a>(path: &CStr, buffer: &'a mut [u8]) -> SysResult<&'a [u8]> 
         }
     }
     Ok(&buffer[..length])
+}
+
+/// The value in bytes of a line `Name:   number kB`, which in the files of a node begins with `Node n`.
+pub(super) fn kilobytes(text: &[u8], name: &str) -> Option<usize> {
+    let text = std::str::from_utf8(text).ok()?;
+    let mut words = text.lines().find_map(|line| line.split_once(name))?.1.split_ascii_whitespace();
+    words.next()?.parse::<usize>().ok().map(|number| number << 10)
+}
+
+/// Whether a path exists.
+pub fn exists(path: &CStr) -> bool {
+    syscall::exists(path)
 }
 
 /// The decimal number that a file begins with.
@@ -135,7 +122,7 @@ pub fn read_text(path: &str) -> Option<String> {
     String::from_utf8(read_whole(&CString::new(path).ok()?).ok()?).ok()
 }
 
-/// All that a file holds now. Allocates.
+/// The whole content of a file. Allocates.
 pub fn read_whole(path: &CStr) -> SysResult<Vec<u8>> {
     let file = Descriptor::open_for_reading(path)?;
     let mut content = Vec::new();
@@ -148,6 +135,24 @@ pub fn read_whole(path: &CStr) -> SysResult<Vec<u8>> {
     }
 }
 
+/// The names of the entries of a folder; none if it cannot be read. Allocates.
+pub fn list_folder(path: &CStr) -> Vec<String> {
+    let mut names = Vec::new();
+    // SAFETY: the path is NUL-terminated; the stream is closed once, below. glibc opens, reads and closes folders without
+    // acting on a cancellation.
+    unsafe {
+        let folder = libc::opendir(path.as_ptr());
+        if folder.is_null() {
+            return names;
+        }
+        while let Some(entry) = libc::readdir64(folder).as_ref() {
+            names.push(CStr::from_ptr(entry.d_name.as_ptr()).to_string_lossy().into_owned());
+        }
+        libc::closedir(folder);
+    }
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,5 +162,14 @@ mod tests {
         assert!(read_number(c"/proc/sys/kernel/pid_max").is_some_and(|pids| pids > 1));
         assert_eq!(read_number(c"/proc/no/such/file"), None);
         assert_eq!(read_number(c"/proc/version"), None);
+    }
+
+    #[test]
+    fn lines_in_kilobytes() {
+        assert_eq!(
+            kilobytes(b"Node 1 MemFree:    12 kB\nNode 1 Shmem: 3 kB\n", "Shmem:"),
+            Some(3072)
+        );
+        assert_eq!(kilobytes(b"MemFree: x\n", "MemFree:"), None);
     }
 }

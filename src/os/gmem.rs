@@ -11,7 +11,7 @@ use super::mapping::{Region, gmem_page};
 use super::numa::NodeSet;
 use super::process::PerProcess;
 use super::{SysResult, errno};
-use crate::error::{Errno, GmemAnswer};
+use crate::error::{DriverCode, Errno};
 use crate::page::PageRange;
 
 /// Where the kernel is asked.
@@ -27,6 +27,51 @@ pub enum Refusal {
     NotOpened(Errno),
     /// What the kernel said.
     Answer(GmemAnswer),
+}
+
+/// How a GMEM kernel refuses a call: with an errno, or with a positive code (`gm_ret`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GmemAnswer {
+    /// The call failed as any system call does.
+    Errno(Errno),
+    /// The call returned this `gm_ret` and left errno alone.
+    Code(i32),
+}
+
+impl GmemAnswer {
+    /// `GM_RET_FAILURE_UNKNOWN`: a prefetch returns it for a range that is not one peer-shared mapping.
+    pub const NOT_ONE_PEER_SHARED_MAPPING: Self = Self::Code(5);
+
+    /// The errno closest in meaning.
+    pub const fn errno(self) -> Errno {
+        match self {
+            Self::Errno(errno) => errno,
+            Self::Code(1) => Errno(libc::ENOMEM),
+            Self::Code(2) => Errno(libc::EEXIST),
+            Self::Code(4) => Errno(libc::EAGAIN),
+            Self::NOT_ONE_PEER_SHARED_MAPPING => Errno(libc::EINVAL),
+            Self::Code(6) => Errno(libc::EOPNOTSUPP),
+            // 3 is a failure of the device; the others are unknown.
+            Self::Code(_) => Errno(libc::EIO),
+        }
+    }
+}
+
+impl GmemAnswer {
+    /// The number that the kernel returned, its name and its errno.
+    pub const fn describe(self) -> DriverCode {
+        let (number, name) = match self {
+            Self::Errno(errno) => (errno.0, "errno"),
+            Self::Code(1) => (1, "GM_RET_NOMEM"),
+            Self::Code(2) => (2, "GM_RET_PAGE_EXIST"),
+            Self::Code(3) => (3, "GM_RET_DMA_ERROR"),
+            Self::Code(4) => (4, "GM_RET_MIGRATING"),
+            Self::Code(5) => (5, "GM_RET_FAILURE_UNKNOWN"),
+            Self::Code(6) => (6, "GM_RET_UNIMPLEMENTED"),
+            Self::Code(code) => (code, ""),
+        };
+        DriverCode { number, name, errno: self.errno() }
+    }
 }
 
 /// What to do with a range.
@@ -88,9 +133,9 @@ pub fn open() -> SysResult<()> {
 
 /// Devices, as the kernel lists them; `None` where it does not.
 pub fn devices() -> Option<NodeSet> {
-    let entries = std::fs::read_dir("/sys/kernel/mm/gmem").ok()?;
-    let id = |name: &str| name.strip_prefix("hnode")?.parse().ok();
-    Some(entries.flatten().filter_map(|entry| id(entry.file_name().to_str()?)).collect())
+    const FOLDER: &CStr = c"/sys/kernel/mm/gmem";
+    let id = |name: String| name.strip_prefix("hnode")?.parse().ok();
+    file::exists(FOLDER).then(|| file::list_folder(FOLDER).into_iter().filter_map(id).collect())
 }
 
 /// Bytes that a device may have, if the kernel limits them, and bytes that nobody has there.
@@ -212,5 +257,21 @@ mod tests {
             std::mem::offset_of!(AdviseArgument, behavior),
         );
         assert_eq!(offsets, (8, 16, 24));
+    }
+
+    #[test]
+    fn codes_of_a_gmem_kernel_become_errnos() {
+        let errnos = [1, 2, 3, 4, 5, 6, 7, i32::MIN].map(|code| GmemAnswer::Code(code).errno().0);
+        let expected = [
+            libc::ENOMEM,
+            libc::EEXIST,
+            libc::EIO,
+            libc::EAGAIN,
+            libc::EINVAL,
+            libc::EOPNOTSUPP,
+            libc::EIO,
+            libc::EIO,
+        ];
+        assert_eq!(errnos, expected);
     }
 }

@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{SysResult, check, errno, file};
+use super::{SysResult, check, errno, file, syscall};
 use crate::error::Errno;
 use crate::page::{PageRange, PageSize};
 
@@ -79,13 +79,14 @@ impl Region {
 
     /// What is in it.
     pub const fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the promise to `new`.
+        // SAFETY: `new` was promised that the bytes are mapped for reading and writing and that nobody else uses them.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
     }
 
-    /// Give it back to the kernel, addresses and all; it was mapped as it is.
+    /// Unmap it. It has to be a whole mapping, or whole pages of one.
     pub fn unmap(self) -> SysResult<()> {
-        unmap(self.start, self.length)
+        // SAFETY: the value owns its bytes, and ends here.
+        unsafe { unmap(self.start, self.length) }
     }
 }
 
@@ -109,8 +110,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // There is nothing to do about a failure.
-        let _ = unmap(self.0.start, self.0.length);
+        // SAFETY: the value owns the mapping, and ends here. There is nothing to do about a failure.
+        let _ = unsafe { unmap(self.0.start, self.0.length) };
     }
 }
 
@@ -159,7 +160,8 @@ pub fn map_aligned(length: usize, alignment: PageSize) -> SysResult<NonNull<u8>>
     if alignment.floor(first.addr().get()) == first.addr().get() {
         return Ok(first);
     }
-    unmap(first, length)?;
+    // SAFETY: mapped above, and nobody else has its address.
+    unsafe { unmap(first, length)? };
 
     let slack = alignment.bytes().saturating_sub(base_page().bytes());
     let padded = length.checked_add(slack).ok_or(Errno(libc::ENOMEM))?;
@@ -168,14 +170,15 @@ pub fn map_aligned(length: usize, alignment: PageSize) -> SysResult<NonNull<u8>>
     let aligned = alignment.ceil(address).unwrap_or(address);
     let head = aligned - address;
     if head > 0 {
-        unmap(start, head)?;
+        // SAFETY: the first bytes of the mapping made above, whose address nobody else has.
+        unsafe { unmap(start, head)? };
     }
     // SAFETY: `head` is at most the slack, which lies inside the mapping.
     let body = unsafe { start.add(head) };
     let tail = padded - head - length;
     if tail > 0 {
-        // SAFETY: the body is `length` bytes long and the tail follows it in the same mapping.
-        unmap(unsafe { body.add(length) }, tail)?;
+        // SAFETY: the tail follows the `length` bytes of the body in the mapping made above, whose address nobody else has.
+        unsafe { unmap(body.add(length), tail)? };
     }
     Ok(body)
 }
@@ -188,11 +191,19 @@ fn map(length: usize) -> SysResult<NonNull<u8>> {
     if start == libc::MAP_FAILED { Err(errno()) } else { NonNull::new(start.cast()).ok_or(errno()) }
 }
 
-/// Give `length` bytes from `start` back, addresses and all.
+/// Whether anything is mapped on the base page of `address`.
+pub fn is_mapped(address: usize) -> bool {
+    let page = base_page();
+    syscall::is_mapped(ptr::without_provenance(page.floor(address)), page.bytes())
+}
+
+/// Unmap `length` bytes from `start`: the memory and the addresses go back to the kernel.
 ///
-/// The caller owns that part of a mapping made here, and nobody uses it any more.
-pub fn unmap(start: NonNull<u8>, length: usize) -> SysResult<()> {
-    // SAFETY: the caller owns the range.
+/// # Safety
+/// The caller owns the bytes, which are part of a mapping that was made here or with [`Region`], and nobody uses them
+/// afterwards.
+pub unsafe fn unmap(start: NonNull<u8>, length: usize) -> SysResult<()> {
+    // SAFETY: the caller owns the bytes and nobody uses them afterwards, so no live memory disappears.
     check(unsafe { libc::munmap(start.as_ptr().cast(), length) })
 }
 
@@ -207,7 +218,7 @@ pub fn unmap(start: NonNull<u8>, length: usize) -> SysResult<()> {
 pub unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> SysResult<()> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
     let (from, to) = (from.as_ptr().cast(), to.as_ptr().cast::<libc::c_void>());
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns both ranges, which are page-aligned, apart and of one length; what is at `to` may go.
     let moved = unsafe { libc::mremap(from, length, length, flags, to) };
     if moved == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
 }
@@ -219,7 +230,7 @@ pub unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> S
 pub unsafe fn map_again(start: NonNull<u8>, length: usize) -> SysResult<()> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns the page-aligned range, and what is there may go.
     let mapped = unsafe { libc::mmap(start.as_ptr().cast(), length, protection, flags, -1, 0) };
     if mapped == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
 }
@@ -237,7 +248,8 @@ mod tests {
             assert_eq!(start.addr().get() % page.bytes(), 0);
             // SAFETY: the mapping is `length` bytes long.
             unsafe { start.add(length - 1).write(1) };
-            unmap(start, length).unwrap();
+            // SAFETY: mapped above, and not used afterwards.
+            unsafe { unmap(start, length).unwrap() };
         }
     }
 
@@ -252,8 +264,10 @@ mod tests {
             move_pages(from, to, page.bytes()).unwrap();
             assert_eq!((to.add(5).read(), from.add(5).read()), (7, 0));
         }
-        unmap(from, page.bytes()).unwrap();
-        unmap(to, page.bytes()).unwrap();
+        for start in [from, to] {
+            // SAFETY: mapped above, and not used afterwards.
+            unsafe { unmap(start, page.bytes()).unwrap() };
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::page::PageSize;
 pub fn available() -> Option<usize> {
     let mut buffer = [0; 4096];
     let text = file::read_start(c"/proc/meminfo", &mut buffer).ok()?;
-    Some(kilobytes(text, "MemAvailable:")? + machine::swap().map_or(0, |(_, free)| free))
+    Some(file::kilobytes(text, "MemAvailable:")? + machine::swap().map_or(0, |(_, free)| free))
 }
 
 /// Bytes that this process has in memory, pages of files included and those of the hugetlb pool not.
@@ -25,15 +25,9 @@ pub fn available_on(node: usize) -> Option<usize> {
     let path = CString::new(format!("/sys/devices/system/node/node{node}/meminfo")).ok()?;
     let mut buffer = [0; 4096];
     let text = file::read_start(&path, &mut buffer).ok()?;
-    let files = kilobytes(text, "FilePages:")?.saturating_sub(kilobytes(text, "Shmem:")?);
-    Some(kilobytes(text, "MemFree:")? + files)
-}
-
-/// A line is `Name:   number kB`, in a node's file with `Node n` before it. In bytes.
-pub(super) fn kilobytes(text: &[u8], name: &str) -> Option<usize> {
-    let text = std::str::from_utf8(text).ok()?;
-    let mut words = text.lines().find_map(|line| line.split_once(name))?.1.split_ascii_whitespace();
-    words.next()?.parse::<usize>().ok().map(|number| number << 10)
+    let files =
+        file::kilobytes(text, "FilePages:")?.saturating_sub(file::kilobytes(text, "Shmem:")?);
+    Some(file::kilobytes(text, "MemFree:")? + files)
 }
 
 /// GMEM pages that a node has free in one piece.
@@ -93,11 +87,6 @@ mod tests {
         assert_eq!(free_blocks(text, 0, 1), 1 + 2 * 2);
         assert_eq!(free_blocks(text, 1, 2), 4);
         assert_eq!(free_blocks(text, 7, 0), 0);
-        assert_eq!(
-            kilobytes(b"Node 1 MemFree:    12 kB\nNode 1 Shmem: 3 kB\n", "Shmem:"),
-            Some(3072)
-        );
-        assert_eq!(kilobytes(b"MemFree: x\n", "MemFree:"), None);
     }
 
     #[test]

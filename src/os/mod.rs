@@ -5,9 +5,7 @@
 //! the heap calls them from inside `malloc`.
 
 pub mod advice;
-pub mod ascend;
 pub mod cgroup;
-pub mod cuda;
 pub mod dynamic;
 pub mod env;
 pub mod faults;
@@ -18,13 +16,13 @@ pub mod machine;
 pub mod mapping;
 pub mod memory;
 pub mod numa;
-pub mod opencl;
 pub mod page_flags;
 pub mod pagemap;
 pub mod probe;
 pub mod process;
 pub mod replaced;
 pub mod smaps;
+mod syscall;
 pub mod thread;
 pub mod vma;
 

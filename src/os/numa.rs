@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_ulong, c_void};
 
-use super::{SysResult, errno, file, memory};
+use super::{SysResult, errno, file};
 use crate::error::Errno;
 use crate::page::PageSize;
 
@@ -150,7 +150,7 @@ pub fn cpus(node: usize) -> Option<usize> {
 /// Bytes of memory that a node has, and those that are free. Without NUMA: the machine's.
 pub fn memory(node: usize) -> Option<(usize, usize)> {
     let text = node_file(node, "meminfo").or_else(|| file::read_text("/proc/meminfo"))?;
-    let bytes = |name| memory::kilobytes(text.as_bytes(), name);
+    let bytes = |name| file::kilobytes(text.as_bytes(), name);
     Some((bytes("MemTotal:")?, bytes("MemFree:")?))
 }
 
@@ -163,17 +163,13 @@ pub fn hugetlb_pages(node: usize, page: PageSize) -> Option<(usize, usize)> {
 
 /// The memory tiers (Linux 6.1), each with its nodes. The lower the number the faster the memory.
 pub fn tiers() -> Vec<(usize, NodeSet)> {
-    const FOLDER: &str = "/sys/devices/virtual/memory_tiering";
-    let Ok(entries) = std::fs::read_dir(FOLDER) else { return Vec::new() };
-    entries
-        .filter_map(|entry| {
-            let name = entry.ok()?.file_name();
-            let name = name.to_str()?;
-            let tier = name.strip_prefix("memory_tier")?.parse().ok()?;
-            let nodes = file::read_text(&format!("{FOLDER}/{name}/nodelist"))?;
-            Some((tier, NodeSet::parse(&nodes)?))
-        })
-        .collect()
+    let tier = |name: String| -> Option<(usize, NodeSet)> {
+        let tier = name.strip_prefix("memory_tier")?.parse().ok()?;
+        let nodes = format!("/sys/devices/virtual/memory_tiering/{name}/nodelist");
+        Some((tier, NodeSet::parse(&file::read_text(&nodes)?)?))
+    };
+    let names = file::list_folder(c"/sys/devices/virtual/memory_tiering");
+    names.into_iter().filter_map(tier).collect()
 }
 
 /// The nodes that this process may have memory on: its cpuset's (cpuset(7)). `None` on a kernel without NUMA.

@@ -2,8 +2,9 @@
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::{check, errno, set_errno};
+use super::{cgroup, check, errno, set_errno, syscall};
 
 /// How many forks lie between this process and the one that loaded the library.
 static FORKS: AtomicU64 = AtomicU64::new(0);
@@ -74,10 +75,22 @@ pub fn at_exit(function: extern "C" fn()) -> bool {
     unsafe { libc::atexit(function) == 0 }
 }
 
-/// Processors that the calling thread may run on, as its affinity and its control group's share of time have it.
+/// The number of processors that the calling thread may use: those of its affinity mask, but no more than the share of
+/// time that its control group gets, rounded up.
 pub fn processors() -> usize {
-    // Both are in std, which rounds a share of time up.
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    let mut mask = [0_u64; 128];
+    // SAFETY: the mask is writable for its size. 0 is the calling thread. The kernel returns the bytes that it wrote.
+    let written = unsafe {
+        libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(&mask), mask.as_mut_ptr())
+    };
+    let allowed: usize = mask.iter().map(|word| word.count_ones() as usize).sum();
+    let allowed = if written > 0 { allowed } else { 1 };
+    allowed.min(cgroup::processors().unwrap_or(usize::MAX)).max(1)
+}
+
+/// Sleep for about that long, without a cancellation point.
+pub fn sleep(time: Duration) {
+    syscall::sleep(time);
 }
 
 /// The calling thread's id, as the kernel counts.

@@ -1,34 +1,34 @@
-//! Threads for runtimes that have none of their own for `aclrtLaunchCallback`.
+//! Report threads for runtimes that only have `aclrtLaunchCallback`.
 //!
-//! The runtime runs what is launched on a stream in whichever thread was subscribed to it. Where a framework has
-//! subscribed one, that is left alone. Else libgmem's does it: one for all streams of a device of the runtime's, because
-//! it allows no more, started with the first of them. It sleeps as long as it is subscribed to none.
+//! The runtime runs a function that is launched on a stream in the thread that is subscribed to the stream. If a framework has
+//! subscribed a thread, libgmem leaves that alone. Otherwise libgmem subscribes its own: one thread for all streams of a
+//! device, because the runtime allows no more. It starts with the first stream, and sleeps while it has none.
 //!
-//! What runs there must not call the runtime, so whatever it has to hear is said by the thread between two of its calls.
+//! A function that runs there must not call the runtime. The thread makes such calls between two functions.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::refused;
+use super::codes::{AclCode, unavailable};
+use super::driver::{AclResult, Callbacks, ContextOf, Noted, Thread};
 use crate::device::HostFunction;
-use crate::error::{AclCode, Errno, Error, Result};
+use crate::error::{Errno, Error, Result};
 use crate::heap::reserve;
-use crate::os::ascend::{AclResult, Callbacks, ContextOf, Noted, Thread};
 use crate::os::process::{self, PerProcess};
 
-/// How long the thread waits inside the runtime, in milliseconds: what it is told takes as long at most.
+/// How long the thread waits inside the runtime, in milliseconds. Requests of other threads wait as long at most.
 const TURN: i32 = 100;
-/// How long others wait for it to come back from there.
+/// How long other threads wait for the thread to leave the runtime.
 const PATIENCE: Duration = Duration::from_millis(2 * TURN as u64);
-/// A call that fails at once is not made again at once.
+/// The pause after a call that failed immediately.
 const PAUSE: Duration = Duration::from_millis(1);
 
 static REPORTERS: PerProcess<Mutex<Vec<Arc<Reporter>>>> =
     PerProcess::new(|_| Mutex::new(Vec::new()));
 
-/// What is launched, the same for all.
+/// The function of all launches.
 static FUNCTION: Noted = Noted::new();
 
 /// Have a stream call `function` in its order.
@@ -41,16 +41,16 @@ pub fn launch(
     FUNCTION.note(function);
     let launch = || runtime.launch(stream, entered, argument);
     let outcome = match launch() {
-        Err(AclCode::NO_THREAD_IS_SUBSCRIBED) => {
+        Err(AclCode::STREAM_NO_CB_REG) => {
             subscribe(runtime, stream)?;
             launch()
         }
         outcome => outcome,
     };
-    outcome.map_err(|code| refused("aclrtLaunchCallback", stream, code))
+    outcome.map_err(|code| code.error("aclrtLaunchCallback", stream))
 }
 
-/// What the runtime calls, on libgmem's thread or on a framework's.
+/// The function that the runtime calls, in the thread of libgmem or of a framework.
 extern "C" fn entered(argument: *mut c_void) {
     let here = Thread::current();
     if let Some(reporter) = find(|state| state.thread == Some(here)) {
@@ -59,7 +59,7 @@ extern "C" fn entered(argument: *mut c_void) {
     FUNCTION.call(argument);
 }
 
-/// A stream is going to be launched on.
+/// Count a user of a stream, before the first launch.
 pub fn begin(stream: usize) -> Result<()> {
     let mut users = users();
     if users.try_reserve(1).is_err() {
@@ -69,7 +69,7 @@ pub fn begin(stream: usize) -> Result<()> {
     Ok(())
 }
 
-/// Whoever began is done with it. Where that was the last one, the stream is served no more.
+/// A user of a stream is done with it. After the last one the thread serves the stream no more.
 pub fn forget(runtime: &'static Callbacks, stream: usize) {
     let is_last = {
         let mut users = users();
@@ -82,7 +82,7 @@ pub fn forget(runtime: &'static Callbacks, stream: usize) {
     }
 }
 
-/// How many use each stream: one that was given up with work left may have come back meanwhile.
+/// The number of users of each stream. A stream that was given up with work left may be in use again.
 fn users() -> MutexGuard<'static, HashMap<usize, usize>> {
     static USERS: PerProcess<Mutex<HashMap<usize, usize>>> = PerProcess::new(|_| Mutex::default());
     USERS.get().lock().unwrap_or_else(PoisonError::into_inner)
@@ -90,7 +90,7 @@ fn users() -> MutexGuard<'static, HashMap<usize, usize>> {
 
 fn subscribe(runtime: &'static Callbacks, stream: usize) -> Result<()> {
     let (device, context) =
-        runtime.place().map_err(|code| refused("aclrtGetCurrentContext", stream, code))?;
+        runtime.current_context().map_err(|code| code.error("aclrtGetCurrentContext", stream))?;
     let reporter = of_device(runtime, device)?;
     reporter.serve(runtime, stream, context)
 }
@@ -116,9 +116,9 @@ fn of_device(runtime: &'static Callbacks, device: i32) -> Result<Arc<Reporter>> 
     Ok(reporter)
 }
 
-/// When the process ends, the runtime takes itself apart: by then no thread of ours shall be in there.
+/// At exit the runtime shuts down; no thread of libgmem may be inside it then.
 extern "C" fn retire() {
-    // A panic has nowhere to go.
+    // Nobody could receive a panic.
     let _ = crate::guard::catch(|| {
         let reporters = REPORTERS.get().lock().unwrap_or_else(PoisonError::into_inner).clone();
         reporters.iter().for_each(|reporter| reporter.retire());
@@ -126,31 +126,31 @@ extern "C" fn retire() {
     });
 }
 
-/// One thread.
+/// A report thread.
 #[derive(Default)]
 struct Reporter {
-    /// The device whose streams it serves, by the runtime's number.
+    /// The device whose streams it serves.
     device: i32,
     state: Mutex<State>,
-    /// Signalled with each change of the state.
+    /// Signalled at each change of the state.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// Known as soon as it runs.
+    /// The thread, once it runs.
     thread: Option<Thread>,
-    /// The context to work in from now on.
+    /// A context that the thread is to make current.
     context: Option<ContextOf>,
-    /// The last one, and how that went.
+    /// The last context that the thread made current, and the result.
     adopted: Option<(ContextOf, AclResult)>,
-    /// Those it is subscribed to.
+    /// The streams that it is subscribed to.
     streams: Vec<usize>,
-    /// Of those that are no more: the ones that the runtime has yet to be told of. There is room for all.
+    /// Streams that the thread has yet to unsubscribe from. The list has capacity for all streams.
     leaving: Vec<usize>,
-    /// Inside the runtime.
+    /// The thread is inside the runtime.
     is_away: bool,
-    /// And a function was called there, of which the runtime has yet to learn that it has returned.
+    /// The runtime has called a function in the thread and has not seen it return.
     is_running: bool,
     is_retired: bool,
 }
@@ -166,7 +166,7 @@ impl Reporter {
             })
     }
 
-    /// A thread's life.
+    /// The main function of the thread.
     fn work(&self, runtime: &Callbacks) {
         let mut state = self.lock();
         state.thread = Some(Thread::current());
@@ -184,7 +184,7 @@ impl Reporter {
         }
     }
 
-    /// Run what there is, and tell the runtime what could not be told meanwhile.
+    /// Run pending functions, then unsubscribe from streams that are leaving.
     fn turn<'a>(
         &'a self,
         runtime: &Callbacks,
@@ -202,7 +202,7 @@ impl Reporter {
         state
     }
 
-    /// One call of the runtime's, without the lock.
+    /// Make one call of the runtime, without the lock.
     fn away<'a, R>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -217,9 +217,9 @@ impl Reporter {
         (state, result)
     }
 
-    // ---- what other threads do ------------------------------------------------------------------
+    // ---- called by other threads ------------------------------------------------------------------
 
-    /// Serve a stream that was made in `context`.
+    /// Serve a stream that was created in `context`.
     fn serve(&self, runtime: &Callbacks, stream: usize, context: ContextOf) -> Result<()> {
         let thread = self.thread_in(stream, context)?;
         let mut state = self.lock();
@@ -229,12 +229,12 @@ impl Reporter {
         }
         drop(state);
         match runtime.subscribe(thread, stream) {
-            // Somebody else's, or another thread of the program came here first.
-            Err(AclCode::STREAM_HAS_A_THREAD) => return Ok(()),
-            outcome => outcome.map_err(|code| refused("aclrtSubscribeReport", stream, code))?,
+            // A thread of the framework serves it, or another thread of the program came here first.
+            Err(AclCode::STREAM_SUBSCRIBE) => return Ok(()),
+            outcome => outcome.map_err(|code| code.error("aclrtSubscribeReport", stream))?,
         }
         let mut state = self.lock();
-        // An earlier one of that address may have gone without a word.
+        // An earlier stream with this address may have been destroyed without notice.
         if !state.streams.contains(&stream) {
             state.streams.push(stream);
         }
@@ -242,7 +242,7 @@ impl Reporter {
         Ok(())
     }
 
-    /// The thread, in a context of its device's. It needs one before it is subscribed for the first time.
+    /// The thread, with a context of its device. It needs one before its first subscription.
     fn thread_in(&self, stream: usize, context: ContextOf) -> Result<Thread> {
         let mut state = self.lock();
         let is_elsewhere =
@@ -254,27 +254,27 @@ impl Reporter {
         loop {
             match (state.thread, state.adopted) {
                 _ if state.is_retired => {
-                    return Err(Error::NoAscend {
-                        why: "the process is about to end".into(),
-                        remedy: "Synchronize streams, and give them up, before exit()",
-                    });
+                    return Err(unavailable(
+                        "the process is about to end",
+                        "Synchronize streams, and give them up, before exit()",
+                    ));
                 }
                 (Some(thread), Some((_, Ok(())))) => return Ok(thread),
                 (Some(_), Some((_, Err(code)))) if state.context.is_none() && !state.is_away => {
-                    return Err(refused("aclrtSetCurrentContext", stream, code));
+                    return Err(code.error("aclrtSetCurrentContext", stream));
                 }
                 _ => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
     }
 
-    /// Serve a stream no more. The runtime is told by the calling thread, because the stream may be destroyed next,
-    /// unless the other one is in the middle of a function or is the caller itself.
+    /// Stop serving a stream. The calling thread unsubscribes, because the stream may be destroyed next; if the report thread is
+    /// inside a function, or is the caller, it unsubscribes itself later.
     fn leave(&self, runtime: &Callbacks, stream: usize) {
         let mut state = self.lock();
         let Some(thread) = state.thread else { return };
         if thread != Thread::current() {
-            // That the function has returned, the runtime learns a moment after whoever waits for its work.
+            // A waiter learns that the work is done a moment before the runtime sees the function return.
             let waited = self.changed.wait_timeout_while(state, PATIENCE, |state| state.is_running);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -286,15 +286,15 @@ impl Reporter {
         }
     }
 
-    /// Tell the runtime, unless somebody has begun anew. Whoever does so now waits, and then finds the stream without a
-    /// thread.
+    /// Unsubscribe, unless the stream has a new user. A user that comes now waits for the lock and then finds the stream
+    /// without a thread.
     fn end(&self, runtime: &Callbacks, thread: Thread, stream: usize) {
         let users = users();
         if users.contains_key(&stream) {
             return;
         }
         self.lock().streams.retain(|served| *served != stream);
-        // It fails where the stream is gone, and then there is nothing to do.
+        // The call fails if the stream was destroyed; then nothing is left to do.
         let _ = runtime.unsubscribe(thread, stream);
     }
 
@@ -308,7 +308,7 @@ impl Reporter {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code of the user's runs under the lock, so a poisoned one is still consistent.
+        // No user code runs under the lock, so the state is consistent even if the lock is poisoned.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

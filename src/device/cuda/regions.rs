@@ -10,16 +10,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::Accelerator;
-use crate::device::driver::Blocks;
+use super::driver::{Allocation, is_called_by_the_driver};
+use crate::device::common::Blocks;
 use crate::error::{Error, Result};
-use crate::os::cuda::{Given, is_called_by_the_driver};
 use crate::os::mapping::{self, Region};
 use crate::os::process;
 use crate::page::PageRange;
 
 /// What the driver has given.
 pub struct Regions {
-    blocks: Blocks<Given>,
+    blocks: Blocks<Allocation>,
     /// Bytes in all of them, and at most: what the GPU had free when it was opened. More would not fit there together, and
     /// the driver would move it to and fro.
     live: AtomicUsize,
@@ -127,7 +127,7 @@ impl Accelerator {
         self.regions.blocks.kept().for_each(|(block, given)| self.give_back(block, given));
     }
 
-    fn give_back(&self, block: PageRange, given: Given) {
+    fn give_back(&self, block: PageRange, given: Allocation) {
         // Before its addresses can be somebody else's.
         self.room.has_gone(block);
         self.context.free(given);

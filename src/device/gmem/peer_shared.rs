@@ -13,13 +13,13 @@ use crate::os::{gmem, machine, mapping, smaps};
 pub fn map(length: usize) -> Result<Region> {
     let region = gmem::map(length, bit()?).map_err(|errno| match errno.0 {
         libc::ENOMEM => not_yet(),
-        _ => Error::NoPeerSharedMemory { why: "mmap(2) refused it", errno },
+        _ => no_memory("mmap(2) refused it", "See the kernel's messages (dmesg)", errno),
     })?;
     if is_aligned(&region) {
         return Ok(region);
     }
     let _ = region.unmap();
-    Err(UNKNOWN)
+    Err(unknown_flag())
 }
 
 fn is_aligned(region: &Region) -> bool {
@@ -40,15 +40,16 @@ enum Verdict {
     Unknown,
 }
 
-const UNKNOWN: Error = Error::NoPeerSharedMemory {
-    why: "mmap(2) gives ordinary memory for each value of MAP_PEER_SHARED; boot openEuler's GMEM kernel with gmem=on",
-    errno: Errno(libc::ENODEV),
-};
+fn no_memory(why: &'static str, remedy: &'static str, errno: Errno) -> Error {
+    let why = format!("there is no peer-shared memory: {why}").into();
+    Error::DeviceUnavailable { device: "gmem", why, remedy, errno }
+}
 
-const OFF_AT_BOOT: Error = Error::NoPeerSharedMemory {
-    why: "the kernel was booted without gmem=on",
-    errno: Errno(libc::ENODEV),
-};
+/// Every value of the flag gives ordinary memory.
+fn unknown_flag() -> Error {
+    let why = "mmap(2) gives ordinary memory for every known value of MAP_PEER_SHARED";
+    no_memory(why, "Boot openEuler's GMEM kernel with gmem=on", Errno(libc::ENODEV))
+}
 
 /// The value that gives peer-shared memory. Found out once, unless it is not there yet.
 fn bit() -> Result<i32> {
@@ -69,19 +70,28 @@ fn bit() -> Result<i32> {
         FOUND.store(found, Ordering::Relaxed);
     }
     match found {
-        NONE => Err(UNKNOWN),
-        OFF => Err(OFF_AT_BOOT),
+        NONE => Err(unknown_flag()),
+        OFF => {
+            let why = "the kernel was booted without gmem=on";
+            Err(no_memory(why, "Boot it with gmem=on", Errno(libc::ENODEV)))
+        }
         bit => Ok(bit),
     }
 }
 
 fn not_yet() -> Error {
-    let why = if machine::huge_pages() == machine::HugePages::Never {
-        "transparent huge pages are off; as root, `echo always > /sys/kernel/mm/transparent_hugepage/enabled`"
+    let (why, remedy) = if machine::huge_pages() == machine::HugePages::Never {
+        (
+            "transparent huge pages are off",
+            "As root: echo always > /sys/kernel/mm/transparent_hugepage/enabled",
+        )
     } else {
-        "no device is attached to this process yet (let its runtime do that first: aclrtSetDevice), or no memory is left"
+        (
+            "no device is attached to this process yet, or no memory is left",
+            "Let the accelerator's runtime attach the device first (aclrtSetDevice)",
+        )
     };
-    Error::NoPeerSharedMemory { why, errno: Errno(libc::ENOMEM) }
+    no_memory(why, remedy, Errno(libc::ENOMEM))
 }
 
 fn try_out(bit: i32) -> Verdict {
@@ -122,7 +132,7 @@ mod tests {
         if gmem::open().is_err() {
             let verdicts = gmem::PEER_SHARED_BITS.map(try_out);
             assert_eq!(verdicts, [Verdict::Unknown; 3]);
-            assert_eq!(bit(), Err(UNKNOWN));
+            assert_eq!(bit(), Err(unknown_flag()));
         }
     }
 }

@@ -102,10 +102,14 @@ fn plan(pages: PageRange) -> Result<Plan> {
 }
 
 fn drop_private(range: PageRange) -> Result<()> {
-    let result = match advice::drop_private(range) {
-        // Locked memory asks for its own advice.
-        Err(Errno(libc::EINVAL)) => advice::drop_private_locked(range),
-        other => other,
+    // SAFETY: the range is part of what was passed to `Device::free_eager`, whose callers pass only memory whose contents
+    // their owner has given up: the program's, by gmemFreeEager(), or a device's own block.
+    let result = unsafe {
+        match advice::drop_private(range) {
+            // Locked memory needs its own advice.
+            Err(Errno(libc::EINVAL)) => advice::drop_private_locked(range),
+            other => other,
+        }
     };
     result.map_err(|errno| {
         let remedy = match errno.0 {
@@ -120,7 +124,9 @@ fn drop_private(range: PageRange) -> Result<()> {
 }
 
 fn drop_shared(range: PageRange) -> Result<()> {
-    advice::drop_shared(range).map_err(|errno| {
+    // SAFETY: the range is part of what was passed to `Device::free_eager`, whose callers pass only memory whose contents the
+    // program has given up by gmemFreeEager().
+    unsafe { advice::drop_shared(range) }.map_err(|errno| {
         let remedy = match errno.0 {
             libc::EPERM => "; the memfd is sealed against writing (fcntl(2), F_ADD_SEALS)",
             _ => "",

@@ -4,7 +4,7 @@
 //! with multi-generational LRU (`lru_gen`) at the fifth. A huge page has one mark, set by the first.
 
 use super::plan::Segment;
-use super::populate;
+use super::touch::populate_and_touch;
 use crate::error::Result;
 use crate::os::lazy::Lazy;
 use crate::os::{advice, machine, mapping, pagemap};
@@ -22,11 +22,11 @@ fn marks() -> u32 {
 
 /// The base pages of a range that are in memory, in runs.
 #[derive(Default)]
-pub struct There {
+pub struct ResidentRuns {
     runs: Vec<PageRange>,
 }
 
-impl There {
+impl ResidentRuns {
     /// As it is now.
     pub fn in_range(range: PageRange) -> Self {
         let mut runs: Vec<PageRange> = Vec::new();
@@ -54,7 +54,7 @@ impl There {
     pub fn mark(&self, segment: Segment) -> Result<()> {
         for run in &self.runs {
             for _ in 1..marks() {
-                populate::populate(Segment { range: *run, ..segment })?;
+                populate_and_touch(Segment { range: *run, ..segment })?;
             }
         }
         Ok(())
@@ -63,7 +63,7 @@ impl There {
 
 /// The quick way for a range of which nothing has to be looked up: all of it, with its margin, is in memory on pages of
 /// one kind. False where that is not so; then nothing was done but to mark pages.
-pub fn mark_if_all_there(asked: PageRange) -> bool {
+pub fn mark_if_all_resident(asked: PageRange) -> bool {
     let outer = asked.outward(mapping::gmem_page());
     let mut first = None;
     let mut runs = 0;

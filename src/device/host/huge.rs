@@ -60,7 +60,7 @@ pub fn is_wanted(segment: Segment, policy: HugePolicy) -> bool {
 }
 
 /// Make one page after the other huge; what the kernel cannot do now it does by itself later (khugepaged).
-pub fn collapse_each(pages: PageRange) {
+pub fn collapse_all(pages: PageRange) {
     let page = mapping::huge_page();
     let pages = pages.inward(page);
     for at in (pages.start()..pages.end()).step_by(page.bytes()) {

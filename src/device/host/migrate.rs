@@ -1,11 +1,10 @@
 //! Pages that are on another node than they should be.
 
 use super::{hnid, system};
-use std::thread;
 use std::time::Duration;
 
 use crate::error::{Errno, Error, Result};
-use crate::os::{SysResult, mapping, numa, pagemap};
+use crate::os::{SysResult, mapping, numa, pagemap, process};
 use crate::page::PageRange;
 
 /// Pages asked about at once; their addresses lie on the stack.
@@ -44,7 +43,7 @@ pub enum Moved {
 
 /// Move the pages of `range` that lie on another node. Pages without a place of their own, such as
 /// the zero page, are as good anywhere.
-pub fn settle(range: PageRange, node: usize) -> Result<Moved> {
+pub fn migrate_misplaced(range: PageRange, node: usize) -> Result<Moved> {
     let failed = |errno| system("move_pages", range, errno, "");
     let huge = mapping::gmem_page().bytes();
     let mut left = misplaced_at_rest(range, node).map_err(failed)?;
@@ -87,7 +86,7 @@ fn misplaced_at_rest(range: PageRange, node: usize) -> SysResult<Vec<Page>> {
         if !moving {
             return Ok(left);
         }
-        thread::sleep(Duration::from_millis(1));
+        process::sleep(Duration::from_millis(1));
     }
     misplaced(range, node)
 }

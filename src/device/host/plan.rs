@@ -65,7 +65,7 @@ impl Segment {
 }
 
 /// What to populate for `asked`, and of the margin up to whole GMEM pages what is ordinary memory.
-pub fn prefetch(asked: PageRange) -> Result<Vec<Segment>> {
+pub fn segments(asked: PageRange) -> Result<Vec<Segment>> {
     let outer = asked.outward(mapping::gmem_page());
     let asked = asked.outward(mapping::base_page());
     let mut segments: Vec<Segment> = Vec::new();
@@ -180,14 +180,14 @@ mod tests {
         let page = gmem_page();
         let mapping = Mapping::new(2 * page.bytes(), page).unwrap();
         let at = mapping.range().start();
-        let plan = prefetch(PageRange::new(at + 5, at + 6)).unwrap();
+        let plan = segments(PageRange::new(at + 5, at + 6)).unwrap();
         let asked = PageRange::new(at, at + mapping::base_page().bytes());
         let range = PageRange::new(at, at + page.bytes());
         let known = plan[0].page_bytes;
         assert_eq!(plan, [Segment { page_bytes: known, ..segment(range, asked, true) }]);
         assert_eq!(plan[0].huge_candidates(), range);
         drop(mapping);
-        assert!(matches!(prefetch(PageRange::new(at + 5, at + 6)), Err(Error::Hole { .. })));
+        assert!(matches!(segments(PageRange::new(at + 5, at + 6)), Err(Error::Hole { .. })));
     }
 
     #[test]

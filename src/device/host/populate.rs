@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use super::migrate::{self, Moved};
 use super::plan::Segment;
 use super::tally::Tally;
-use super::{has_one_node, hot, huge, system};
-use crate::config::config;
+use super::touch::populate_and_touch;
+use super::{has_one_node, hot, huge};
+use crate::config::{self, Setting};
 use crate::device::Request;
 use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
+use crate::os::lazy::Lazy;
 use crate::os::vma::Backing;
 use crate::os::{advice, mapping, memory, numa, process};
 use crate::page::PageRange;
@@ -213,12 +215,12 @@ impl Run<'_> {
     }
 
     fn bring(&self, piece: Segment) -> Result<()> {
-        let there = hot::There::in_range(piece.range);
+        let resident = hot::ResidentRuns::in_range(piece.range);
         let moved = Cell::new(false);
-        piece.with_margin(|part| self.populate_there(part, &moved))?;
+        piece.with_margin(|part| self.populate_on_node(part, &moved))?;
         if !moved.get() {
             // A mark that cannot be set is no failure: the page is there.
-            let _ = there.mark(piece);
+            let _ = resident.mark(piece);
         }
         match self.request.huge {
             HugePolicy::Require => huge::insist(piece),
@@ -227,14 +229,14 @@ impl Run<'_> {
     }
 
     /// Populate on the node, and move there what is elsewhere; `moved` is set where there was any.
-    fn populate_there(&self, part: Segment, moved: &Cell<bool>) -> Result<()> {
+    fn populate_on_node(&self, part: Segment, moved: &Cell<bool>) -> Result<()> {
         self.populate(part)?;
         if self.one_node {
             return Ok(());
         }
         // What is missing after the first time comes as base pages, which are not taken apart again.
         for _ in 0..3 {
-            match migrate::settle(part.range, self.request.node)? {
+            match migrate::migrate_misplaced(part.range, self.request.node)? {
                 Moved::Nothing => break,
                 Moved::AsTheyWere => {
                     moved.set(true);
@@ -242,7 +244,7 @@ impl Run<'_> {
                 }
                 Moved::PerhapsApart => {
                     moved.set(true);
-                    populate(part)?;
+                    populate_and_touch(part)?;
                 }
             }
         }
@@ -254,12 +256,12 @@ impl Run<'_> {
         if may_be_huge && self.stalls.have_won() && self.request.huge != HugePolicy::Require {
             // The kernel finds no huge pages without moving others; small ones it has.
             advice::small_pages(part.range);
-            let outcome = populate(part);
+            let outcome = populate_and_touch(part);
             advice::huge_pages(part.range);
             return outcome;
         }
         let begun = Instant::now();
-        let outcome = populate(part);
+        let outcome = populate_and_touch(part);
         if may_be_huge && part.range.len() == PIECE_BYTES {
             self.stalls.note(begun.elapsed(), part.range);
         }
@@ -283,50 +285,23 @@ fn count(report: &mut Report, piece: Segment, before: Tally, after: Tally, errno
     }
 }
 
-/// In one call, on the calling thread.
-pub fn populate(part: Segment) -> Result<()> {
-    let (result, call) = if part.write {
-        (advice::populate_write(part.range), "MADV_POPULATE_WRITE")
-    } else {
-        (advice::populate_read(part.range), "MADV_POPULATE_READ")
-    };
-    result.map_err(|errno| match errno.0 {
-        libc::EINVAL if !advice::can_populate() => system(
-            call,
-            part.range,
-            Errno(libc::EOPNOTSUPP),
-            "; the kernel is older than Linux 5.14",
-        ),
-        libc::EINVAL => Error::Unsupported {
-            verb: "gmemPrefetch",
-            from: part.range.start(),
-            to: part.range.end(),
-            what: "a device mapping",
-            remedy: "Its driver places it.",
-            errno: libc::EINVAL,
-        },
-        libc::EFAULT => system(
-            call,
-            part.range,
-            errno,
-            "; part of it lies beyond the end of its file, is a guard page \
-             (MADV_GUARD_INSTALL), has a userfaultfd that serves no kernel faults, or no hugetlb \
-             page is free (vm.nr_hugepages)",
-        ),
-        libc::ENOMEM => system(
-            call,
-            part.range,
-            errno,
-            "; no memory is left for it (see free -h and the memory cgroup), or it was \
-             unmapped meanwhile",
-        ),
-        _ => system(call, part.range, errno, ""),
-    })
-}
-
 // ---- threads ----------------------------------------------------------------------------------
 
-/// Threads of the process that help with prefetches now.
+/// `GMEM_PREFETCH_THREADS`.
+pub static THREADS: Setting<usize> = Setting {
+    name: c"GMEM_PREFETCH_THREADS",
+    form: "a number of threads",
+    default: "16",
+    about: "The number of threads that all prefetches of the process together may start; the calling threads do not count.",
+    parse: config::number,
+};
+
+fn max_helpers() -> usize {
+    static READ: Lazy<usize> = Lazy::new(|| THREADS.get().unwrap_or(MAX_THREADS));
+    *READ.get()
+}
+
+/// The number of threads of the process that help with prefetches now.
 static HELPING: process::PerProcess<AtomicUsize> =
     process::PerProcess::new(|_| AtomicUsize::new(0));
 
@@ -338,7 +313,7 @@ struct Helpers {
 impl Helpers {
     /// As many of `wanted` as the process's budget has left.
     fn claim(wanted: usize) -> Self {
-        let budget = config().prefetch_threads.unwrap_or(MAX_THREADS);
+        let budget = max_helpers();
         let mut count = 0;
         let _ = HELPING.get().fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| {
             count = wanted.min(budget.saturating_sub(busy));
@@ -396,7 +371,7 @@ mod tests {
 
     #[test]
     fn the_budget_of_threads_is_kept() {
-        let most = config().prefetch_threads.unwrap_or(MAX_THREADS);
+        let most = max_helpers();
         let some = Helpers::claim(1);
         let rest = Helpers::claim(usize::MAX);
         assert!(some.count + rest.count <= most);

@@ -4,15 +4,15 @@
 
 use std::cell::Cell;
 
+use super::driver::Allocation;
 use super::{Accelerator, Device, Host, failed};
-use crate::device::driver::Blocks;
+use crate::device::common::Blocks;
 use crate::error::{Error, Result};
 use crate::os::mapping::Region;
-use crate::os::opencl::Given;
 use crate::os::{advice, mapping};
 
 /// What the driver has given.
-pub type Regions = Blocks<Given>;
+pub type Regions = Blocks<Allocation>;
 
 thread_local! {
     // Without a destructor, so that the first use takes no memory.

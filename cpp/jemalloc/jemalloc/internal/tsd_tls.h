@@ -10,6 +10,8 @@
 #define JEMALLOC_INTERNAL_TSD_TLS_H
 
 #include "jemalloc/internal/jemalloc_preamble.h"
+/* No settings from /etc/_rjem_malloc.conf. */
+#undef JEMALLOC_CONFIG_FILE
 #include "jemalloc/internal/tsd_internals.h"
 #include "jemalloc/internal/tsd_types.h"
 

@@ -1,7 +1,7 @@
-//! Blocks of memory that a driver gives.
+//! Blocks of memory that a driver allocated.
 //!
-//! A driver calls `malloc` and `free`, and so may come back to libgmem while it is being called, with its locks held.
-//! What it frees then is kept until later.
+//! A driver calls `malloc` and `free`, so it may re-enter libgmem while it holds its locks. Blocks that are freed then are kept
+//! and freed later.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,33 +9,33 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::page::PageRange;
 
-/// Blocks that a driver has given, each with what it is given back by. Not looked at in a forked child, where the lock
-/// may be held for ever.
-pub struct Blocks<Given> {
-    /// By their first GMEM page.
-    known: Mutex<BTreeMap<usize, (PageRange, Given)>>,
-    /// First pages of those that were given back from inside the driver; 0 is none.
+/// The blocks that a driver allocated, each with the driver's handle. Not used in a forked child, where the lock may be held
+/// for ever.
+pub struct Blocks<Allocation> {
+    /// The blocks, by the address of their first GMEM page.
+    known: Mutex<BTreeMap<usize, (PageRange, Allocation)>>,
+    /// The first pages of blocks that were freed from inside the driver; 0 marks an empty slot.
     later: [AtomicUsize; 64],
 }
 
-impl<Given> Default for Blocks<Given> {
+impl<Allocation> Default for Blocks<Allocation> {
     fn default() -> Self {
         Self { known: Mutex::default(), later: [const { AtomicUsize::new(0) }; 64] }
     }
 }
 
-impl<Given> Blocks<Given> {
-    /// The driver has given one.
-    pub fn insert(&self, block: PageRange, given: Given) {
+impl<Allocation> Blocks<Allocation> {
+    /// Add a block that the driver has allocated.
+    pub fn insert(&self, block: PageRange, given: Allocation) {
         self.lock().insert(block.start(), (block, given));
     }
 
-    /// The one that begins there is about to be given back.
-    pub fn remove(&self, first: usize) -> Option<(PageRange, Given)> {
+    /// Remove the block that begins at `first`, which is about to be freed.
+    pub fn remove(&self, first: usize) -> Option<(PageRange, Allocation)> {
         self.lock().remove(&first)
     }
 
-    /// The parts of a range that the driver gave.
+    /// The parts of a range that lie in a block, ascending.
     pub fn within(&self, range: PageRange) -> Vec<PageRange> {
         let known = self.lock();
         let before_end = known.range(..range.end()).rev();
@@ -48,21 +48,21 @@ impl<Given> Blocks<Given> {
         parts
     }
 
-    /// The one that begins there cannot be given back now. False if there is no room to remember it.
+    /// Keep the block that begins at `first` until it can be freed. False if all slots are taken.
     pub fn keep_for_later(&self, first: usize) -> bool {
         self.later.iter().any(|slot| {
             slot.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         })
     }
 
-    /// Those that were kept, each of which is removed now.
-    pub fn kept(&self) -> impl Iterator<Item = (PageRange, Given)> {
-        // Most often nothing was kept, and looking is cheaper than taking.
+    /// Remove the blocks that were kept.
+    pub fn kept(&self) -> impl Iterator<Item = (PageRange, Allocation)> {
+        // Usually nothing was kept, and a load is cheaper than a swap.
         let full = self.later.iter().filter(|slot| slot.load(Ordering::Relaxed) != 0);
         full.filter_map(|slot| self.remove(slot.swap(0, Ordering::Relaxed)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, (PageRange, Given)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, (PageRange, Allocation)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,13 +1,15 @@
 //! Device `opencl`: an OpenCL device whose kernels read the process's memory by its addresses (shared virtual memory).
 //!
-//! - [`choice`]: finding the library and the device, and saying where one was looked for in vain
+//! - [`discovery`]: finding the library and the device, and saying where one was looked for in vain
 //! - [`regions`]: memory that comes from the device's driver
 //!
 //! One that runs its kernels on the processor works on the process's own pages: everything is done as for `host`, and
 //! only the heap's large blocks come from the driver, because kernels may read no others. Any other has a node of its
 //! own behind those of the machine, and the driver is asked to move memory there and back.
 
-mod choice;
+mod codes;
+mod discovery;
+mod driver;
 mod regions;
 
 use std::ffi::{CStr, c_void};
@@ -15,14 +17,16 @@ use std::time::Instant;
 
 use super::host::Host;
 use super::{Device, DeviceMemory, DeviceNode, Request};
-use crate::error::{ClCode, Error, Result};
+use crate::config::SettingRow;
+use crate::error::{Error, Result, Target};
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
 use crate::os::mapping::Region;
-use crate::os::opencl::{Context, Description, Shared};
 use crate::os::{mapping, numa, process};
 use crate::page::PageRange;
 use crate::report::Report;
+use codes::{ClCode, unavailable};
+use driver::{Context, Description, Shared};
 use regions::{Regions, Turn};
 
 /// The OpenCL device that `GMEM_OPENCL_DEVICE` names, else the first that can be used.
@@ -31,7 +35,7 @@ pub struct OpenCl;
 /// Opened on first use, and for good; a failure is kept, too.
 static OPENED: Lazy<Result<Accelerator>> = Lazy::new(|| {
     let _turn = Turn::take();
-    choice::open().map(|(context, device)| Accelerator::new(context, &device))
+    discovery::open().map(|(context, device)| Accelerator::new(context, &device))
 });
 
 fn opened() -> Result<&'static Accelerator> {
@@ -46,6 +50,10 @@ fn opened_already() -> Option<&'static Accelerator> {
 impl Device for OpenCl {
     fn c_name(&self) -> &'static CStr {
         c"opencl"
+    }
+
+    fn settings(&self) -> Vec<SettingRow> {
+        vec![discovery::WHICH.row()]
     }
 
     fn open(&self) -> Result<()> {
@@ -232,15 +240,15 @@ impl Accelerator {
         if process::process_id() == self.process {
             return Ok(());
         }
-        Err(Error::NoOpencl {
-            why: "it was opened before fork(), and OpenCL does not work in the child".into(),
-            remedy: "Start the child with posix_spawn() or exec(), or call gmemSetDevice(\"host\") there",
-        })
+        Err(unavailable(
+            "it was opened before fork(), and OpenCL does not work in the child",
+            "Start the child with posix_spawn() or exec(), or call gmemSetDevice(\"host\") there",
+        ))
     }
 }
 
 fn failed(call: &'static str, range: PageRange, code: ClCode) -> Error {
-    Error::Opencl { call, from: range.start(), to: range.end(), code }
+    code.error(call, Target::Range { from: range.start(), to: range.end() })
 }
 
 #[cfg(test)]
@@ -253,7 +261,7 @@ mod tests {
 
     /// The device, as it is or as if it had memory of its own; `None`, with a line that says so, where there is none.
     fn accelerator(own_memory: bool) -> Option<Accelerator> {
-        match choice::open() {
+        match discovery::open() {
             Ok((context, device)) => {
                 let is_processor = device.is_processor && !own_memory;
                 Some(Accelerator::new(context, &Description { is_processor, ..device }))

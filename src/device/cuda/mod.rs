@@ -1,19 +1,20 @@
 //! Device `cuda`: a GPU of NVIDIA's whose kernels read the process's memory by its addresses.
 //!
-//! - [`choice`]: finding the driver and the GPU, and saying why there is none
+//! - [`discovery`]: finding the driver and the GPU, and saying why there is none
 //! - [`regions`]: managed memory for the heap's large blocks
-//! - [`room`]: how much the GPU has free, and [`ranges`]: what has been there
-//! - [`streams`]: the program's streams, onto which work is put without a function in between
+//! - [`free_memory`]: how much the GPU has free
+//! - [`driver_streams`]: the program's streams, onto which work is put without a function in between
 //!
 //! Two kinds of memory go to a GPU and back: managed memory of the driver's, whoever in the process took it, and, where the
 //! GPU can read all of the process's (HMM, ATS), ordinary memory. The driver does what is asked for and does not tell what
 //! it did; receipts say so.
 
-mod choice;
-mod ranges;
+mod discovery;
+mod driver;
+
+mod driver_streams;
+mod free_memory;
 mod regions;
-mod room;
-mod streams;
 
 use std::ffi::{CStr, c_void};
 use std::ops::ControlFlow;
@@ -23,25 +24,26 @@ use std::time::Instant;
 
 use super::host::{self, Host};
 use super::{
-    Device, DeviceMemory, DeviceNode, NativeStreams, Request, Unwatched, is_in_host_function,
+    Device, DeviceMemory, DeviceNode, DriverStreams, Request, Unwatched, is_in_host_function,
 };
-use crate::error::{CuCode, Error, Result};
+use crate::config::SettingRow;
+use crate::error::{Error, Result, Target};
 use crate::huge_policy::HugePolicy;
-use crate::os::cuda::{Context, Destination, Driver, Gpu};
 use crate::os::lazy::Lazy;
 use crate::os::mapping::Region;
 use crate::os::vma::Backing;
 use crate::os::{numa, process};
 use crate::page::PageRange;
 use crate::report::Report;
+use driver::{Context, CuCode, Destination, Driver, Gpu, unavailable};
+use free_memory::Room;
 use regions::Regions;
-use room::Room;
 
 /// The GPU that `GMEM_CUDA_DEVICE` names, else the first that can be used.
 pub struct Cuda;
 
 /// Opened on first use, and for good; a failure is kept, too.
-static OPENED: Lazy<Result<Accelerator>> = Lazy::new(choice::open);
+static OPENED: Lazy<Result<Accelerator>> = Lazy::new(discovery::open);
 
 fn opened() -> Result<&'static Accelerator> {
     OPENED.get().as_ref().map_err(Clone::clone)
@@ -55,6 +57,10 @@ fn opened_already() -> Option<&'static Accelerator> {
 impl Device for Cuda {
     fn c_name(&self) -> &'static CStr {
         c"cuda"
+    }
+
+    fn settings(&self) -> Vec<SettingRow> {
+        vec![discovery::WHICH.row(), discovery::MEMORY.row()]
     }
 
     fn open(&self) -> Result<()> {
@@ -91,7 +97,7 @@ impl Device for Cuda {
         opened().map(Accelerator::nodes).unwrap_or_default()
     }
 
-    fn native_streams(&self) -> Option<&dyn NativeStreams> {
+    fn driver_streams(&self) -> Option<&dyn DriverStreams> {
         Some(self)
     }
 
@@ -113,7 +119,7 @@ impl DeviceMemory for Cuda {
         }
     }
 
-    fn clears(&self) -> bool {
+    fn is_zeroed(&self) -> bool {
         false
     }
 }
@@ -377,26 +383,29 @@ impl Accelerator {
 
     /// A failure of one that is done with a range on a stream.
     fn failed(&self, call: &'static str, stream: usize, range: PageRange, code: CuCode) -> Error {
-        let is_the_streams = matches!(code, CuCode::INVALID_HANDLE | CuCode::CONTEXT_IS_DESTROYED);
-        if is_the_streams && stream != self.context.own_stream() {
-            return Error::CudaStream { call, stream, code };
+        if code.is_of_the_stream() && stream != self.context.own_stream() {
+            return code.error(call, Target::Stream(stream));
         }
-        Error::Cuda { call, from: range.start(), to: range.end(), code }
+        code.error(call, Target::Range { from: range.start(), to: range.end() })
     }
 
     fn refuse_in_host_function(&self, what: &'static str) -> Result<()> {
         self.is_in_its_process()?;
-        if is_in_host_function() { Err(Error::InHostFunction { what }) } else { Ok(()) }
+        if is_in_host_function() {
+            Err(Error::InHostFunction { device: "cuda", call: what })
+        } else {
+            Ok(())
+        }
     }
 
     fn is_in_its_process(&self) -> Result<()> {
         if process::process_id() == self.process {
             return Ok(());
         }
-        Err(Error::NoCuda {
-            why: "it was opened before fork(), and CUDA does not work in the child".into(),
-            remedy: "Start the child with posix_spawn() or exec(), or call gmemSetDevice(\"host\") there",
-        })
+        Err(unavailable(
+            "it was opened before fork(), and CUDA does not work in the child",
+            "Start the child with posix_spawn() or exec(), or call gmemSetDevice(\"host\") there",
+        ))
     }
 }
 

@@ -1,25 +1,29 @@
 //! Device `ascend`: Huawei's Ascend accelerators behind openEuler's GMEM kernel.
 //!
-//! Memory is the kernel's, so everything that concerns it is [`Gmem`]'s: to name this device asks for nothing, either.
-//! What it adds are the streams of Ascend's runtime (ACL): an `aclrtStream` is a stream wherever the C functions take
-//! one. The runtime is looked for when the first of them comes; a program that has one has the runtime, too.
+//! The kernel manages the memory, so [`Gmem`] does everything that concerns memory. This device adds the streams of Ascend's
+//! runtime (ACL): the C functions accept an `aclrtStream` as a stream. The runtime is opened when the first one comes;
+//! a program that has a stream has the runtime, too.
 //!
-//! - [`library`]: finding the runtime, and saying where it was looked for in vain
-//! - [`reports`]: the threads that an older runtime wants for what is launched on its streams
+//! - [`discovery`]: finding the runtime, or saying where it was searched
+//! - [`driver`], [`codes`]: bindings of the runtime, and its error codes
+//! - [`reports`]: the threads that an older runtime needs to run host functions
 
-mod library;
+mod codes;
+mod discovery;
+mod driver;
 mod reports;
 
 use std::ffi::{CStr, c_void};
 
 use super::gmem::Gmem;
-use super::{Device, DeviceMemory, DeviceNode, HostFunction, NativeStreams, Request};
-use crate::error::{AclCode, Error, Result};
-use crate::os::ascend::Runtime;
+use super::{Device, DeviceMemory, DeviceNode, DriverStreams, HostFunction, Request};
+use crate::error::{Error, Result};
 use crate::os::lazy::LazyResult;
 use crate::os::process;
 use crate::page::PageRange;
 use crate::report::Report;
+use codes::unavailable;
+use driver::Runtime;
 
 /// The device of a GMEM kernel whose driver is Ascend's.
 pub struct Ascend;
@@ -53,7 +57,7 @@ impl Device for Ascend {
         Gmem.nodes()
     }
 
-    fn native_streams(&self) -> Option<&dyn NativeStreams> {
+    fn driver_streams(&self) -> Option<&dyn DriverStreams> {
         Some(self)
     }
 
@@ -62,9 +66,9 @@ impl Device for Ascend {
     }
 }
 
-impl NativeStreams for Ascend {
+impl DriverStreams for Ascend {
     fn may_be(&self, stream: usize) -> bool {
-        // A pointer to what has pointers in it, and not on the page that is never mapped.
+        // A pointer to a structure with pointers, and not to the page that is never mapped.
         const LOWEST: usize = 1 << 12;
         stream >= LOWEST && stream.is_multiple_of(align_of::<usize>())
     }
@@ -80,7 +84,7 @@ impl NativeStreams for Ascend {
         match runtime()? {
             Runtime::WithThreads(runtime) => runtime
                 .launch(stream, function, argument)
-                .map_err(|code| refused("aclrtLaunchHostFunc", stream, code)),
+                .map_err(|code| code.error("aclrtLaunchHostFunc", stream)),
             Runtime::WithoutThreads(runtime) => {
                 reports::launch(runtime, stream, function, argument)
             }
@@ -94,29 +98,25 @@ impl NativeStreams for Ascend {
     }
 }
 
-/// The runtime, once it was found.
+/// The runtime, once it is open.
 struct Opened {
     runtime: Runtime,
-    /// Between the process that found it and the first.
+    /// The forks between the process that opened it and the first process.
     forks: u64,
 }
 
 fn runtime() -> Result<&'static Runtime> {
     static OPENED: LazyResult<Opened, Error> = LazyResult::new(|| {
-        library::open().map(|runtime| Opened { runtime, forks: process::forks() })
+        discovery::open().map(|runtime| Opened { runtime, forks: process::forks() })
     });
     let opened = OPENED.get()?;
     if opened.forks == process::forks() {
         return Ok(&opened.runtime);
     }
-    Err(Error::NoAscend {
-        why: "the runtime was used before fork(), and does not work in the child".into(),
-        remedy: "Start the child with posix_spawn() or exec(), or use streams of libgmem's own there (gmemStreamCreate)",
-    })
-}
-
-fn refused(call: &'static str, stream: usize, code: AclCode) -> Error {
-    Error::Ascend { call, stream, code }
+    Err(unavailable(
+        "the runtime was used before fork(), and does not work in the child",
+        "Start the child with posix_spawn() or exec(), or use streams of gmemStreamCreate() there",
+    ))
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::page::PageRange;
 
-/// Ends of ranges by their starts.
+/// The ends of the ranges, by their starts.
 #[derive(Clone, Default)]
-pub struct Ranges(BTreeMap<usize, usize>);
+pub struct RangeSet(BTreeMap<usize, usize>);
 
-impl Ranges {
-    /// These, too.
+impl RangeSet {
+    /// Add a range.
     pub fn insert(&mut self, range: PageRange) {
         if range.is_empty() {
             return;
@@ -27,7 +27,7 @@ impl Ranges {
         self.0.insert(whole.start(), whole.end());
     }
 
-    /// No longer any of these.
+    /// Remove a range.
     pub fn remove(&mut self, range: PageRange) {
         for known in self.touched(range) {
             self.0.remove(&known.start());
@@ -42,17 +42,17 @@ impl Ranges {
         }
     }
 
-    /// Whether all of a range is in the set.
+    /// Whether the whole range is in the set.
     pub fn has(&self, range: PageRange) -> bool {
         self.0.range(..=range.start()).next_back().is_some_and(|(_, end)| *end >= range.end())
     }
 
-    /// What of a range is in the set, ascending.
+    /// The parts of a range that are in the set, ascending.
     pub fn within(&self, range: PageRange) -> Vec<PageRange> {
         self.touched(range).into_iter().map(|known| known.intersect(range)).collect()
     }
 
-    /// What of a range is not in the set, ascending.
+    /// The parts of a range that are not in the set, ascending.
     pub fn missing(&self, range: PageRange) -> Vec<PageRange> {
         let mut gaps = Vec::new();
         let mut at = range.start();
@@ -65,7 +65,7 @@ impl Ranges {
         gaps
     }
 
-    /// All of it.
+    /// All ranges, ascending.
     pub fn iter(&self) -> impl Iterator<Item = PageRange> {
         self.0.iter().map(|(start, end)| PageRange::new(*start, *end))
     }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn what_touches_is_joined_and_what_is_taken_out_leaves_its_sides() {
-        let mut ranges = Ranges::default();
+        let mut ranges = RangeSet::default();
         for (start, end) in [(10, 20), (40, 50), (20, 30), (48, 60), (70, 70)] {
             ranges.insert(range(start, end));
         }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn it_is_the_set_that_a_bitmap_is() {
-        let mut ranges = Ranges::default();
+        let mut ranges = RangeSet::default();
         let mut bits = [false; 64];
         let mut number = 1_u32;
         for _ in 0..2000 {

@@ -3,11 +3,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::driver::CuCode;
+use super::driver::{Context, CuResult, Event};
 use super::{Accelerator, Cuda, opened};
-use crate::device::{HostFunction, Mark, NativeStreams, Registered, Request};
-use crate::error::{CuCode, Error, Result};
+use crate::device::{DriverEvent, DriverStreams, HostFunction, Registered, Request};
+use crate::error::{Error, Result, Target};
 use crate::heap::reserve;
-use crate::os::cuda::{Context, CuResult, Event, is_readable};
 use crate::os::mapping;
 use crate::page::PageRange;
 
@@ -15,15 +16,14 @@ use crate::page::PageRange;
 const LEGACY: usize = 1;
 const PER_THREAD: usize = 2;
 
-impl NativeStreams for Cuda {
+impl DriverStreams for Cuda {
     fn may_be(&self, stream: usize) -> bool {
         // Where the last one lay: asking the kernel takes longer than what is then done.
         static SEEN: AtomicUsize = AtomicUsize::new(0);
         if matches!(stream, LEGACY | PER_THREAD) || stream == SEEN.load(Ordering::Relaxed) {
             return true;
         }
-        let is_one =
-            stream.is_multiple_of(align_of::<usize>()) && is_readable(stream, mapping::base_page());
+        let is_one = stream.is_multiple_of(align_of::<usize>()) && mapping::is_mapped(stream);
         if is_one {
             SEEN.store(stream, Ordering::Relaxed);
         }
@@ -34,7 +34,7 @@ impl NativeStreams for Cuda {
         let device = opened()?;
         device.is_ready("gmemStreamLaunch", stream)?;
         let outcome = device.context.launch(stream, function, argument);
-        outcome.map_err(|code| Error::CudaStream { call: "cuLaunchHostFunc", stream, code })
+        outcome.map_err(|code| code.error("cuLaunchHostFunc", Target::Stream(stream)))
     }
 
     fn prefetch(&self, stream: usize, request: &Request<'_>) -> Result<Registered> {
@@ -66,14 +66,14 @@ impl NativeStreams for Cuda {
         let device = opened()?;
         device.is_ready("gmemStreamSynchronize", stream)?;
         let outcome = device.context.synchronize(stream);
-        outcome.map_err(|code| Error::CudaStream { call: "cuStreamSynchronize", stream, code })
+        outcome.map_err(|code| code.error("cuStreamSynchronize", Target::Stream(stream)))
     }
 
     fn is_idle(&self, stream: usize) -> Result<bool> {
         let device = opened()?;
         device.is_ready("gmemStreamQuery", stream)?;
         let outcome = device.context.is_idle(stream);
-        outcome.map_err(|code| Error::CudaStream { call: "cuStreamQuery", stream, code })
+        outcome.map_err(|code| code.error("cuStreamQuery", Target::Stream(stream)))
     }
 
     fn identity(&self, stream: usize) -> Result<usize> {
@@ -89,18 +89,14 @@ impl NativeStreams for Cuda {
             Ok(None) => Err(CuCode::NOT_SUPPORTED),
             Err(code) => Err(code),
         }
-        .map_err(|code| Error::CudaStream {
-            call: "cuStreamGetId (CUDA 12.0)",
-            stream,
-            code,
-        })
+        .map_err(|code| code.error("cuStreamGetId (CUDA 12.0)", Target::Stream(stream)))
     }
 
-    fn mark(&self, stream: usize) -> Result<Option<Box<dyn Mark>>> {
+    fn record_event(&self, stream: usize) -> Result<Option<Box<dyn DriverEvent>>> {
         let device = opened()?;
         device.is_ready("gmemEventRecord", stream)?;
         reserve::ask(size_of::<Place>(), "the event's place in the stream")?;
-        let event = device.mark(stream)?;
+        let event = device.record_event(stream)?;
         Ok(Some(Box::new(Place { device, stream, event: Some(event) })))
     }
 }
@@ -125,15 +121,15 @@ impl Place {
         let event = self.event.as_ref().ok_or(lost)?;
         let stream = self.stream;
         let outcome = ask(&self.device.context, event);
-        outcome.map_err(|code| Error::CudaStream { call, stream, code })
+        outcome.map_err(|code| code.error(call, Target::Stream(stream)))
     }
 }
 
-impl Mark for Place {
-    fn hold(&self, stream: usize) -> Result<()> {
+impl DriverEvent for Place {
+    fn make_wait(&self, stream: usize) -> Result<()> {
         self.device.is_ready("gmemStreamWaitEvent", stream)?;
         self.ask("gmemStreamWaitEvent", "cuStreamWaitEvent", |context, event| {
-            context.hold(stream, event)
+            context.make_wait(stream, event)
         })
     }
 
@@ -141,8 +137,8 @@ impl Mark for Place {
         self.ask("gmemEventSynchronize", "cuEventSynchronize", Context::wait)
     }
 
-    fn has_come(&self) -> Result<bool> {
-        self.ask("gmemEventQuery", "cuEventQuery", Context::has_come)
+    fn has_completed(&self) -> Result<bool> {
+        self.ask("gmemEventQuery", "cuEventQuery", Context::has_completed)
     }
 }
 
@@ -161,8 +157,13 @@ impl Accelerator {
         match self.context.is_capturing(stream) {
             Ok(false) => Ok(()),
             // The legacy stream waits for those that are captured, so it is refused with them.
-            Ok(true) | Err(CuCode::CAPTURE_IMPLICIT) => Err(Error::Capturing { stream }),
-            Err(code) => Err(Error::CudaStream { call: "cuStreamIsCapturing", stream, code }),
+            Ok(true) | Err(CuCode::CAPTURE_IMPLICIT) => Err(Error::StreamNotReady {
+                stream,
+                why: "is being captured into a graph, which would repeat the call at each launch, while libgmem's streams run \
+                      it once",
+                remedy: "Call before cuStreamBeginCapture() or after cuStreamEndCapture()",
+            }),
+            Err(code) => Err(code.error("cuStreamIsCapturing", Target::Stream(stream))),
         }
     }
 
@@ -179,14 +180,14 @@ impl Accelerator {
 
     /// What comes onto a stream from now on waits for what is on another by now.
     fn let_wait(&self, stream: usize, other: usize) -> Result<()> {
-        let event = self.mark(other)?;
-        let outcome = self.context.hold(stream, &event);
+        let event = self.record_event(other)?;
+        let outcome = self.context.make_wait(stream, &event);
         self.context.give_back(event);
-        outcome.map_err(|code| Error::CudaStream { call: "cuStreamWaitEvent", stream, code })
+        outcome.map_err(|code| code.error("cuStreamWaitEvent", Target::Stream(stream)))
     }
 
-    fn mark(&self, stream: usize) -> Result<Event> {
-        let outcome = self.context.mark(stream);
-        outcome.map_err(|code| Error::CudaStream { call: "cuEventRecord", stream, code })
+    fn record_event(&self, stream: usize) -> Result<Event> {
+        let outcome = self.context.record_event(stream);
+        outcome.map_err(|code| code.error("cuEventRecord", Target::Stream(stream)))
     }
 }

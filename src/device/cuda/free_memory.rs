@@ -6,10 +6,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::ranges::Ranges;
+use super::driver::{Context, CuCode, CuResult, Event};
 use super::{Accelerator, Gpu};
-use crate::error::{Error, Result};
-use crate::os::cuda::{Context, CuResult, Event};
+use crate::device::common::RangeSet;
+use crate::error::{Error, Result, Target};
 use crate::os::mapping;
 use crate::page::PageRange;
 
@@ -18,7 +18,7 @@ use crate::page::PageRange;
 pub struct Room {
     asked: Mutex<Option<Answer>>,
     /// What of libgmem's blocks has been on the current GPU.
-    there: Mutex<Ranges>,
+    there: Mutex<RangeSet>,
     /// What is on its way there, as long as the place behind it in its stream has not been reached.
     underway: Mutex<Vec<(Event, usize)>>,
     /// The other GPUs that something went to, by their ordinals. The driver moves nothing to one that has no context.
@@ -68,7 +68,7 @@ impl Room {
     }
 
     /// What has room there and is none of these parts.
-    fn apart_from(&self, parts: &[PageRange]) -> Ranges {
+    fn apart_from(&self, parts: &[PageRange]) -> RangeSet {
         let mut others = lock(&self.there).clone();
         parts.iter().for_each(|part| others.remove(*part));
         others
@@ -101,12 +101,8 @@ impl Accelerator {
         if is_current && self.room.is_known_to_fit(all) {
             return Ok(Fits::Easily);
         }
-        let failed = |code| Error::Cuda {
-            call: "cuMemGetInfo, before the prefetch",
-            from: asked.start(),
-            to: asked.end(),
-            code,
-        };
+        let on = Target::Range { from: asked.start(), to: asked.end() };
+        let failed = |code: CuCode| code.error("cuMemGetInfo, before the prefetch", on);
         let free = if is_current {
             self.context.free_bytes().map(|free| free.saturating_sub(self.bytes_underway()))
         } else {
@@ -124,7 +120,7 @@ impl Accelerator {
         }
         let not_sent = |range: PageRange| self.not_sent(range, gpu.ordinal, HALVINGS);
         let needed = without.into_iter().map(not_sent).sum();
-        let others = if is_current { self.room.apart_from(parts) } else { Ranges::default() };
+        let others = if is_current { self.room.apart_from(parts) } else { RangeSet::default() };
         let left_behind: usize = others.iter().map(not_sent).sum();
         if needed <= free + left_behind {
             return Ok(Fits::Counted(needed));
@@ -156,7 +152,7 @@ impl Accelerator {
         }
         if let Fits::Counted(bytes) = fits
             && bytes != 0
-            && let Ok(event) = self.context.mark(stream)
+            && let Ok(event) = self.context.record_event(stream)
         {
             lock(&self.room.underway).push((event, bytes));
         }
@@ -167,7 +163,7 @@ impl Accelerator {
         let mut underway = lock(&self.room.underway);
         let (left, done): (Vec<_>, _) = underway
             .drain(..)
-            .partition(|(event, _)| matches!(self.context.has_come(event), Ok(false)));
+            .partition(|(event, _)| matches!(self.context.has_completed(event), Ok(false)));
         *underway = left;
         done.into_iter().for_each(|(event, _)| self.context.give_back(event));
         underway.iter().map(|(_, bytes)| bytes).sum()

@@ -1,20 +1,21 @@
-//! Ascend's runtime as far as libgmem calls it: `libascendcl.so`, opened at run time, and what it has for calling a
-//! function in a stream's order. Names, numbers and rules are those of CANN's documentation.
+//! Bindings of Ascend's runtime, `libascendcl.so`, which is opened at run time: the functions that call a host function in
+//! the order of a stream. Names, numbers and rules are those of CANN's documentation.
 //!
-//! A stream is passed on as a number. That it is one of the runtime's, and alive, is for those to see to who hand it to
-//! libgmem (`libgmem.h`).
+//! A stream is a number here. The runtime follows it as a pointer, and offers no way to check it first. `libgmem.h` therefore
+//! requires of the program that a stream which it passes to libgmem was created by the runtime and is not destroyed;
+//! numbers that cannot be pointers to one are refused before they come here (`may_be`).
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::dynamic::Library;
-use crate::error::AclCode;
+use super::codes::AclCode;
+use crate::os::dynamic::Library;
 
-/// The library's own name, of which there are no versions.
+/// The name of the library, which has no versions.
 pub const LIBRARY: &CStr = c"libascendcl.so";
 
-/// What the runtime calls.
+/// The type of a host function.
 pub type HostFunction = extern "C" fn(*mut c_void);
 
 /// Result of a call.
@@ -30,22 +31,22 @@ type GetDevice = unsafe extern "C" fn(*mut i32) -> c_int;
 type GetContext = unsafe extern "C" fn(*mut Context) -> c_int;
 type SetContext = unsafe extern "C" fn(Context) -> c_int;
 
-/// How a function is launched.
+/// The two ways of launching a host function.
 pub enum Runtime {
-    /// By `aclrtLaunchHostFunc`, for which the runtime has threads of its own (from CANN 8.3 on).
+    /// By `aclrtLaunchHostFunc` (CANN 8.3 and newer); the runtime provides the threads.
     WithThreads(HostFunctions),
-    /// By `aclrtLaunchCallback`, for which each stream needs a thread of the program's.
+    /// By `aclrtLaunchCallback`; the program provides a thread for each stream.
     WithoutThreads(Callbacks),
 }
 
 impl Runtime {
-    /// Of an open library; the name of the function that it lacks, if it does.
+    /// Look up the functions of an open library; fails with the name of the first that is missing.
     pub fn of(library: &Library) -> Result<Self, &'static str> {
-        // SAFETY: the type is the one that the documentation gives this function.
+        // SAFETY: the type is the one in CANN's documentation of the function.
         if let Some(launch) = unsafe { library.function(c"aclrtLaunchHostFunc") } {
             return Ok(Self::WithThreads(HostFunctions { launch }));
         }
-        // SAFETY: the types are those that the documentation gives these functions.
+        // SAFETY: the types are those in CANN's documentation of the functions.
         let callbacks = unsafe {
             Callbacks {
                 launch: library.function(c"aclrtLaunchCallback").ok_or("aclrtLaunchCallback")?,
@@ -77,12 +78,13 @@ pub struct HostFunctions {
 impl HostFunctions {
     /// Have the stream call `function` in its order.
     pub fn launch(&self, stream: usize, function: HostFunction, argument: usize) -> AclResult {
-        // SAFETY: a stream of the runtime's; the argument is a number to it.
+        // SAFETY: the program guarantees that the stream is alive (see the module); the runtime hands the argument to the
+        // function and does not follow it.
         done(unsafe { (self.launch)(pointer(stream), function, pointer(argument)) })
     }
 }
 
-/// `aclrtLaunchCallback`, and what it takes to serve it.
+/// `aclrtLaunchCallback`, and the functions with which a thread serves it.
 pub struct Callbacks {
     launch: LaunchCallback,
     subscribe: Subscribe,
@@ -94,37 +96,39 @@ pub struct Callbacks {
 }
 
 impl Callbacks {
-    /// Have the stream call `function` in its order, by the thread that is subscribed to it; what is behind waits for
-    /// that (`ACL_CALLBACK_BLOCK`).
+    /// Have the thread that is subscribed to the stream call `function` in its order. Later work on the stream waits for the
+    /// call (`ACL_CALLBACK_BLOCK`).
     pub fn launch(&self, stream: usize, function: HostFunction, argument: usize) -> AclResult {
         const BLOCK: c_int = 1;
-        // SAFETY: a stream of the runtime's; the argument is a number to it.
+        // SAFETY: the program guarantees that the stream is alive (see the module); the runtime hands the argument to the
+        // function and does not follow it.
         done(unsafe { (self.launch)(function, pointer(argument), BLOCK, pointer(stream)) })
     }
 
-    /// Have a thread run what is launched on a stream.
+    /// Subscribe a thread to a stream: it runs the functions that are launched on the stream.
     pub fn subscribe(&self, thread: Thread, stream: usize) -> AclResult {
-        // SAFETY: a living thread and a stream of the runtime's.
+        // SAFETY: the thread is one of libgmem, which runs until the process ends; the program guarantees that the stream is
+        // alive (see the module).
         done(unsafe { (self.subscribe)(thread.0, pointer(stream)) })
     }
 
-    /// And no more.
+    /// Unsubscribe a thread from a stream.
     pub fn unsubscribe(&self, thread: Thread, stream: usize) -> AclResult {
-        // SAFETY: as above.
+        // SAFETY: the thread is one of libgmem, which runs until the process ends. The runtime returns an error for a stream
+        // that the thread is not subscribed to.
         done(unsafe { (self.unsubscribe)(thread.0, pointer(stream)) })
     }
 
-    /// Run what has been launched on the streams that the calling thread is subscribed to, or wait for it for so many
-    /// milliseconds.
+    /// Run the functions that were launched on the streams of the calling thread; wait at most `timeout` milliseconds for one.
     pub fn process(&self, timeout: i32) -> AclResult {
-        // SAFETY: a number alone; what is run is what was launched.
+        // SAFETY: the argument is a number, and every function that was launched stays loaded (-z nodelete).
         done(unsafe { (self.process)(timeout) })
     }
 
-    /// The device and the context that the calling thread has chosen.
-    pub fn place(&self) -> Result<(i32, ContextOf), AclCode> {
+    /// The current device and context of the calling thread.
+    pub fn current_context(&self) -> Result<(i32, ContextOf), AclCode> {
         let (mut device, mut context) = (-1, ptr::null_mut());
-        // SAFETY: both may be written.
+        // SAFETY: both variables are writable.
         unsafe {
             done((self.device)(&raw mut device))?;
             done((self.context)(&raw mut context))?;
@@ -132,50 +136,50 @@ impl Callbacks {
         Ok((device, ContextOf(context.addr())))
     }
 
-    /// Choose a context for the calling thread, which goes with its device.
+    /// Make a context, and with it its device, current in the calling thread.
     pub fn adopt(&self, context: ContextOf) -> AclResult {
-        // SAFETY: a context of the runtime's; of one that is gone it says so.
+        // SAFETY: the runtime itself gave the context; it returns an error for one that was destroyed.
         done(unsafe { (self.set_context)(pointer(context.0)) })
     }
 }
 
-/// A context of the runtime's, as a number.
+/// A context of the runtime, as a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextOf(usize);
 
-/// A thread as the runtime knows it.
+/// A thread, by the number that the runtime knows it by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thread(u64);
 
 impl Thread {
-    /// The calling one.
+    /// The calling thread.
     pub fn current() -> Self {
-        // SAFETY: no arguments, and it cannot fail.
+        // SAFETY: pthread_self has no arguments and cannot fail.
         Self(unsafe { libc::pthread_self() } as u64)
     }
 }
 
-/// A function that is called later on, by whom only an argument can be told.
+/// The function that all launches call, kept for a caller that gets only an argument.
 pub struct Noted(AtomicUsize);
 
 impl Noted {
-    /// None yet.
+    /// No function yet.
     #[allow(clippy::new_without_default, reason = "a static needs a const function")]
     pub const fn new() -> Self {
         Self(AtomicUsize::new(0))
     }
 
-    /// Note it; all that are noted are the same one.
+    /// Keep the function. Every call passes the same one.
     pub fn note(&self, function: HostFunction) {
         self.0.store((function as *const ()).expose_provenance(), Ordering::Release);
     }
 
-    /// Call it, if there is one.
+    /// Call the function, if there is one.
     pub fn call(&self, argument: *mut c_void) {
         let noted = self.0.load(Ordering::Acquire);
         if noted != 0 {
             let function = ptr::with_exposed_provenance::<()>(noted);
-            // SAFETY: `note` made the number of a function of this type.
+            // SAFETY: `note` stored the address of a function of this type.
             unsafe { std::mem::transmute::<*const (), HostFunction>(function)(argument) };
         }
     }

@@ -2,13 +2,31 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::driver::{Context, CuCode, Driver, Gpu, unavailable};
 use super::{Accelerator, Memory, Node};
-use crate::config::{LogLevel, config, log};
-use crate::error::{CuCode, Error, Result};
-use crate::os::cuda::{Context, Driver, Gpu};
+use crate::config::{self, LogLevel, Setting, log};
+use crate::error::{Error, Result};
 use crate::os::dynamic::Missing;
 use crate::os::process::PerProcess;
 use crate::os::{env, numa};
+
+/// `GMEM_CUDA_DEVICE`.
+pub static WHICH: Setting<String> = Setting {
+    name: c"GMEM_CUDA_DEVICE",
+    form: "the number of a GPU, or the beginning of its UUID",
+    default: "the first GPU that can be used",
+    about: "The GPU that the device `cuda` uses.",
+    parse: config::text,
+};
+
+/// `GMEM_CUDA_MEMORY`. A bad value is an error when the device is opened.
+pub static MEMORY: Setting<String> = Setting {
+    name: c"GMEM_CUDA_MEMORY",
+    form: "`managed` or `system`",
+    default: "`system` if the GPU reads ordinary memory, else `managed`",
+    about: "The memory that large blocks of the heap come from on the device `cuda`.",
+    parse: config::text,
+};
 
 /// The oldest driver, as the newest CUDA that it can do: 1000 for each major version, 10 for each minor one.
 const VERSION: i32 = 11000;
@@ -22,11 +40,13 @@ pub fn open() -> Result<Accelerator> {
     is_new_enough(driver.version())?;
     driver.initialize().map_err(not_initialized)?;
     let gpus = listed(driver.gpus())?;
-    let chosen = choose(&gpus, config().cuda_device.as_deref())?;
-    let memory = memory_of(&gpus[chosen], config().cuda_memory.as_deref())?;
-    let gave_nothing = |code: CuCode| Error::NoCuda {
-        why: format!("{} gave no context: {code}", gpus[chosen].name).into(),
-        remedy: "See whether another process has all of its memory, or has it alone (nvidia-smi)",
+    let chosen = choose(&gpus, WHICH.get().as_deref())?;
+    let memory = memory_of(&gpus[chosen], MEMORY.get().as_deref())?;
+    let gave_nothing = |code: CuCode| {
+        unavailable(
+            format!("{} gave no context: {code}", gpus[chosen].name),
+            "See whether another process has all of its memory, or has it alone (nvidia-smi)",
+        )
     };
     let context = Context::new(Arc::clone(&driver), &gpus[chosen]).map_err(gave_nothing)?;
     let free = context.free_bytes().map_err(gave_nothing)?;
@@ -68,22 +88,20 @@ fn no_driver(missing: Missing) -> Error {
         |value| format!("LD_LIBRARY_PATH = {value:?}"),
     );
     match missing {
-        Missing::Library(text) => Error::NoCuda {
-            why: format!(
+        Missing::Library(text) => unavailable(
+            format!(
                 "libcuda.so.1 could not be opened ({text}); looked in {folders} and the system's folders"
-            )
-            .into(),
-            remedy: "Install NVIDIA's driver (Debian: nvidia-driver and libcuda1; in a container, its toolkit), or mend \
+            ),
+            "Install NVIDIA's driver (Debian: nvidia-driver and libcuda1; in a container, its toolkit), or mend \
                      the variable",
-        },
-        Missing::Function(name) => Error::NoCuda {
-            why: format!(
+        ),
+        Missing::Function(name) => unavailable(
+            format!(
                 "libcuda.so.1, found in {folders} or the system's folders, has no {name}, so it is broken or older than \
                  CUDA 11.0"
-            )
-            .into(),
-            remedy: "Install a newer driver of NVIDIA's, or mend the variable",
-        },
+            ),
+            "Install a newer driver of NVIDIA's, or mend the variable",
+        ),
     }
 }
 
@@ -97,22 +115,22 @@ fn is_new_enough(version: std::result::Result<i32, CuCode>) -> Result<()> {
         ),
         Err(code) => format!("the driver does not tell its version: {code}"),
     };
-    Err(Error::NoCuda { why: why.into(), remedy: "Install a newer driver of NVIDIA's" })
+    Err(unavailable(why, "Install a newer driver of NVIDIA's"))
 }
 
 fn not_initialized(code: CuCode) -> Error {
     let remedy = match code {
         CuCode::NO_DEVICE => "Put one in, or mend CUDA_VISIBLE_DEVICES",
-        CuCode(34) => "Take the folder of the toolkit's stubs out of LD_LIBRARY_PATH",
-        CuCode(803) => {
+        CuCode::STUB_LIBRARY => "Take the folder of the toolkit's stubs out of LD_LIBRARY_PATH",
+        CuCode::SYSTEM_DRIVER_MISMATCH => {
             "Load the kernel module of the driver's own version: restart, or `modprobe -r` and `modprobe nvidia`"
         }
-        CuCode(802) => {
+        CuCode::SYSTEM_NOT_READY => {
             "Start the fabric manager of the driver's own version (nvidia-fabricmanager)"
         }
         _ => "See whether nvidia-smi works, and whether /dev/nvidia* may be opened",
     };
-    Error::NoCuda { why: format!("the driver finds no GPU that works: {code}").into(), remedy }
+    unavailable(format!("the driver finds no GPU that works: {code}"), remedy)
 }
 
 fn listed(gpus: std::result::Result<Vec<Gpu>, CuCode>) -> Result<Vec<Gpu>> {
@@ -125,9 +143,11 @@ fn listed(gpus: std::result::Result<Vec<Gpu>, CuCode>) -> Result<Vec<Gpu>> {
 
 /// Index of the first that can be used, or of the one that is `wanted`, by its number or the beginning of its UUID.
 fn choose(gpus: &[Gpu], wanted: Option<&str>) -> Result<usize> {
-    let refused = |why: String| Error::NoCuda {
-        why: format!("{why}; the GPUs are {}", list(gpus)).into(),
-        remedy: "Set GMEM_CUDA_DEVICE to the number, or the beginning of the UUID, of one that can be used",
+    let refused = |why: String| {
+        unavailable(
+            format!("{why}; the GPUs are {}", list(gpus)),
+            "Set GMEM_CUDA_DEVICE to the number, or the beginning of the UUID, of one that can be used",
+        )
     };
     let Some(wanted) = wanted else {
         let first = gpus.iter().position(|gpu| why_not(gpu).is_none());
@@ -186,7 +206,7 @@ fn memory_of(gpu: &Gpu, wanted: Option<&str>) -> Result<Memory> {
             format!("GMEM_CUDA_MEMORY = {other:?} is neither \"managed\" nor \"system\"")
         }
     };
-    Err(Error::NoCuda { why: why.into(), remedy: "Unset GMEM_CUDA_MEMORY, or make it \"managed\"" })
+    Err(unavailable(why, "Unset GMEM_CUDA_MEMORY, or make it \"managed\""))
 }
 
 #[cfg(test)]

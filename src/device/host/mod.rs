@@ -4,24 +4,26 @@
 //! - [`populate`]: pages that are not there yet, by several threads where that pays
 //! - [`migrate`]: pages that are on another node
 //! - [`huge`]: huge pages or not, and whether there are enough
-//! - [`room`]: whether there is enough memory for it
+//! - [`free_memory`]: whether there is enough memory for it
 //! - [`tally`]: what a range looks like, before and after
 //! - [`hot`]: pages that are there already
 //! - [`free`]: pages that go back
 
 mod free;
+mod free_memory;
 mod hot;
 mod huge;
 mod migrate;
 mod plan;
 mod populate;
-mod room;
 mod tally;
+mod touch;
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 
 use super::{Device, Request};
+use crate::config::SettingRow;
 use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
@@ -36,6 +38,10 @@ pub struct Host;
 impl Device for Host {
     fn c_name(&self) -> &'static CStr {
         c"host"
+    }
+
+    fn settings(&self) -> Vec<SettingRow> {
+        vec![populate::THREADS.row()]
     }
 
     fn numa_id(&self) -> Result<i32> {
@@ -66,20 +72,20 @@ impl Device for Host {
         let one_node = has_one_node(request.node);
         let is_plain = !request.wants_report && request.huge == HugePolicy::AsIs;
         let is_small = request.asked.len() <= populate::PIECE_BYTES;
-        if is_small && is_plain && one_node && hot::mark_if_all_there(request.asked) {
+        if is_small && is_plain && one_node && hot::mark_if_all_resident(request.asked) {
             return Ok(());
         }
-        let segments = plan::prefetch(request.asked)?;
+        let segments = plan::segments(request.asked)?;
         if !one_node {
             migrate::is_allowed(request.node)?;
         }
-        room::check(&segments, request, one_node)?;
+        free_memory::check(&segments, request, one_node)?;
         huge::prepare(&segments, request)?;
         populate::run(&segments, request, report)
     }
 
-    fn collapse(&self, pages: PageRange) {
-        huge::collapse_each(pages);
+    fn collapse_all(&self, pages: PageRange) {
+        huge::collapse_all(pages);
     }
 
     fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
@@ -161,7 +167,7 @@ mod tests {
         let mut report = Report::EMPTY;
         Host.prefetch(&request, &mut report).unwrap();
         assert_eq!((report.populated, report.there), (512, 0));
-        assert_eq!(migrate::settle(range, node), Ok(migrate::Moved::Nothing));
+        assert_eq!(migrate::migrate_misplaced(range, node), Ok(migrate::Moved::Nothing));
         let mut report = Report::EMPTY;
         Host.prefetch(&request, &mut report).unwrap();
         assert_eq!((report.populated, report.there), (0, 512));

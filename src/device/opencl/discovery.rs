@@ -2,12 +2,22 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::config::config;
+use super::codes::{ClCode, unavailable};
+use super::driver::{ClResult, Context, Description, Device, Loader, Shared};
+use crate::config::{self, Setting};
 use crate::error::{Error, Result};
 use crate::os::dynamic::Missing;
 use crate::os::env;
-use crate::os::opencl::{ClResult, Context, Description, Device, Loader, Shared};
 use crate::os::process::PerProcess;
+
+/// `GMEM_OPENCL_DEVICE`.
+pub static WHICH: Setting<String> = Setting {
+    name: c"GMEM_OPENCL_DEVICE",
+    form: "the number of an OpenCL device, counted from 0 through all platforms, or a part of its name",
+    default: "the first OpenCL device that can be used",
+    about: "The OpenCL device that the device `opencl` uses.",
+    parse: config::text,
+};
 
 /// What shared virtual memory of a kind that can be moved needs.
 const VERSION: (u32, u32) = (2, 1);
@@ -20,10 +30,12 @@ pub fn open() -> Result<(Context, Description)> {
     let loader = Loader::open().map_err(no_loader)?;
     let devices = listed(loader.devices())?;
     let descriptions: Vec<_> = devices.iter().map(|device| device.is.clone()).collect();
-    let device = &devices[choose(&descriptions, config().opencl_device.as_deref())?];
-    let context = Context::new(loader, device).map_err(|code| Error::NoOpencl {
-        why: format!("{} gave no context or no queue: {code}", device.is.name).into(),
-        remedy: "Choose another one with GMEM_OPENCL_DEVICE, or mend its driver (clinfo shows more)",
+    let device = &devices[choose(&descriptions, WHICH.get().as_deref())?];
+    let context = Context::new(loader, device).map_err(|code| {
+        unavailable(
+            format!("{} gave no context or no queue: {code}", device.is.name),
+            "Choose another one with GMEM_OPENCL_DEVICE, or mend its driver (clinfo shows more)",
+        )
     })?;
     Ok((context, device.is.clone()))
 }
@@ -31,22 +43,20 @@ pub fn open() -> Result<(Context, Description)> {
 fn no_loader(missing: Missing) -> Error {
     let folders = shown("LD_LIBRARY_PATH");
     match missing {
-        Missing::Library(text) => Error::NoOpencl {
-            why: format!(
+        Missing::Library(text) => unavailable(
+            format!(
                 "libOpenCL.so.1 could not be opened ({text}); looked in {folders} and the system's folders"
-            )
-            .into(),
-            remedy: "Install a loader (Debian: ocl-icd-libopencl1) and the driver of a device (pocl-opencl-icd for \
+            ),
+            "Install a loader (Debian: ocl-icd-libopencl1) and the driver of a device (pocl-opencl-icd for \
                      the processor), or mend the variable",
-        },
-        Missing::Function(name) => Error::NoOpencl {
-            why: format!(
+        ),
+        Missing::Function(name) => unavailable(
+            format!(
                 "libOpenCL.so.1, found in {folders} or the system's folders, has no {name}, so it is broken or older \
                  than OpenCL 2.1"
-            )
-            .into(),
-            remedy: "Install a newer loader (Debian: ocl-icd-libopencl1), or mend the variable",
-        },
+            ),
+            "Install a newer loader (Debian: ocl-icd-libopencl1), or mend the variable",
+        ),
     }
 }
 
@@ -54,15 +64,13 @@ fn listed(devices: ClResult<Vec<Device>>) -> Result<Vec<Device>> {
     let why = match devices {
         Ok(devices) if !devices.is_empty() => return Ok(devices),
         Ok(_) => "no platform has a device".into(),
-        // CL_PLATFORM_NOT_FOUND_KHR
-        Err(code) if code.0 == -1001 => "no platform is installed".into(),
+        Err(ClCode::PLATFORM_NOT_FOUND) => "no platform is installed".into(),
         Err(code) => format!("the platforms could not be listed: {code}"),
     };
-    Err(Error::NoOpencl {
-        why: format!("{why}; looked in {}, else /etc/OpenCL/vendors", shown("OCL_ICD_VENDORS"))
-            .into(),
-        remedy: "Install the driver of a device (Debian: pocl-opencl-icd for the processor), or mend the variable",
-    })
+    Err(unavailable(
+        format!("{why}; looked in {}, else /etc/OpenCL/vendors", shown("OCL_ICD_VENDORS")),
+        "Install the driver of a device (Debian: pocl-opencl-icd for the processor), or mend the variable",
+    ))
 }
 
 fn shown(variable: &str) -> String {
@@ -72,9 +80,11 @@ fn shown(variable: &str) -> String {
 
 /// Index of the first that can be used, or of the one that is `wanted`, by its number or a part of its name.
 fn choose(devices: &[Description], wanted: Option<&str>) -> Result<usize> {
-    let refused = |why: String| Error::NoOpencl {
-        why: format!("{why}; the devices are {}", list(devices)).into(),
-        remedy: "Set GMEM_OPENCL_DEVICE to the number or a part of the name of one that can be used",
+    let refused = |why: String| {
+        unavailable(
+            format!("{why}; the devices are {}", list(devices)),
+            "Set GMEM_OPENCL_DEVICE to the number or a part of the name of one that can be used",
+        )
     };
     let Some(wanted) = wanted else {
         let first = devices.iter().position(|device| why_not(device).is_none());

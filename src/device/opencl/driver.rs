@@ -1,16 +1,16 @@
-//! OpenCL as far as libgmem calls it: the loader `libOpenCL.so.1`, opened at run time, and a few of its functions.
-//! Names, numbers and rules are those of the OpenCL 3.0 specification.
+//! Bindings of OpenCL: the loader `libOpenCL.so.1`, which is opened at run time. Names, numbers and rules are those of the
+//! OpenCL 3.0 specification.
 
 use std::ffi::{CStr, c_void};
 use std::num::NonZero;
 use std::ptr::{self, NonNull};
 
-use super::dynamic::{Missing, functions};
-use super::mapping::Region;
-use crate::error::ClCode;
+use super::codes::ClCode;
+use crate::os::dynamic::{Missing, functions};
+use crate::os::mapping::Region;
 use crate::page::{PageRange, PageSize};
 
-/// The loader's name, as its binary interface has it.
+/// The name of the loader, which includes the version of its binary interface.
 pub const LIBRARY: &CStr = c"libOpenCL.so.1";
 
 /// Result of a call.
@@ -35,60 +35,61 @@ functions! {
     clReleaseEvent(Handle) -> i32;
 }
 
-/// The loader.
+/// The open loader.
 pub struct Loader {
     functions: Functions,
 }
 
-/// A device. Its handle is good as long as the process.
+/// A device. Its handle is valid as long as the process runs.
 pub struct Device {
     handle: Handle,
-    /// What it is.
+    /// Its properties.
     pub is: Description,
 }
 
-/// A device as its driver describes it.
+/// The properties of a device, as its driver reports them.
 #[derive(Debug, Clone)]
 pub struct Description {
-    /// The driver's name for it.
+    /// The driver's name for the device.
     pub name: String,
-    /// Major and minor version of OpenCL.
+    /// The major and minor version of OpenCL.
     pub version: (u32, u32),
-    /// Whether its kernels run on the processor, in the process's own memory.
+    /// Whether its kernels run on the CPU, in the memory of the process.
     pub is_processor: bool,
-    /// What memory it shares with the processor.
+    /// The memory that it shares with the CPU.
     pub shared: Shared,
 }
 
-/// What memory a device and the processor may use at the same time.
+/// The memory that a device and the CPU can use at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shared {
-    /// None, or only by turns (coarse-grained).
+    /// None, or only in turns (coarse-grained).
     Nothing,
-    /// What `clSVMAlloc` gives.
+    /// The memory that `clSVMAlloc` returns.
     Buffers,
-    /// All of the process's.
+    /// All memory of the process.
     Everything,
 }
 
 impl Loader {
-    /// Open it. It stays open: drivers leave threads behind.
+    /// Open the loader. It stays open, because drivers start threads.
     pub fn open() -> Result<Self, Missing> {
         Functions::open(LIBRARY).map(|functions| Self { functions })
     }
 
-    /// The devices of all platforms, in the loader's order.
+    /// The devices of all platforms, in the order of the loader.
     pub fn devices(&self) -> ClResult<Vec<Device>> {
         const ALL_TYPES: u64 = 0xFFFF_FFFF;
         let all = &self.functions;
         let mut found = Vec::new();
-        // SAFETY: a list of that many elements, or none and where their number goes.
+        // SAFETY: `out` has capacity for `most` handles, and `count` is writable.
         let platforms =
-            list(|room, out, count| unsafe { (all.clGetPlatformIDs)(room, out, count) })?;
+            list(|most, out, count| unsafe { (all.clGetPlatformIDs)(most, out, count) })?;
         for platform in platforms {
-            // SAFETY: as above, of a platform that the loader gave. One without devices says so with an error.
-            let devices = list(|room, out, count| unsafe {
-                (all.clGetDeviceIDs)(platform, ALL_TYPES, room, out, count)
+            // SAFETY: the loader gave the platform, `out` has capacity for `most` handles, and `count` is writable. A platform
+            // without devices returns an error.
+            let devices = list(|most, out, count| unsafe {
+                (all.clGetDeviceIDs)(platform, ALL_TYPES, most, out, count)
             });
             found.extend(
                 devices.unwrap_or_default().into_iter().map(|device| self.describe(device)),
@@ -112,7 +113,7 @@ impl Loader {
             _ => Shared::Nothing,
         };
         let is = Description {
-            // Enough to know it by, and to fit into a message.
+            // Short enough for a message.
             name: self.text(handle, NAME).chars().take(100).collect(),
             version: version_of(&self.text(handle, VERSION)),
             is_processor: self.number(handle, TYPE) & IS_PROCESSOR != 0,
@@ -121,11 +122,11 @@ impl Loader {
         Device { handle, is }
     }
 
-    /// 0 where the driver does not know what is asked for.
+    /// A property of a device; 0 if the driver does not know it.
     fn number(&self, device: Handle, what: u32) -> u64 {
         let mut value = 0_u64;
         let out = (&raw mut value).cast();
-        // SAFETY: the result is a number of 64 bits.
+        // SAFETY: `out` has the 64 bits that are passed as its size.
         unsafe {
             (self.functions.clGetDeviceInfo)(device, what, size_of::<u64>(), out, ptr::null_mut())
         };
@@ -135,16 +136,16 @@ impl Loader {
     fn text(&self, device: Handle, what: u32) -> String {
         let mut text = [0_u8; 1024];
         // The last byte stays 0, whatever the driver writes.
-        let (room, out) = (text.len() - 1, text.as_mut_ptr().cast());
-        // SAFETY: the result is a text of at most so many bytes, or an error.
-        unsafe { (self.functions.clGetDeviceInfo)(device, what, room, out, ptr::null_mut()) };
+        let (most, out) = (text.len() - 1, text.as_mut_ptr().cast());
+        // SAFETY: the driver writes at most `most` bytes, which the buffer has.
+        unsafe { (self.functions.clGetDeviceInfo)(device, what, most, out, ptr::null_mut()) };
         CStr::from_bytes_until_nul(&text).unwrap_or_default().to_string_lossy().into_owned()
     }
 }
 
-/// What a driver lists, as far as it is there.
+/// The handles that a driver lists.
 fn list(get: impl Fn(u32, *mut Handle, *mut u32) -> i32) -> ClResult<Vec<Handle>> {
-    // No machine has more, and a broken driver may say anything.
+    // No machine has more, and a broken driver may report any count.
     const MOST: usize = 64;
     let mut handles = [ptr::null_mut(); MOST];
     let mut count = 0;
@@ -165,29 +166,30 @@ fn done(code: i32) -> ClResult<()> {
     if code == 0 { Ok(()) } else { Err(ClCode(code)) }
 }
 
-/// Where a block of the driver's begins, some bytes before the memory in it that is used.
+/// A block that the driver allocated, by its first byte; the memory that is used begins later. Only [`Context::free`] consumes
+/// it, so a block is freed once.
 #[derive(Debug)]
-pub struct Given(NonNull<u8>);
-// SAFETY: only an address, for the driver.
-unsafe impl Send for Given {}
+pub struct Allocation(NonNull<u8>);
+// SAFETY: the address is only passed to the driver, which takes it from any thread.
+unsafe impl Send for Allocation {}
 
-/// A context of one device, with an in-order queue.
+/// A context of one device, and an in-order queue in it.
 pub struct Context {
     loader: Loader,
     context: Handle,
     queue: Handle,
 }
 
-// SAFETY: OpenCL's functions may be called from any thread, but for those that set a kernel's arguments.
+// SAFETY: OpenCL's functions may be called from any thread; the exceptions, which set arguments of kernels, are not used.
 unsafe impl Send for Context {}
-// SAFETY: as above.
+// SAFETY: OpenCL's functions may be called by several threads at the same time; the exceptions are not used.
 unsafe impl Sync for Context {}
 
 impl Context {
-    /// For a device that `loader` lists.
+    /// Create a context for a device that `loader` listed.
     pub fn new(loader: Loader, device: &Device) -> ClResult<Self> {
         let mut code = 0;
-        // SAFETY: one device, no properties, nobody to be notified.
+        // SAFETY: the list has one device, as passed; there are no properties and no callback, and `code` is writable.
         let context = unsafe {
             let (none, nobody) = (ptr::null(), ptr::null());
             let create = loader.functions.clCreateContext;
@@ -195,7 +197,7 @@ impl Context {
         };
         done(code)?;
         let mut made = Self { loader, context, queue: ptr::null_mut() };
-        // SAFETY: the context's device; no properties are an in-order queue.
+        // SAFETY: the device belongs to the context, and `code` is writable. A queue without properties is in-order.
         made.queue = unsafe {
             let create = made.loader.functions.clCreateCommandQueueWithProperties;
             create(context, device.handle, ptr::null(), &raw mut code)
@@ -208,37 +210,37 @@ impl Context {
         self.context
     }
 
-    /// Memory that the device and the processor may use at the same time, on a multiple of `page`, with anything in it;
-    /// and what it is given back by.
-    pub fn allocate(&self, length: usize, page: PageSize) -> Option<(Region, Given)> {
+    /// Allocate memory that the device and the CPU can use at the same time, aligned to `page`, with arbitrary contents.
+    pub fn allocate(&self, length: usize, page: PageSize) -> Option<(Region, Allocation)> {
         const READ_WRITE: u64 = 1 << 0;
         const FINE_GRAIN_BUFFER: u64 = 1 << 10;
         let flags = READ_WRITE | FINE_GRAIN_BUFFER;
         // OpenCL aligns to no more than its largest type.
         let padded = length.checked_add(page.bytes())?;
-        // SAFETY: a live context; what cannot be had is NULL.
+        // SAFETY: this value keeps the context alive. The result is NULL on failure.
         let given = unsafe { (self.loader.functions.clSVMAlloc)(self.context, flags, padded, 0) };
         let given = NonNull::new(given.cast::<u8>())?;
         let start = given.map_addr(|address| {
             let aligned = page.ceil(address.get()).and_then(NonZero::new);
             aligned.unwrap_or(address)
         });
-        // SAFETY: given just now, with a page more than `length`, which is room to align in.
-        Some((unsafe { Region::new(start, length) }, Given(given)))
+        // SAFETY: the driver has just allocated the block, for this caller alone, with a page more than `length`, so the
+        // aligned bytes lie inside it.
+        Some((unsafe { Region::new(start, length) }, Allocation(given)))
     }
 
-    /// Give it back, when nobody uses the memory any more.
-    pub fn free(&self, given: Given) {
-        // SAFETY: what the driver gave, once.
+    /// Free a block whose memory is not used any more.
+    pub fn free(&self, given: Allocation) {
+        // SAFETY: the driver allocated the block in this context, and the value that stands for it ends here.
         unsafe { (self.loader.functions.clSVMFree)(self.context, given.0.as_ptr().cast()) };
     }
 
-    /// Have the device write zeros to what [`allocate`](Self::allocate) gave, and wait for it.
+    /// Have the device write zeros to a region that [`allocate`](Self::allocate) returned, and wait for it.
     pub fn zero(&self, region: &mut Region) -> ClResult<()> {
         let zero = 0_u64;
         let (start, length) = (region.start().as_ptr().cast(), region.range().len());
         let mut event = ptr::null_mut();
-        // SAFETY: the region is the caller's. Whole pages are a multiple of the pattern.
+        // SAFETY: the caller owns the region, whose length is a multiple of the pattern's; the pattern is copied.
         done(unsafe {
             let fill = self.loader.functions.clEnqueueSVMMemFill;
             let (zero, size) = ((&raw const zero).cast(), size_of::<u64>());
@@ -247,7 +249,7 @@ impl Context {
         self.wait(event)
     }
 
-    /// Have ranges moved to the device, or to the processor's memory, and wait for it.
+    /// Move ranges to the device, or to the memory of the machine, and wait for it.
     pub fn migrate(&self, ranges: &[PageRange], to_host: bool) -> ClResult<()> {
         const HOST: u64 = 1 << 0;
         let starts: Vec<_> =
@@ -256,7 +258,8 @@ impl Context {
         let count = u32::try_from(ranges.len()).unwrap_or(u32::MAX);
         let flags = if to_host { HOST } else { 0 };
         let mut event = ptr::null_mut();
-        // SAFETY: as many addresses as sizes; the bytes stay what they are, and the driver refuses what is not its own.
+        // SAFETY: the lists have `count` elements. The driver refuses addresses that it did not allocate, and moving does not
+        // change the bytes.
         done(unsafe {
             let migrate = self.loader.functions.clEnqueueSVMMigrateMem;
             let (starts, sizes) = (starts.as_ptr(), sizes.as_ptr());
@@ -265,9 +268,9 @@ impl Context {
         self.wait(event)
     }
 
-    /// Until the command is done; unlike `clFinish` it tells how that went.
+    /// Wait for a command; unlike `clFinish`, this returns its result.
     fn wait(&self, event: Handle) -> ClResult<()> {
-        // SAFETY: one event, which the call before gave and nobody else has.
+        // SAFETY: the call before returned the event to this caller alone, which releases it once.
         unsafe {
             let outcome = (self.loader.functions.clWaitForEvents)(1, &raw const event);
             (self.loader.functions.clReleaseEvent)(event);
@@ -278,7 +281,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: both are this value's own; the queue may not have been made.
+        // SAFETY: this value is the only owner of both handles, and ends here. The queue is NULL if it was not created.
         unsafe {
             if !self.queue.is_null() {
                 (self.loader.functions.clReleaseCommandQueue)(self.queue);
@@ -300,9 +303,9 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_never_longer_than_its_room() {
+    fn a_list_is_never_longer_than_its_buffer() {
         let lies = list(|_, _, count| {
-            // SAFETY: where the number goes.
+            // SAFETY: `count` is writable.
             unsafe { count.write(u32::MAX) };
             0
         });

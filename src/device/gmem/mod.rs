@@ -14,8 +14,8 @@ use std::time::Instant;
 
 use super::host::{self, Host};
 use super::{Device, DeviceMemory, DeviceNode, Request};
-use crate::error::{Errno, Error, GmemAnswer, Result};
-use crate::os::gmem::{Advice, Refusal};
+use crate::error::{Errno, Error, Result, Target};
+use crate::os::gmem::{Advice, GmemAnswer, Refusal};
 use crate::os::mapping::Region;
 use crate::os::numa::NodeSet;
 use crate::os::vma::Backing;
@@ -32,8 +32,9 @@ impl Device for Gmem {
     }
 
     fn numa_id(&self) -> Result<i32> {
-        let hnid = gmem::hnuma_id()
-            .map_err(|refusal| refused(refusal, || "GMEM_GET_HNUMA_ID".into(), remedy_for_id))?;
+        let hnid = gmem::hnuma_id().map_err(|refusal| {
+            refused(refusal, "GMEM_GET_HNUMA_ID", Target::Device, remedy_for_id)
+        })?;
         // A kernel that says yes and writes nothing has no device.
         if hnid < 0 { Err(not_a_node(hnid)) } else { Ok(hnid) }
     }
@@ -110,7 +111,7 @@ fn to_device(request: &Request<'_>, hnid: i32, report: &mut Report) -> Result<()
     if page.floor(pages.end()) != pages.end() {
         return Err(Error::RangeOverflow { addr: asked.start(), size: total });
     }
-    let parts = mappings(pages, hnid)?;
+    let parts = mappings(pages)?;
     report.threads = 1;
     // The kernel tells of none of these.
     report.there = Report::UNKNOWN;
@@ -124,7 +125,7 @@ fn to_device(request: &Request<'_>, hnid: i32, report: &mut Report) -> Result<()
     for piece in pieces {
         request.watch.go_on(done, total)?;
         gmem::advise(hnid, piece, Advice::Prefetch).map_err(|refusal| {
-            let failure = not_prefetched(refusal, piece, hnid);
+            let failure = not_prefetched(refusal, piece);
             report.failed = Report::UNKNOWN;
             report.first_failure = Some((failure.errno(), piece.start().max(asked.start())));
             failure
@@ -137,7 +138,7 @@ fn to_device(request: &Request<'_>, hnid: i32, report: &mut Report) -> Result<()
 }
 
 /// The parts of `pages` that lie in one mapping each, because the kernel takes no more at once.
-fn mappings(pages: PageRange, hnid: i32) -> Result<Vec<PageRange>> {
+fn mappings(pages: PageRange) -> Result<Vec<PageRange>> {
     let mut parts: Vec<PageRange> = Vec::new();
     let mut covered = pages.start();
     let mut wrong = None;
@@ -159,7 +160,7 @@ fn mappings(pages: PageRange, hnid: i32) -> Result<Vec<PageRange>> {
         return Err(Error::OutOfMemory { what: "the list of what is mapped in the range" });
     }
     if let Some(range) = wrong {
-        return Err(Error::NotPeerShared { from: range.start(), to: range.end(), hnid });
+        return Err(not_peer_shared(range));
     }
     if covered < pages.end() {
         return Err(Error::Hole {
@@ -183,42 +184,73 @@ fn drop_peer_shared(range: PageRange) -> Result<()> {
         // Another driver's node of that name.
         Err(Refusal::Answer(GmemAnswer::Errno(Errno(libc::ENOTTY)))) => Ok(()),
         Err(refusal) => {
-            let what = || format!("gmemFreeEager of {:#x}..{:#x}", range.start(), range.end());
-            Err(refused(refusal, what, |_| "nothing there was freed; try again"))
+            let on = Target::Range { from: range.start(), to: range.end() };
+            Err(refused(
+                refusal,
+                "GMEM_MADVISE with MADV_DONTNEED",
+                on,
+                |_| "nothing there was freed; call again",
+            ))
         }
     }
 }
 
-// ---- what went wrong, and what helps --------------------------------------------------------------
+// ---- errors and their remedies -----------------------------------------------------------------------
 
+/// `/dev/gmem` cannot be opened.
 fn not_there(errno: Errno) -> Error {
     let remedy = match errno.0 {
         libc::ENOENT | libc::ENXIO | libc::ENODEV => {
-            "it takes openEuler's GMEM kernel, booted with gmem=on, and the accelerator's driver loaded"
+            "Boot openEuler's GMEM kernel with gmem=on and load the accelerator's driver, or take the device \"host\", \
+             which needs neither (GMEM_DEVICE, gmemSetDevice)"
         }
         libc::EACCES | libc::EPERM => {
-            "by default it is root's alone: run as root, or give the node to a group (udev)"
+            "By default only root may open it: run as root, or give the node to a group (udev)"
         }
-        libc::EMFILE | libc::ENFILE => "raise ulimit -n or fs.file-max",
-        _ => "see what the driver says (dmesg)",
+        libc::EMFILE | libc::ENFILE => "Raise ulimit -n or fs.file-max",
+        _ => "See the driver's messages (dmesg)",
     };
-    Error::NoGmemKernel { errno, remedy }
+    let why = format!("/dev/gmem cannot be opened: {errno}").into();
+    // The caller asked for a device, not for a file.
+    let errno = match errno.0 {
+        libc::ENOENT | libc::ENXIO => Errno(libc::ENODEV),
+        _ => errno,
+    };
+    Error::DeviceUnavailable { device: "gmem", why, remedy, errno }
 }
 
 fn not_a_node(hnid: i32) -> Error {
-    let devices = gmem::devices().map(|devices| devices.to_string()).unwrap_or_default();
-    Error::NotADevice { hnid, nodes: numa::memory_nodes().to_string(), devices }
+    let devices = gmem::devices().map_or_else(String::new, |devices| devices.to_string());
+    let nodes = format!(
+        "{}; the devices of the GMEM kernel are {devices:?} (/sys/kernel/mm/gmem)",
+        numa::memory_nodes()
+    );
+    Error::NotAMemoryNode { hnid, nodes }
+}
+
+fn not_peer_shared(range: PageRange) -> Error {
+    Error::Unsupported {
+        verb: "gmemPrefetch",
+        from: range.start(),
+        to: range.end(),
+        what: "not peer-shared memory, the only kind that can go to a device",
+        remedy: "Take blocks of 2 MiB and more of libgmem's malloc, on the device \"gmem\" or \"ascend\", or mmap(2) with \
+                 MAP_PEER_SHARED.",
+        errno: libc::EINVAL,
+    }
 }
 
 fn refused(
     refusal: Refusal,
-    what: impl FnOnce() -> String,
+    call: &'static str,
+    on: Target,
     remedy: impl FnOnce(GmemAnswer) -> &'static str,
 ) -> Error {
     match refusal {
         Refusal::NotOpened(errno) => not_there(errno),
         Refusal::Answer(answer) => {
-            Error::GmemRefused { what: what(), answer, remedy: remedy(answer) }
+            let (code, remedy) = (answer.describe(), remedy(answer));
+            Error::Driver { device: "gmem", call, on, code, remedy }
         }
     }
 }
@@ -226,30 +258,30 @@ fn refused(
 fn remedy_for_id(answer: GmemAnswer) -> &'static str {
     match answer.errno().0 {
         libc::ENODEV => NOT_ATTACHED,
-        _ => "see what the driver says (dmesg)",
+        _ => SEE_DMESG,
     }
 }
 
 const NOT_ATTACHED: &str =
     "no device is attached to this process yet: let its runtime do that first (aclrtSetDevice)";
+const SEE_DMESG: &str = "see the driver's messages (dmesg)";
 
-fn not_prefetched(refusal: Refusal, piece: PageRange, hnid: i32) -> Error {
-    let (from, to) = (piece.start(), piece.end());
+fn not_prefetched(refusal: Refusal, piece: PageRange) -> Error {
     if refusal == Refusal::Answer(GmemAnswer::NOT_ONE_PEER_SHARED_MAPPING) {
-        return Error::NotPeerShared { from, to, hnid };
+        return not_peer_shared(piece);
     }
-    let what = || format!("the prefetch of {from:#x}..{to:#x} to hnid {hnid}");
-    refused(refusal, what, |answer| match answer.errno().0 {
+    let on = Target::Range { from: piece.start(), to: piece.end() };
+    refused(refusal, "GMEM_MADVISE with MADV_PREFETCH", on, |answer| match answer.errno().0 {
         libc::ENODEV => NOT_ATTACHED,
         libc::ENOMEM | libc::EAGAIN => "call again",
         libc::EFAULT => {
-            "pages that failed are where they were; the device is out of memory or faulty: free some there \
-             (gmemFreeEager), or see what the driver says (dmesg)"
+            "the pages that failed are where they were; the device is out of memory or faulty: free some there \
+             (gmemFreeEager), or see the driver's messages (dmesg)"
         }
         libc::EINVAL => {
             "the device has gone, or cpuset.mems of the control group keeps it from this process"
         }
-        _ => "see what the driver says (dmesg)",
+        _ => SEE_DMESG,
     })
 }
 

@@ -1,22 +1,22 @@
 //! Finding `libascendcl.so`.
 
 use std::ffi::CString;
-use std::path::Path;
 
-use crate::error::{Error, Result};
-use crate::os::ascend::{LIBRARY, Runtime};
+use super::codes::unavailable;
+use super::driver::{LIBRARY, Runtime};
+use crate::error::Result;
 use crate::os::dynamic::Library;
 use crate::os::{env, file};
 
-/// Where the installer notes what it did.
+/// The file in which the installer records the installation.
 const INSTALLED: &str = "/etc/Ascend/ascend_cann_install.info";
-/// Variables that CANN's set_env.sh sets to the folder of one installation.
+/// The variables that CANN's set_env.sh sets to the folder of an installation.
 const HOMES: [&str; 2] = ["ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"];
-/// Where the installer puts them unless told otherwise.
+/// The default folder of the installer.
 const DEFAULT_PATH: &str = "/usr/local/Ascend";
 
-/// The runtime: the one that the process has, else the first that can be opened. What lacks a function is not passed
-/// over, because a process has one runtime.
+/// Open the runtime: the one that the process has loaded, else the first that can be opened. If that lacks a function the
+/// search ends, because a process can have only one runtime.
 pub fn open() -> Result<Runtime> {
     if let Some(library) = Library::already_open(LIBRARY) {
         return of(library);
@@ -27,15 +27,15 @@ pub fn open() -> Result<Runtime> {
         Err(why) => looked.extend(["; ", &why]),
     }
     let installed = file::read_text(INSTALLED);
-    for place in places(env::secure, installed.as_deref()) {
-        match place {
-            Place::Nothing(why) => looked.extend(["; ", &why]),
-            Place::Home(home) => {
+    for candidate in candidates(env::secure, installed.as_deref()) {
+        match candidate {
+            Candidate::Nothing(why) => looked.extend(["; ", &why]),
+            Candidate::Home(home) => {
                 let mut is_there = false;
-                for path in libraries(&home).filter(|path| Path::new(path).exists()) {
+                let paths = libraries(&home).filter_map(|path| CString::new(path).ok());
+                for path in paths.filter(|path| file::exists(path)) {
                     is_there = true;
-                    let Ok(name) = CString::new(path.as_str()) else { continue };
-                    match Library::open(&name) {
+                    match Library::open(&path) {
                         Ok(library) => return of(library),
                         Err(why) => looked.extend(["; ", &why]),
                     }
@@ -46,54 +46,54 @@ pub fn open() -> Result<Runtime> {
             }
         }
     }
-    Err(Error::NoAscend {
-        why: format!("libascendcl.so was not found: {looked}").into(),
-        remedy: "Source CANN's set_env.sh before the program starts, or link the program with the library",
-    })
+    Err(unavailable(
+        format!("libascendcl.so was not found: {looked}"),
+        "Source CANN's set_env.sh before the program starts, or link the program with the library",
+    ))
 }
 
 fn of(library: Library) -> Result<Runtime> {
     Runtime::of(&library).map_err(|function| {
         let path = library.path().unwrap_or_else(|| "libascendcl.so".to_owned());
         library.close();
-        Error::NoAscend {
-            why: format!("{path} has no {function}, so it is broken or no runtime of CANN's").into(),
-            remedy: "Install CANN 5 or newer, and see to it that the program finds that one first (LD_LIBRARY_PATH)",
-        }
+        unavailable(format!("{path} has no {function}, so it is broken, or is not a runtime of CANN"), "Install CANN 5 or newer, and make sure that the program finds that one first (LD_LIBRARY_PATH)")
     })
 }
 
-/// A place to look at.
+/// A step of the search.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+enum Candidate {
     /// The folder of an installation.
     Home(String),
-    /// What would have named one, and does not.
+    /// A source that names no folder, and why.
     Nothing(String),
 }
 
-/// All of them, each once, in their order.
-fn places(variable: impl Fn(&str) -> Option<String>, installed: Option<&str>) -> Vec<Place> {
-    let mut places = Vec::new();
+/// All candidates, in order, without repetitions.
+fn candidates(
+    variable: impl Fn(&str) -> Option<String>,
+    installed: Option<&str>,
+) -> Vec<Candidate> {
+    let mut found = Vec::new();
     let mut add = |place| {
-        if !places.contains(&place) {
-            places.push(place);
+        if !found.contains(&place) {
+            found.push(place);
         }
     };
     for name in HOMES {
         add(match variable(name).filter(|home| !home.is_empty()) {
-            Some(home) => Place::Home(home.trim_end_matches('/').to_owned()),
-            None => Place::Nothing(format!("{name} is not set")),
+            Some(home) => Candidate::Home(home.trim_end_matches('/').to_owned()),
+            None => Candidate::Nothing(format!("{name} is not set")),
         });
     }
     let paths = installed.map(|text| text.lines().filter_map(install_path).collect::<Vec<_>>());
     match paths.as_deref() {
-        None => add(Place::Nothing(format!("there is no {INSTALLED}"))),
-        Some([]) => add(Place::Nothing(format!("{INSTALLED} has no Install_Path"))),
+        None => add(Candidate::Nothing(format!("there is no {INSTALLED}"))),
+        Some([]) => add(Candidate::Nothing(format!("{INSTALLED} has no Install_Path"))),
         Some(paths) => paths.iter().flat_map(|path| below(path)).for_each(&mut add),
     }
     below(DEFAULT_PATH).for_each(&mut add);
-    places
+    found
 }
 
 /// The path in a line of [`INSTALLED`].
@@ -103,13 +103,13 @@ fn install_path(line: &str) -> Option<&str> {
     (key.trim().ends_with("Install_Path") && !path.is_empty()).then_some(path)
 }
 
-/// Installations are folders below the installer's path, as its versions name them.
-fn below(path: &str) -> impl Iterator<Item = Place> {
+/// The folders of installations below a path of the installer; its versions use different names.
+fn below(path: &str) -> impl Iterator<Item = Candidate> {
     let homes = ["ascend-toolkit/latest", "latest", "cann", "nnrt/latest", "nnae/latest"];
-    homes.into_iter().map(move |home| Place::Home(format!("{path}/{home}")))
+    homes.into_iter().map(move |home| Candidate::Home(format!("{path}/{home}")))
 }
 
-/// Where an installation may have it: those for several architectures have a folder for each.
+/// The paths of the library in an installation; one for several architectures has a folder for each.
 fn libraries(home: &str) -> impl Iterator<Item = String> {
     let folders = ["lib64".to_owned(), format!("{}-linux/lib64", std::env::consts::ARCH)];
     folders.into_iter().map(move |folder| format!("{home}/{folder}/{}", LIBRARY.to_string_lossy()))
@@ -120,10 +120,10 @@ mod tests {
     use super::*;
 
     fn shown(variable: impl Fn(&str) -> Option<String>, installed: Option<&str>) -> Vec<String> {
-        let text = |place| match place {
-            Place::Home(text) | Place::Nothing(text) => text,
+        let text = |candidate| match candidate {
+            Candidate::Home(text) | Candidate::Nothing(text) => text,
         };
-        places(variable, installed).into_iter().map(text).collect()
+        candidates(variable, installed).into_iter().map(text).collect()
     }
 
     #[test]
@@ -133,8 +133,8 @@ mod tests {
         let all = shown(home, Some(noted));
         let first = ["ASCEND_TOOLKIT_HOME is not set", "/opt/cann", "/srv/a/ascend-toolkit/latest"];
         assert_eq!(all[..3], first);
-        for place in ["/srv/b/cann", "/usr/local/Ascend/ascend-toolkit/latest"] {
-            assert!(all.contains(&place.to_owned()), "{place} in {all:?}");
+        for candidate in ["/srv/b/cann", "/usr/local/Ascend/ascend-toolkit/latest"] {
+            assert!(all.contains(&candidate.to_owned()), "{candidate} in {all:?}");
         }
         let paths: Vec<_> = libraries("/opt/cann").collect();
         assert_eq!(paths[0], "/opt/cann/lib64/libascendcl.so");
