@@ -9,8 +9,8 @@
  * Conventions that hold for every function here:
  *  - A function that returns int returns 0 or a **negative errno**; gmemLastError() then says in
  *    words which argument was wrong, its value, what is allowed and what to do.
- *  - A range is [addr, addr + size), in bytes. The **GMEM page** is the machine's huge page
- *    (gmemGetPageSize(), 2 MiB on x86-64).
+ *  - A range is [addr, addr + size), in bytes. The **GMEM page** has 2 MiB on every machine (gmemGetPageSize()). It is
+ *    the huge page of kernels with base pages of 4 KiB.
  *  - Every function may be called from any thread at any time, also from several at once, but not from a
  *    signal handler: like malloc(3), none is async-signal-safe.
  *  - Beside the errors listed, what the kernel says comes through: -ENOENT where /proc is not mounted,
@@ -135,7 +135,8 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 	GMEM_HUGE_OFF = 1,
 	/** Huge pages where the kernel has some at hand; base pages elsewhere, which are made huge in the background. */
 	GMEM_HUGE_PREFER = 2,
-	/** Huge pages for each whole GMEM page of the range, or an error before anything is touched. Needs Linux 6.1. */
+	/** Huge pages for each part of the range that can be one as a whole, or an error before anything is touched. Needs Linux 6.1.
+	 *  Such a part is a GMEM page, or 32 or 512 MiB where the kernel's base pages have 16 or 64 KiB. */
 	GMEM_HUGE_REQUIRE = 3
 };
 

@@ -105,7 +105,7 @@ static void huge(void) {
 	CHECK((all.known & GMEM_PAGE_HUGE) != 0 && all.huge == 0 && all.resident == per_page - 1);
 	munmap(start, 3 * page);
 
-	start = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	start = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB_2MB, -1, 0);
 	if (start != MAP_FAILED) {
 		*start = 1;
 		look(start, page, 0);
