@@ -25,12 +25,14 @@ use crate::report::Report;
 /// Bytes in a piece of work: between two pieces it can be ended, shared with another thread, done in another way.
 pub const PIECE_BYTES: usize = 16 << 20;
 
-/// Where huge pages are required, a piece holds a whole one: they are checked piece by piece.
-fn piece_bytes(policy: HugePolicy) -> usize {
-    match policy {
-        HugePolicy::Require => PIECE_BYTES.max(mapping::huge_page().bytes()),
-        _ => PIECE_BYTES,
-    }
+/// The largest huge page that a piece holds as a whole in any case. Pieces of 512 MiB could hardly be cancelled or shared.
+const USUAL_HUGE_PAGE: usize = 32 << 20;
+
+/// A piece holds whole huge pages where they matter piece by piece: they are required, or pages are counted.
+fn piece_bytes(request: &Request<'_>) -> usize {
+    let huge = mapping::huge_page().bytes();
+    let counts = request.wants_report || request.huge == HugePolicy::Require;
+    if counts || huge <= USUAL_HUGE_PAGE { PIECE_BYTES.max(huge) } else { PIECE_BYTES }
 }
 
 /// A piece that takes longer than this had to be populated; then the next ones are worth a thread of their own.
@@ -49,7 +51,7 @@ pub fn run(segments: &[Segment], request: &Request<'_>, report: &mut Report) -> 
         }
     }
     let mut pieces = Vec::new();
-    let bytes = piece_bytes(request.huge);
+    let bytes = piece_bytes(request);
     let count = segments.iter().map(|segment| segment.cut(bytes).count()).sum();
     if pieces.try_reserve_exact(count).is_err() {
         return Err(Error::OutOfMemory { what: "the list of pieces of the range" });
@@ -262,7 +264,7 @@ impl Run<'_> {
         }
         let begun = Instant::now();
         let outcome = populate_and_touch(part);
-        if may_be_huge && part.range.len() == PIECE_BYTES {
+        if may_be_huge && part.range.len() >= PIECE_BYTES {
             self.stalls.note(begun.elapsed(), part.range);
         }
         outcome
