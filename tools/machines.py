@@ -154,17 +154,18 @@ def make_command(architecture):
         return [*command, f"CC={tool(compiler, 'gcc')}"]
     prefix = cross.TARGETS[architecture.name][1]
     tool(f"{prefix}-gcc", f"gcc-{prefix}")
-    return [*command, f"ARCH={debian.ARCHITECTURES[architecture.name]}", f"CROSS_COMPILE={prefix}-"]
+    return [*command, f"ARCH={debian.ARCHITECTURES[architecture.name]}", f"CROSS_COMPILE={prefix}-", f"CC={prefix}-gcc"]
 
 
 def _with_own_libc(programs, root):
     """Have programs of a newer Debian run by that release's own dynamic linker."""
     linker = next(root.glob("**/ld-linux-*.so.*"))
-    folders = ":".join(sorted({str(library.parent) for library in root.rglob("*.so.*")}))
+    folders = ":".join(sorted({str(library.parent) for library in root.glob("**/lib/**/*.so.*")}))
     for program in programs:
         if program.is_file() and not program.is_symlink() and program.read_bytes()[:4] == b"\x7fELF":
-            real = program.rename(program.with_name(f"{program.name}.real"))
-            program.write_text(f'#!/bin/sh\nexec "{linker}" --library-path "{folders}" "{real}" "$@"\n')
+            real = program.rename(program.with_name(f"{program.name}.elf"))
+            # Some look for others by their own name.
+            program.write_text(f'#!/bin/sh\nexec "{linker}" --argv0 "{program}" --library-path "{folders}" "{real}" "$@"\n')
             program.chmod(0o755)
 
 
