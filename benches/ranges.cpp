@@ -91,7 +91,7 @@ void populating() {
 		bench::goal::at_least, 1.6);
 }
 
-void receipts() {
+void reports() {
 	const mapping memory(std::size_t{64} << 20);
 	const auto timed = [&](bool with) {
 		memory.drop();
@@ -102,7 +102,7 @@ void receipts() {
 			need(gmemPrefetchEx(memory.address(), memory.size(), node(), nullptr, nullptr, with ? &report : nullptr));
 		});
 	};
-	bench::print_row("receipt for 64 MiB: with / without",
+	bench::print_row("report for 64 MiB: with / without",
 		cost(41, [&] { return timed(true); }, [&] { return timed(false); }), bench::goal::at_most, 1.02);
 }
 
@@ -238,7 +238,7 @@ int main(int argc, char **argv) {
 		return 0;
 	}
 	populating();
-	receipts();
+	reports();
 	residency();
 	already_there();
 	freeing();

@@ -169,13 +169,13 @@ struct bare_queue {
 
 void adapters() {
 	bare_queue bare;
-	const gmem::wrapped_stream over_bare(bare_queue::add, &bare);
+	const gmem::external_stream over_bare(bare_queue::add, &bare);
 	print_above(
 		"wrapped, above a queue that only keeps it", [&] { need(gmemStreamLaunch(over_bare.get(), nothing, nullptr)); },
 		[&] { need(bare_queue::add(&bare, nothing, nullptr)); }, [&] { bare.run(); });
 
 	thread_pool thread(1);
-	const gmem::wrapped_stream over_thread = gmem::streams::executor(thread);
+	const gmem::external_stream over_thread = gmem::streams::executor(thread);
 	print_above(
 		"executor.hpp, above a thread's std::function queue",
 		[&] { need(gmemStreamLaunch(over_thread.get(), nothing, nullptr)); },
@@ -200,7 +200,7 @@ void adapters() {
 				nullptr, 0, nullptr, nullptr));
 			clFlush(queue);
 		};
-		const gmem::wrapped_stream stream = gmem::streams::opencl(queue);
+		const gmem::external_stream stream = gmem::streams::opencl(queue);
 		print_above(
 			"opencl.hpp, above clEnqueueNativeKernel", [&] { need(gmemStreamLaunch(stream.get(), nothing, nullptr)); },
 			native, [&] { clFinish(queue); });

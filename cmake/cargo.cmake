@@ -96,9 +96,12 @@ function(_libgmem_cargo_environment variable)
 	endif()
 	string(REPLACE "-" "_" triple "${LIBGMEM_RUST_TARGET}")
 	string(TOUPPER "${triple}" TRIPLE)
-	# jemalloc's own: the renaming that any build has, and the thread-local state of the shipped ones.
-	file(STRINGS "${PROJECT_SOURCE_DIR}/.cargo/config.toml" cppflags REGEX "^value = \"-Dmmap=")
-	string(REGEX REPLACE "^value = \"(.*)\"$" "\\1" cppflags "${cppflags}")
+	# For jemalloc alone: the renaming that every build has, and the thread-local state of the shipped libraries.
+	file(STRINGS "${PROJECT_SOURCE_DIR}/.cargo/config.toml" cppflags REGEX "^${TRIPLE}_CPPFLAGS = ")
+	string(REGEX REPLACE "^[^\"]*\"([^\"]*)\".*$" "\\1" cppflags "${cppflags}")
+	if(NOT cppflags)
+		message(FATAL_ERROR "libgmem is not prepared for ${LIBGMEM_RUST_TARGET}: .cargo/config.toml has no ${TRIPLE}_CPPFLAGS; add it, and ${TRIPLE}_LDFLAGS, as they are there for another target.")
+	endif()
 	# Cargo does not see a change of that header, but it sees one of the flags.
 	set(header "${PROJECT_SOURCE_DIR}/cpp/jemalloc/jemalloc/internal/tsd_tls.h")
 	set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${header}")
@@ -119,8 +122,10 @@ function(_libgmem_cargo_environment variable)
 		${rustc} "${TRIPLE}_CPPFLAGS=${cppflags}"
 		# These would move the files that are copied afterwards.
 		--unset=CARGO_TARGET_DIR --unset=CARGO_BUILD_TARGET_DIR --unset=CARGO_BUILD_BUILD_DIR
-		# jemalloc's make takes part in Cargo's job server, not in CMake's.
-		--unset=MAKEFLAGS --unset=MFLAGS --unset=RUSTFLAGS
+		# jemalloc's make takes part in Cargo's job server, not in that of CMake or of a Cargo that runs CMake.
+		--unset=MAKEFLAGS --unset=MFLAGS --unset=CARGO_MAKEFLAGS --unset=RUSTFLAGS
+		# `cargo clippy` of a package whose build script runs CMake must not lint the core.
+		--unset=RUSTC_WORKSPACE_WRAPPER
 		"CARGO_ENCODED_RUSTFLAGS=${rustflags}"
 		"CC_${triple}=${CMAKE_C_COMPILER}" "CXX_${triple}=${CMAKE_CXX_COMPILER}" "AR_${triple}=${CMAKE_AR}"
 		"CFLAGS_${triple}=${CMAKE_C_FLAGS} ${c_maps}" "CXXFLAGS_${triple}=${CMAKE_CXX_FLAGS} ${c_maps}"

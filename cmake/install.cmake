@@ -13,6 +13,8 @@ install(FILES "${CMAKE_CURRENT_BINARY_DIR}/libgmem_static.a" DESTINATION "${CMAK
 install(DIRECTORY include/ "${GMEM_GENERATED_INCLUDE}/" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
 	COMPONENT development FILES_MATCHING PATTERN "*.h" PATTERN "*.hpp")
 
+install(DIRECTORY docs/man/ DESTINATION "${CMAKE_INSTALL_MANDIR}" COMPONENT development)
+
 install(EXPORT libgmem-targets NAMESPACE libgmem:: DESTINATION "${_package_dir}" COMPONENT development)
 configure_package_config_file(cmake/libgmem-config.cmake.in libgmem-config.cmake
 	INSTALL_DESTINATION "${_package_dir}" NO_SET_AND_CHECK_MACRO NO_CHECK_REQUIRED_COMPONENTS_MACRO)

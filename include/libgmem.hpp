@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// libgmem for C++17: every public header at once.
+/// libgmem for C++17: all public headers.
 #pragma once
 
 #include <libgmem.h>
@@ -13,8 +13,8 @@
 #include <libgmem/free_eager.hpp>
 #include <libgmem/memory_resource.hpp>
 #include <libgmem/prefetch.hpp>
+#include <libgmem/prefetch_report.hpp>
 #include <libgmem/range.hpp>
-#include <libgmem/receipt.hpp>
 #include <libgmem/residency.hpp>
 #include <libgmem/stream.hpp>
 #include <libgmem/topology.hpp>

@@ -1,21 +1,23 @@
-//! The cxx bridge: what the C++ headers call where C's types would lose something.
+//! The cxx bridge: functions for the C++ headers that C's types cannot express.
 //!
-//! It lives in `gmem::detail`; a public header shows neither it nor a type of `rust::`. The results
-//! are those of the C functions, because an exception of cxx's carries a text only and no number.
+//! It lives in `gmem::detail`. No public header shows it, or any type of `rust::`. Results are those of the C functions,
+//! because an exception of cxx carries only a text and no number.
 
 use cxx::UniquePtr;
 
 use crate::error::{Error, Result};
+use crate::free_eager as free_eager_verb;
 use crate::guard::guard;
 use crate::heap::reserve;
-use crate::{free_eager as free_eager_verb, native_stream, stream};
+use crate::stream::Work;
+use crate::stream_argument::StreamArgument;
 
 #[cxx::bridge(namespace = "gmem::detail")]
 mod ffi {
     extern "Rust" {
-        /// Rules and results of gmemFreeEager; `stream` 0 is no stream.
+        /// Rules and results of gmemFreeEager.
         fn free_eager(addr: usize, size: usize, stream: usize) -> i32;
-        /// Hand a callable to a stream, which destroys it after its turn.
+        /// Register a callable with a stream, which calls and then destroys it.
         fn stream_launch(stream: usize, work: UniquePtr<task>) -> i32;
     }
 
@@ -29,12 +31,14 @@ mod ffi {
 }
 
 fn free_eager(addr: usize, size: usize, stream: usize) -> i32 {
-    guard(|| free_eager_verb::free_eager(addr, size, stream).map(|()| 0))
+    guard(|| free_eager_verb::free_eager(addr, size, StreamArgument::classify(stream)?).map(|()| 0))
+        .into()
 }
 
-/// A C++ callable on its way to a stream's thread.
+/// A C++ callable for a stream's thread.
 struct Callable(UniquePtr<ffi::task>);
-// SAFETY: whoever launches it says that it may run, and be destroyed, on another thread.
+// SAFETY: `gmem::stream::launch` promises its caller that the callable runs and is destroyed on another thread, so the
+// callable allows that; nothing else holds it once it is here.
 unsafe impl Send for Callable {}
 
 impl Callable {
@@ -50,7 +54,8 @@ fn stream_launch(stream: usize, work: UniquePtr<ffi::task>) -> i32 {
     let work = Callable(work);
     guard(|| {
         reserve::ask(size_of::<Callable>(), "the function to launch")?;
-        let stream = native_stream::resolve(stream)?;
-        stream::launch(stream, Box::new(move || work.run())).map(|()| 0)
+        let task = Box::new(move || work.run());
+        StreamArgument::classify(stream)?.enqueue(Work::Task(task)).map(|()| 0)
     })
+    .into()
 }

@@ -29,14 +29,17 @@ fn profile_dir(out: &Path) -> io::Result<&Path> {
 
 /// Without the renaming, jemalloc would take its pages from the kernel directly. That must not go unnoticed.
 fn check_page_source() -> io::Result<()> {
-    println!("cargo:rerun-if-env-changed=CPPFLAGS");
-    let flags = env::var("CPPFLAGS").unwrap_or_default();
+    let target = env::var("TARGET").map_err(io::Error::other)?;
+    // The name by which jemalloc's build script reads its preprocessor flags.
+    let variable = format!("{}_CPPFLAGS", target.to_uppercase().replace('-', "_"));
+    println!("cargo:rerun-if-env-changed={variable}");
+    let flags = env::var(&variable).unwrap_or_default();
     if flags.contains("-Dmmap=gmem_pages_mmap") {
         return Ok(());
     }
     Err(io::Error::other(format!(
-        "CPPFLAGS is {flags:?} and does not rename jemalloc's mmap; \
-         run cargo below the folder with libgmem's .cargo/config.toml, which sets it"
+        "{variable} is {flags:?} and does not rename jemalloc's mmap; unset it and run cargo in libgmem's folder, \
+         whose .cargo/config.toml sets it (a target that is not in that file has to be added there)"
     )))
 }
 

@@ -1,6 +1,6 @@
-//! What can go wrong, in words and as an errno.
+//! Errors: their messages and their errnos.
 //!
-//! A message names the argument, its value, what is allowed and what to do.
+//! A message names the argument, its value, the allowed values and the remedy.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -70,7 +70,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// Every failure of the library.
+/// An error of the library.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are the values in the message")]
 pub enum Error {
@@ -117,7 +117,7 @@ pub enum Error {
         "{from:#x}..{to:#x} needs {needed} bytes more on {whose}, which has {free}; nothing was moved. \
          Free some there (numastat -m, free -h), or prefetch less"
     )]
-    NoRoom { from: usize, to: usize, needed: usize, free: usize, whose: String },
+    NotEnoughMemory { from: usize, to: usize, needed: usize, free: usize, whose: String },
 
     #[error(
         "{from:#x}..{to:#x} needs {needed} pages of {kib} KiB more of the hugetlb pool, which has {free} free; nothing \
@@ -183,8 +183,8 @@ pub enum Error {
     StreamNotReady { stream: usize, why: &'static str, remedy: &'static str },
 
     #[error(
-        "{call} needs the driver of device {device}, which forbids calls from a function that it runs on a stream; \
-         make the call from another thread"
+        "{call} needs the driver of device {device}, and was called from a function that the driver calls on a stream, \
+         where the driver forbids that; make the call from another thread"
     )]
     InHostFunction { device: &'static str, call: &'static str },
 
@@ -200,6 +200,11 @@ pub enum Error {
         "ask = {ask:#x} has bits that no version knows; pass 0, or GMEM_ASK_HOT (1) to learn which pages are hot, too"
     )]
     ResidencyAsk { ask: u32 },
+
+    #[error(
+        "summary->{argument} = {value:#x} is not {wanted}; pass the summary that gmemResidency() filled"
+    )]
+    ResidencySummary { argument: &'static str, value: usize, wanted: &'static str },
 
     #[error("whose = {whose} is neither GMEM_FAULTS_THREAD (0) nor GMEM_FAULTS_PROCESS (1)")]
     FaultScope { whose: i32 },
@@ -272,7 +277,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The errno a caller gets for it.
+    /// The errno that the C functions return.
     pub fn errno(&self) -> Errno {
         Errno(match self {
             Error::RangeOverflow { .. }
@@ -280,6 +285,7 @@ impl Error {
             | Error::UnknownDevice { .. }
             | Error::Null { .. }
             | Error::StructSize { .. }
+            | Error::ResidencySummary { .. }
             | Error::FaultScope { .. }
             | Error::ResidencyAsk { .. }
             | Error::Limits { .. }
@@ -288,7 +294,7 @@ impl Error {
             | Error::UnknownEvent { .. } => libc::EINVAL,
             Error::Hole { .. }
             | Error::OutOfMemory { .. }
-            | Error::NoRoom { .. }
+            | Error::NotEnoughMemory { .. }
             | Error::PoolTooSmall { .. }
             | Error::HugePagesMissing { .. }
             | Error::HugePagesLost { .. } => libc::ENOMEM,
@@ -308,7 +314,7 @@ impl Error {
             Error::StreamFull { .. } | Error::NoThread { .. } => libc::EAGAIN,
             Error::InStream { error, .. } => return error.errno(),
             Error::LaunchRefused { code } => match *code {
-                // It speaks as libgmem does.
+                // The launch function returns a negative errno, as libgmem does.
                 -4095..0 => -code,
                 _ => libc::EIO,
             },

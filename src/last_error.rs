@@ -1,4 +1,4 @@
-//! The calling thread's last failure, kept for `gmemLastError`.
+//! The calling thread's last error, kept for `gmemLastError`.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
@@ -7,10 +7,10 @@ use crate::config::{LogLevel, log};
 use crate::error::Error;
 use crate::os::thread::PerThread;
 
-/// Longest message kept, in bytes; the longest of the library's own are half of it.
+/// Longest message kept, in bytes. The library's longest messages take half of it.
 const MESSAGE_BYTES: usize = 1024;
 
-/// A message on its way to C: always NUL-terminated.
+/// A message for C, always NUL-terminated.
 struct Message([Cell<u8>; MESSAGE_BYTES]);
 
 impl Default for Message {
@@ -19,10 +19,10 @@ impl Default for Message {
     }
 }
 
-/// It stays where it is, so C may fetch the pointer before the call whose failure it will show.
+/// Each thread's message. It never moves, so C may fetch the pointer before the call that fails.
 static LAST: PerThread<Message> = PerThread::new();
 
-/// Keep `failure` as this thread's last one.
+/// Keep `failure` as this thread's last error.
 pub fn remember(failure: &Error) {
     let text = failure.to_string();
     log(LogLevel::Error, || text.clone());
@@ -36,13 +36,13 @@ pub fn remember(failure: &Error) {
     });
 }
 
-/// The last failure, as C sees it: the same address for the life of the thread.
+/// The last error for C: the same address for the life of the thread.
 pub fn last_message_ptr() -> *const c_char {
     const NOTHING: &CStr = c"";
     LAST.with(|last| last.0.as_ptr().cast()).unwrap_or(NOTHING.as_ptr())
 }
 
-/// The last failure as a string.
+/// The last error as a string.
 pub fn last_message() -> String {
     let bytes = LAST.with(|last| last.0.each_ref().map(Cell::get));
     let text = bytes.as_ref().and_then(|bytes| CStr::from_bytes_until_nul(bytes).ok());

@@ -7,7 +7,7 @@
 //! | [`capi`], `bridge` | the C functions of `libgmem.h`, and the functions that the C++ headers call through cxx |
 //! | [`prefetch`], [`free_eager`] | the two verbs: the arguments of a call become a range, a device and an order |
 //! | [`topology`], [`residency`] | inspection: the memory that the machine has, and the pages of a range |
-//! | [`native_stream`] | classifies a `void *stream`: NULL, a handle of libgmem, or a stream of the device's driver |
+//! | [`stream_argument`] | classifies a `void *stream`: NULL, a handle of libgmem, or a stream of the device's driver |
 //! | [`stream`] | *when* work happens: ordered queues, events, external executors, coalescing, deferred errors |
 //! | [`heap`] | `malloc`: per-thread caches, jemalloc behind them, and 2 MiB pages behind jemalloc |
 //! | [`device`] | *where* memory can live, one folder each: `host` (a stock Linux kernel), `gmem` (openEuler's kernel), `ascend` (the same with Ascend's streams), `opencl`, `cuda` |
@@ -27,13 +27,13 @@ pub mod guard;
 pub mod heap;
 pub mod huge_policy;
 pub mod last_error;
-pub mod native_stream;
 pub mod os;
 pub mod page;
 pub mod prefetch;
 pub mod report;
 pub mod residency;
 pub mod stream;
+pub mod stream_argument;
 pub mod topology;
 
 mod bridge;

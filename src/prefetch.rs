@@ -1,225 +1,225 @@
-//! The verb *prefetch*: arguments are checked now, the range moves now or in a stream's order.
+//! The verb *prefetch*: check the arguments now, move the range now or in stream order.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{LogLevel, log};
-use crate::device::{self, Device, DriverStreams, Registered, Request, Unwatched, Watch};
+use crate::device::{self, Registered, Request, Unwatched, Watch};
 use crate::error::{Error, Result};
 use crate::huge_policy::{self, HugePolicy};
-use crate::native_stream;
-use crate::os::mapping;
-use crate::os::process::PerProcess;
 use crate::page::PageRange;
 use crate::report::Report;
-use crate::stream::{self, RangeVerb, RangeWork, Target};
+use crate::stream::{self, RangeVerb, RangeWork, Target, Work};
+use crate::stream_argument::{DriverStream, StreamArgument};
 
-static PREFETCH: RangeVerb = RangeVerb { name: "gmemPrefetch", apply: run, patient: false };
+static PREFETCH: RangeVerb =
+    RangeVerb { name: "gmemPrefetch", apply: run_queued, deferrable: false };
 
-/// See `gmemPrefetch` in `libgmem.h`. `stream` 0 is no stream.
-pub fn prefetch(addr: usize, size: usize, hnid: i32, stream: usize) -> Result<()> {
-    let (range, target) = checked(addr, size, hnid)?;
-    let register = |range| {
-        let work = RangeWork { verb: &PREFETCH, range, target };
-        stream::in_order(native_stream::resolve(stream)?, work)
-    };
-    match native_stream::native(stream)? {
-        Some(streams) => Options::default()
-            .register(streams, stream, range, target, &Unwatched)?
-            .left
-            .into_iter()
-            .try_for_each(register),
-        None => register(range),
+/// See `gmemPrefetch` in `libgmem.h`.
+pub fn prefetch(addr: usize, size: usize, hnid: i32, stream: StreamArgument) -> Result<()> {
+    let prefetch = Prefetch::new(addr, size, hnid, stream)?;
+    match stream {
+        StreamArgument::None => prefetch.run_plain(),
+        StreamArgument::Own(handle) => stream::enqueue(handle, prefetch.into_work()),
+        StreamArgument::Driver(driver) => {
+            let registered = prefetch.register(driver, &Options::default(), &Unwatched)?;
+            let mut rest = registered.left.into_iter().map(|part| prefetch.of_part(part));
+            rest.try_for_each(|part| driver.enqueue(part.into_work()))
+        }
     }
 }
 
-fn checked(addr: usize, size: usize, hnid: i32) -> Result<(PageRange, Target)> {
-    let range = PageRange::from_arguments(addr, size)?;
-    let device = device::current_index()?;
-    device::by_index(device).node(hnid)?;
-    Ok((range, Target { device, hnid }))
+fn run_queued(asked: PageRange, [device, node]: Target) -> Result<()> {
+    Prefetch { asked, device, node }.run_plain()
 }
 
-fn run(asked: PageRange, target: Target) -> Result<()> {
-    Options::default().run(asked, target, &Unwatched, &mut { Report::EMPTY })
+/// A prefetch whose arguments have been checked.
+#[derive(Clone, Copy)]
+struct Prefetch {
+    asked: PageRange,
+    /// Index of the device.
+    device: usize,
+    /// The device's node, which the caller's hnid stands for.
+    node: usize,
 }
 
-/// What a caller may ask for beside the range.
+impl Prefetch {
+    fn new(addr: usize, size: usize, hnid: i32, stream: StreamArgument) -> Result<Self> {
+        let asked = PageRange::from_arguments(addr, size)?;
+        let device = stream.device()?;
+        let node = device::by_index(device).node(hnid)?;
+        Ok(Self { asked, device, node })
+    }
+
+    fn of_part(self, asked: PageRange) -> Self {
+        Self { asked, ..self }
+    }
+
+    fn into_work(self) -> Work {
+        let Self { asked, device, node } = self;
+        Work::Range(RangeWork { verb: &PREFETCH, range: asked, target: [device, node] })
+    }
+
+    fn run_plain(self) -> Result<()> {
+        self.run(&Options::default(), &Unwatched, &mut { Report::EMPTY })
+    }
+
+    fn run(self, options: &Options, watch: &dyn Watch, report: &mut Report) -> Result<()> {
+        report.bytes = self.asked.len();
+        if self.asked.is_empty() {
+            return Ok(());
+        }
+        self.trace(None);
+        device::by_index(self.device).prefetch(&self.request(options, watch), report)
+    }
+
+    /// Register the driver's part with its stream.
+    fn register(
+        self,
+        driver: DriverStream,
+        options: &Options,
+        watch: &dyn Watch,
+    ) -> Result<Registered> {
+        self.trace(Some(driver));
+        driver.prefetch(&self.request(options, watch))
+    }
+
+    fn request<'a>(&self, options: &Options, watch: &'a dyn Watch) -> Request<'a> {
+        let huge = match options.huge {
+            HugePolicy::AsIs => huge_policy::at(self.asked.start()),
+            chosen => chosen,
+        };
+        let Options { max_threads, wants_report, .. } = *options;
+        Request { asked: self.asked, node: self.node, huge, max_threads, wants_report, watch }
+    }
+
+    fn trace(&self, driver: Option<DriverStream>) {
+        let Self { asked, node, .. } = self;
+        log(LogLevel::Trace, || {
+            let stream = driver.map_or_else(String::new, |driver| format!(" on {driver}"));
+            format!("prefetch {:#x}..{:#x} to node {node}{stream}", asked.start(), asked.end())
+        });
+    }
+}
+
+// ---- with options and a report ------------------------------------------------------------------------
+
+/// The options of a prefetch.
 #[derive(Default)]
 pub struct Options {
-    /// Huge pages or not; `AsIs` for what the range or the process has.
+    /// Huge pages or not; `AsIs` for the policy of the range, else of the process.
     pub huge: HugePolicy,
-    /// At most as many threads; 0 for as many as help.
+    /// Maximum number of threads; 0 for as many as help.
     pub max_threads: usize,
-    /// It ends when it takes longer than this, from the call on.
+    /// Time limit, counted from the call.
     pub timeout: Option<Duration>,
-    /// Whether the report is of interest.
+    /// Whether anybody reads the report.
     pub wants_report: bool,
 }
 
-/// Whoever asked for a prefetch, while it goes on and when it is over.
+/// The caller of a prefetch, who watches it and gets the report.
 pub trait Caller: Send + Sync {
-    /// Asked by each thread that works.
+    /// Whether to stop; called on each thread that works.
     fn is_cancelled(&self) -> bool;
 
-    /// Told, by one thread, the bytes done and those in all; false cancels.
+    /// Called on one thread with the bytes done and the total. False cancels.
     fn progress(&self, done: usize, total: usize) -> bool;
 
-    /// Told once, with what was done, and how it ended.
+    /// Called once, at the end.
     fn finished(&self, report: &Report, outcome: &Result<()>);
 }
 
-/// See `gmemPrefetchEx`. `caller` hears of the end in any case, here if it fails at once.
+/// See `gmemPrefetchEx`. Calls `caller.finished` in any case, before it returns if it fails immediately.
 pub fn prefetch_with(
     addr: usize,
     size: usize,
     hnid: i32,
-    stream: usize,
+    stream: StreamArgument,
     options: Options,
     caller: Arc<dyn Caller>,
 ) -> Result<()> {
-    let begun = checked(addr, size, hnid).map(|(asked, target)| Watched {
-        asked,
-        target,
-        deadline: options.timeout.map(|timeout| (Instant::now() + timeout, timeout)),
-        caller: Arc::clone(&caller),
-    });
-    let outcome = match begun {
-        Ok(watched) if stream == 0 => return watched.run(&options),
-        Ok(watched) => watched.register(stream, options),
-        Err(failure) => Err(failure),
+    let prefetch = match Prefetch::new(addr, size, hnid, stream) {
+        Ok(prefetch) => prefetch,
+        Err(failure) => return refuse(&*caller, size, failure),
     };
-    if outcome.is_err() {
-        caller.finished(&Report::EMPTY, &outcome);
+    let deadline = options.timeout.map(|timeout| (Instant::now() + timeout, timeout));
+    let watched = Watched { prefetch, options, deadline, caller: Arc::clone(&caller) };
+    match stream {
+        StreamArgument::None => watched.run(),
+        StreamArgument::Own(handle) => {
+            stream::enqueue(handle, Work::Task(Box::new(move || watched.run())))
+                .or_else(|failure| refuse(&*caller, size, failure))
+        }
+        StreamArgument::Driver(driver) => {
+            watched.register(driver).or_else(|failure| refuse(&*caller, size, failure))
+        }
     }
+}
+
+/// Report a failure that kept a prefetch of `size` bytes from being started.
+pub fn refuse(caller: &dyn Caller, size: usize, failure: Error) -> Result<()> {
+    let outcome = Err(failure);
+    caller.finished(&Report::refused(size), &outcome);
     outcome
 }
 
-impl Options {
-    /// Have a driver's stream do what is its own to do.
-    fn register(
-        &self,
-        streams: &dyn DriverStreams,
-        stream: usize,
-        asked: PageRange,
-        target: Target,
-        watch: &dyn Watch,
-    ) -> Result<Registered> {
-        let node = device::by_index(target.device).node(target.hnid)?;
-        log(LogLevel::Trace, || {
-            format!(
-                "prefetch {:#x}..{:#x} to node {node} on {stream:#x}",
-                asked.start(),
-                asked.end()
-            )
-        });
-        streams.prefetch(stream, &self.request(asked, node, watch))
-    }
-
-    fn request<'a>(&self, asked: PageRange, node: usize, watch: &'a dyn Watch) -> Request<'a> {
-        let huge = match self.huge {
-            HugePolicy::AsIs => huge_policy::at(asked.start()),
-            own => own,
-        };
-        let wants_report = self.wants_report || huge == HugePolicy::Prefer;
-        Request { asked, node, huge, max_threads: self.max_threads, wants_report, watch }
-    }
-
-    fn run(
-        &self,
-        asked: PageRange,
-        target: Target,
-        watch: &dyn Watch,
-        report: &mut Report,
-    ) -> Result<()> {
-        report.bytes = asked.len();
-        if asked.is_empty() {
-            return Ok(());
-        }
-        let device = device::by_index(target.device);
-        let node = device.node(target.hnid)?;
-        log(LogLevel::Trace, || {
-            format!("prefetch {:#x}..{:#x} to node {node}", asked.start(), asked.end())
-        });
-        let request = self.request(asked, node, watch);
-        let huge = request.huge;
-        let outcome = device.prefetch(&request, report);
-        let fell_back = report.fallen_back.is_none_or(|pages| pages > 0);
-        if report.stalled || (fell_back && huge == HugePolicy::Prefer) {
-            collapse_later(asked, device);
-        }
-        outcome
-    }
-}
-
-/// Huge pages that could not be had without waiting are made in the background, on a stream of the library's own.
-fn collapse_later(asked: PageRange, device: &'static dyn Device) {
-    static STREAM: PerProcess<Option<usize>> = PerProcess::new(|_| stream::create().ok());
-    // Nothing is lost if that fails: the kernel does the same, only later (khugepaged).
-    if let Some(stream) = STREAM.get() {
-        let work = move || {
-            device.collapse_all(asked.outward(mapping::gmem_page()));
-            Ok(())
-        };
-        let _ = stream::launch(*stream, Box::new(work));
-    }
-}
-
-/// A prefetch whose caller looks on.
+/// A prefetch that its caller watches.
 struct Watched {
-    asked: PageRange,
-    target: Target,
-    /// When it has to be done, and how long it was given.
+    prefetch: Prefetch,
+    options: Options,
+    /// When the prefetch must be done, and the time it was given.
     deadline: Option<(Instant, Duration)>,
     caller: Arc<dyn Caller>,
 }
 
 impl Watched {
-    fn run(&self, options: &Options) -> Result<()> {
+    fn run(&self) -> Result<()> {
+        let asked = self.prefetch.asked;
         let mut report = Report::EMPTY;
-        let outcome = options.run(self.asked, self.target, self, &mut report);
+        let outcome = self.prefetch.run(&self.options, self, &mut report);
         if let Err(failure) = &outcome {
-            report.first_failure.get_or_insert((failure.errno(), self.asked.start()));
+            if report.counted_pages() == 0 {
+                report = Report { threads: report.threads, ..Report::refused(asked.len()) };
+            }
+            report.first_failure.get_or_insert((failure.errno(), asked.start()));
         }
         self.caller.finished(&report, &outcome);
         outcome
     }
 
-    /// In the order of a stream, which does what is its own to do.
-    fn register(self, stream: usize, options: Options) -> Result<()> {
-        let registered = match native_stream::native(stream)? {
-            Some(streams) => options.register(streams, stream, self.asked, self.target, &self)?,
-            None => Registered { with_driver: false, left: Vec::new() },
-        };
-        let work: stream::Task = if registered.with_driver {
-            Box::new(move || self.run_rest(&options, &registered.left))
+    /// Register the prefetch with a driver's stream.
+    fn register(self, driver: DriverStream) -> Result<()> {
+        let registered = self.prefetch.register(driver, &self.options, &self)?;
+        driver.enqueue(Work::Task(if registered.with_driver {
+            Box::new(move || self.run_rest(&registered.left))
         } else {
-            Box::new(move || self.run(&options))
-        };
-        stream::launch(native_stream::resolve(stream)?, work)
+            Box::new(move || self.run())
+        }))
     }
 
-    /// What the driver has left, when it has come to here.
-    fn run_rest(&self, options: &Options, left: &[PageRange]) -> Result<()> {
-        let mut report = Report::untold(self.asked.len());
+    /// Do what the driver left, when its stream has come to it.
+    fn run_rest(&self, left: &[PageRange]) -> Result<()> {
+        let asked = self.prefetch.asked;
+        let mut report = Report::unknown(asked.len());
         let outcome = left.iter().try_for_each(|part| {
             let mut done = Report::EMPTY;
-            let outcome = options.run(*part, self.target, &Unwatched, &mut done);
+            let outcome = self.prefetch.of_part(*part).run(&self.options, &Unwatched, &mut done);
             report.failed += done.failed;
             report.threads = report.threads.max(done.threads);
             outcome
         });
         if let Err(failure) = &outcome {
-            report.first_failure = Some((failure.errno(), self.asked.start()));
+            report.first_failure = Some((failure.errno(), asked.start()));
         }
-        // All is done, whatever the caller says.
-        let _ = self.progress(self.asked.len(), self.asked.len());
+        // The work is done, so the caller can no longer cancel it.
+        let _ = self.progress(asked.len(), asked.len());
         self.caller.finished(&report, &outcome);
         outcome
     }
 
     fn cancelled(&self, done: usize, total: usize) -> Error {
-        Error::Cancelled { from: self.asked.start(), to: self.asked.end(), done, total }
+        let asked = self.prefetch.asked;
+        Error::Cancelled { from: asked.start(), to: asked.end(), done, total }
     }
 }
 
@@ -230,8 +230,8 @@ impl Watch for Watched {
         }
         match self.deadline {
             Some((at, timeout)) if Instant::now() >= at => Err(Error::TimedOut {
-                from: self.asked.start(),
-                to: self.asked.end(),
+                from: self.prefetch.asked.start(),
+                to: self.prefetch.asked.end(),
                 done,
                 total,
                 timeout: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX),

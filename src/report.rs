@@ -2,41 +2,41 @@
 
 use crate::error::Errno;
 
-/// The receipt of one prefetch: about the range that was asked for, widened to whole base pages, not the margin.
+/// The report of one prefetch. It covers the range asked for, widened to whole base pages, without the margin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Bytes.
+    /// Bytes asked for.
     pub bytes: usize,
     /// Base pages that were on the node before.
-    pub there: usize,
-    /// Base pages that were not in memory before, or swapped out, and are now.
+    pub already_resident: usize,
+    /// Base pages that were not in memory before, or swapped out, and are on the node now.
     pub populated: usize,
-    /// Base pages that were on another node before, and are on this one now.
+    /// Base pages that were on another node before and are on this one now.
     pub migrated: usize,
-    /// Base pages that are not where they should be.
+    /// Base pages that are not on the node now.
     pub failed: usize,
-    /// GMEM pages that lie on a huge page now; `None` where the kernel does not tell.
+    /// GMEM pages that lie on a huge page now; `None` where the kernel does not say.
     pub huge: Option<usize>,
-    /// Whole GMEM pages that were to be huge and are not; `None` where the kernel does not tell.
+    /// Whole GMEM pages that should be huge and are not; `None` where the kernel does not say.
     pub fallen_back: Option<usize>,
-    /// Whether the kernel took so long to find huge pages that the rest was given base pages.
+    /// Whether huge pages took the kernel so long that the rest got base pages.
     pub stalled: bool,
     /// The first failure, and its address.
     pub first_failure: Option<(Errno, usize)>,
     /// Threads that worked on it, the caller's included.
     pub threads: usize,
-    /// Time from the beginning of the work to its end.
+    /// Duration of the work.
     pub nanoseconds: u64,
 }
 
 impl Report {
-    /// A number that the kernel does not tell: `GMEM_UNKNOWN`.
+    /// `GMEM_UNKNOWN`: a number that nobody knows.
     pub const UNKNOWN: usize = usize::MAX;
 
     /// Nothing done yet.
     pub const EMPTY: Self = Self {
         bytes: 0,
-        there: 0,
+        already_resident: 0,
         populated: 0,
         migrated: 0,
         failed: 0,
@@ -48,17 +48,43 @@ impl Report {
         nanoseconds: 0,
     };
 
-    /// Of so many bytes, all of which a driver has brought where they should be, without a word of where they were.
-    pub const fn untold(bytes: usize) -> Self {
-        let (there, populated, migrated) = (Self::UNKNOWN, Self::UNKNOWN, Self::UNKNOWN);
-        let (huge, fallen_back) = (None, None);
-        Self { bytes, there, populated, migrated, huge, fallen_back, ..Self::EMPTY }
+    /// A driver moved all `bytes`, without saying where they were before.
+    pub const fn unknown(bytes: usize) -> Self {
+        Self {
+            bytes,
+            already_resident: Self::UNKNOWN,
+            populated: Self::UNKNOWN,
+            migrated: Self::UNKNOWN,
+            huge: None,
+            fallen_back: None,
+            ..Self::EMPTY
+        }
     }
 
-    /// Add what was done with another part of the same range.
+    /// A prefetch of `bytes` failed before anybody looked at the pages: none was moved, and where they are is unknown.
+    pub const fn refused(bytes: usize) -> Self {
+        Self {
+            bytes,
+            already_resident: Self::UNKNOWN,
+            failed: Self::UNKNOWN,
+            huge: None,
+            fallen_back: None,
+            ..Self::EMPTY
+        }
+    }
+
+    /// Number of pages that the report accounts for.
+    pub const fn counted_pages(&self) -> usize {
+        self.already_resident
+            .saturating_add(self.populated)
+            .saturating_add(self.migrated)
+            .saturating_add(self.failed)
+    }
+
+    /// Add the report of another part of the same range.
     pub fn add(&mut self, part: &Self) {
         let sum = |a: Option<usize>, b: Option<usize>| Some(a? + b?);
-        self.there += part.there;
+        self.already_resident += part.already_resident;
         self.populated += part.populated;
         self.migrated += part.migrated;
         self.failed += part.failed;

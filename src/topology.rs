@@ -1,4 +1,4 @@
-//! What memory the machine has, and what its kernel can do with it: as data, as text, as JSON.
+//! What memory the machine has and what its kernel can do with it, as data, text and JSON.
 
 use std::ffi::CStr;
 use std::fmt::Write as _;
@@ -13,40 +13,40 @@ use crate::os::{gmem, mapping, numa};
 /// One memory node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Its heterogeneous NUMA id, as for `gmemPrefetch`.
+    /// Heterogeneous NUMA id, as for `gmemPrefetch`.
     pub id: usize,
-    /// The device whose memory it is.
+    /// The device that the memory belongs to.
     pub device: &'static CStr,
-    /// Processors that are online there; with 0 it is memory alone.
+    /// Processors online on the node; 0 for a memory-only node.
     pub cpus: usize,
-    /// Its memory tier, where the kernel has tiers; the lower the faster.
+    /// Memory tier, where the kernel has tiers. Lower is faster.
     pub tier: Option<usize>,
     /// Whether this process may take memory from it.
     pub is_allowed: bool,
-    /// Bytes; `None` where a device does not say.
+    /// Size in bytes; `None` where a device does not report it.
     pub total: Option<usize>,
-    /// Bytes of them that nobody has.
+    /// Free bytes.
     pub free: Option<usize>,
-    /// Pages in the hugetlb pool of the GMEM page's size.
+    /// Pages in the hugetlb pool for GMEM pages.
     pub hugetlb_total: usize,
-    /// Pages of them that nobody has.
+    /// Free pages in that pool.
     pub hugetlb_free: usize,
 }
 
 /// The machine at one moment.
 #[derive(Debug, Clone)]
 pub struct Topology {
-    /// The nodes with memory, ascending, and behind them those of the current device.
+    /// The nodes with memory in ascending order, then those of the current device.
     pub nodes: Vec<Node>,
-    /// Bytes in the kernel's page.
+    /// Size of the kernel's page in bytes.
     pub base_page: usize,
-    /// Bytes in the GMEM page.
+    /// Size of the GMEM page in bytes.
     pub gmem_page: usize,
-    /// Bytes in the kernel's huge page.
+    /// Size of the kernel's huge page in bytes.
     pub huge_page: usize,
     /// Whether the kernel may make huge pages of the GMEM page's size, which the heap needs.
     pub has_huge_gmem_pages: bool,
-    /// How transparent huge pages are given.
+    /// The modes of transparent huge pages.
     pub huge_pages: HugePageModes,
     /// `kernel.numa_balancing`.
     pub numa_balancing: Option<usize>,
@@ -56,17 +56,17 @@ pub struct Topology {
     pub multi_generational: Option<bool>,
     /// Bytes of swap space.
     pub swap_total: usize,
-    /// Bytes of it that are free.
+    /// Free bytes of swap space.
     pub swap_free: usize,
-    /// What a GMEM kernel has counted, in its words.
+    /// The counters of a GMEM kernel, by its own names.
     pub gmem_statistics: Option<Vec<(String, u64)>>,
-    /// What works here.
+    /// Kernel features that work here.
     pub features: Vec<Feature>,
 }
 
-/// The machine as it is now.
+/// The machine now.
 pub fn read() -> Result<Topology> {
-    // More than all of it and its text take.
+    // More than the data and its text need.
     reserve::ask(1 << 18, "the machine's topology")?;
     let (swap_total, swap_free) = machine::swap().unwrap_or_default();
     Ok(Topology {
@@ -86,7 +86,7 @@ pub fn read() -> Result<Topology> {
     })
 }
 
-/// The nodes with memory as they are now. Where the current device cannot be used, there is the machine alone.
+/// The nodes with memory now; only the machine's if the current device cannot be used.
 fn nodes() -> Vec<Node> {
     let tiers = numa::tiers();
     let allowed = numa::allowed_nodes();
@@ -97,7 +97,7 @@ fn nodes() -> Vec<Node> {
         Node {
             id,
             device: device::host_name(),
-            // A kernel without NUMA has all its processors at its only node.
+            // On a kernel without NUMA, all processors belong to the only node.
             cpus: numa::cpus(id).unwrap_or_else(machine::cpus),
             tier: tiers.iter().find(|(_, nodes)| nodes.contains(id)).map(|(tier, _)| *tier),
             is_allowed: allowed.as_ref().is_none_or(|allowed| allowed.contains(id)),
@@ -124,8 +124,8 @@ fn nodes() -> Vec<Node> {
     nodes
 }
 
-/// How far memory on node `to` is from node `from`, in tenths of the distance of a node from itself. `from` may be
-/// a node of processors alone.
+/// Distance from node `from` to memory on node `to`; 10 is a node's distance to itself. `from` may
+/// be a node without memory.
 pub fn distance(from: i32, to: i32) -> Result<i32> {
     let unknown =
         |hnid: i32| Error::NotAMemoryNode { hnid, nodes: numa::memory_nodes().to_string() };
@@ -138,21 +138,21 @@ pub fn distance(from: i32, to: i32) -> Result<i32> {
     Ok(i32::try_from(distance).unwrap_or(i32::MAX))
 }
 
-/// What the firmware says, or what holds by definition.
+/// The firmware's value, or the distance of a node to itself.
 fn known_distance(from: usize, to: usize) -> Option<usize> {
     const LOCAL: usize = 10;
     numa::distance(from, to).or((from == to).then_some(LOCAL))
 }
 
 impl Topology {
-    /// The distances of `from` to each node, in their order.
+    /// Distances from `from` to each node, in their order.
     fn distances(&self, from: usize) -> Vec<Option<usize>> {
         let known: Vec<_> = numa::distances(from).map(Iterator::collect).unwrap_or_default();
         let distance = |to| known.iter().find(|(node, _)| *node == to).map(|(_, tenths)| *tenths);
         self.nodes.iter().map(|to| distance(to.id)).collect()
     }
 
-    /// A table of the nodes, and three lines about the machine; on a GMEM kernel four.
+    /// A table of the nodes and three lines about the machine; a fourth on a GMEM kernel.
     pub fn to_text(&self) -> String {
         let mut text =
             String::from("node device  CPUs tier       total        free hugetlb  distance to");
@@ -226,7 +226,7 @@ impl Topology {
         text
     }
 
-    /// As one JSON object. What the kernel does not have is `null`.
+    /// One JSON object, with `null` for what the kernel lacks.
     pub fn to_json(&self) -> String {
         let modes = &self.huge_pages;
         let mut json = format!(
@@ -297,7 +297,7 @@ fn or_null(value: Option<impl ToString>) -> String {
 mod tests {
     use super::*;
 
-    /// Two sockets and an expander behind a kernel that has next to nothing.
+    /// Two nodes, one of them memory-only, and a kernel that lacks most features.
     fn machine() -> Topology {
         let node = |id, cpus, tier| Node {
             id,

@@ -22,7 +22,8 @@ import virtual_machine  # noqa: E402
 SKIPPED = 77
 # Pages of hugetlb on each node.
 HUGEPAGES = 8
-# Seconds for the boot and for each program. All take less than a tenth of it on an idle machine.
+# Seconds for the boot and for each program, without those in which the host was busy with something else. All take less
+# than a tenth of it.
 TIMEOUT = 240
 
 

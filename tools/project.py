@@ -9,8 +9,9 @@ import run
 import setup
 
 ROOT = setup.ROOT
-# Shared by every build folder and by Cargo's own commands: each crate, and jemalloc, is compiled once in each profile.
-CARGO_FOLDER = ROOT / "build" / "cargo"
+# Shared by every build folder and by Cargo's own commands: each crate, and jemalloc, is compiled once in each profile. It has
+# the name that Cargo leaves out when it looks for changed files.
+CARGO_FOLDER = ROOT / "target"
 CONFIGS = ("Debug", "Release", "RelWithDebInfo", "MinSizeRel")
 # The beginning of the project's paths in the compiler's messages (--remap-path-prefix).
 REMAPPED = "/libgmem/"

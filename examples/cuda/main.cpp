@@ -65,7 +65,7 @@ void run() {
 	constexpr std::uint64_t count = 8 << 20;
 	constexpr unsigned threads = 256;
 	floats data(count, 1.0F);
-	const gmem::wrapped_stream stream = gmem::streams::cuda_driver(native);
+	const gmem::external_stream stream = gmem::streams::cuda_driver(native);
 
 	float *address = data.data();
 	std::uint64_t elements = count;

@@ -115,7 +115,7 @@ std::size_t megabytes_in_memory(floats &data) {
 
 /// The sum of the squares; `squares` has no memory before and none after.
 double sum_of_squares(const machine &on, floats &in, floats &squares) {
-	const gmem::wrapped_stream stream = gmem::streams::opencl(on.queue.get());
+	const gmem::external_stream stream = gmem::streams::opencl(on.queue.get());
 	const std::size_t bytes = squares.size() * sizeof(float);
 	floats sums(in.size() / chunk);
 	const buffer_handle from = on.over(in), between = on.over(squares), to = on.over(sums);

@@ -9,39 +9,48 @@
 #include <type_traits>
 #include <utility>
 
+#include <libgmem/detail/thread_sanitizer.hpp>
 #include <libgmem/error.hpp>
 
 namespace gmem {
 
-/// How container elements come to life when no value is given, as in std::vector<T>(n).
-struct value_init {};   ///< zeros, as the standard says
-struct default_init {}; ///< nothing for trivial types: the memory is not touched
+/// Value-initialise elements that are given no value, as in std::vector<T>(n): zeros, as the standard requires.
+struct value_init {};
+/// Default-initialise them: trivial types stay unwritten, and the memory is not touched.
+struct default_init {};
 
-/// A stateless allocator: all are equal, and containers stay the size they are.
+/// A stateless allocator: all instances are equal, and containers keep their size.
 ///
-/// A block of at least one GMEM page starts on a GMEM page, so prefetch() and free_eager() of it
-/// lose nothing to rounding. Allocation is a direct call of the C heap: gmem_device_alloc(), so kernels of the current
-/// device read the elements by their addresses, however few there are.
+/// A block of at least one GMEM page starts on a GMEM page, so prefetch() and free_eager() cover it completely. Memory
+/// comes from gmem_device_alloc(): kernels of the current device can read the elements by their addresses, however few
+/// there are. Thread-safe.
 ///
-/// std::vector<T>(n) writes n zeros, and so touches every page before anyone could prefetch it. Where
-/// the contents are written anyway use default_init_allocator: prefetch first, then fill.
+/// std::vector<T>(n) writes n zeros and so touches every page before you can prefetch it. If the contents are
+/// overwritten anyway, use default_init_allocator: prefetch first, then fill.
 template <class T, class Init = value_init>
 class allocator {
 public:
+	/// The type of the elements.
 	using value_type = T;
+	/// Any instance frees what another one allocated.
 	using is_always_equal = std::true_type;
+	/// Containers move without copying.
 	using propagate_on_container_move_assignment = std::true_type;
+	/// The same allocator for another type.
 	template <class U>
 	struct rebind {
+		/// The allocator for U.
 		using other = allocator<U, Init>;
 	};
 
+	/// Needs no arguments, because there is no state.
 	constexpr allocator() noexcept = default;
+	/// Convert from an allocator for another type.
 	template <class U>
 	constexpr allocator(const allocator<U, Init> &) noexcept {} // NOLINT(*-explicit-*)
 
-	/// @return room for n objects, aligned for T
-	/// @throws std::bad_array_new_length when n * sizeof(T) does not fit, else out_of_memory
+	/// Allocate memory for n objects, aligned for T.
+	/// @throws std::bad_array_new_length if n * sizeof(T) overflows; out_of_memory
 	[[nodiscard]] T *allocate(std::size_t n) {
 		if (n > std::numeric_limits<std::size_t>::max() / sizeof(T)) {
 			throw std::bad_array_new_length();
@@ -51,11 +60,17 @@ public:
 		if (memory == nullptr) {
 			throw out_of_memory(bytes);
 		}
+		detail::block_allocated(memory, bytes);
 		return static_cast<T *>(memory);
 	}
 
-	void deallocate(T *memory, std::size_t) noexcept { gmem_free(memory); }
+	/// Free what allocate() returned.
+	void deallocate(T *memory, std::size_t n) noexcept {
+		detail::block_freed(memory, n * sizeof(T));
+		gmem_free(memory);
+	}
 
+	/// Construct an object; without arguments as Init says.
 	template <class U, class... Args>
 	void construct(U *at, Args &&...args) {
 		if constexpr (sizeof...(Args) == 0 && std::is_same_v<Init, default_init>) {
@@ -65,22 +80,27 @@ public:
 		}
 	}
 
+	/// Always true.
 	template <class U>
 	friend constexpr bool operator==(const allocator &, const allocator<U, Init> &) noexcept {
 		return true;
 	}
+	/// Always false.
 	template <class U>
 	friend constexpr bool operator!=(const allocator &, const allocator<U, Init> &) noexcept {
 		return false;
 	}
 };
 
-/// For buffers that are overwritten anyway: std::vector<float, gmem::default_init_allocator<float>>.
+/// An allocator for memory that is overwritten anyway: std::vector<float, gmem::default_init_allocator<float>>.
 template <class T>
 using default_init_allocator = allocator<T, default_init>;
 
+/// Another name of allocator<T>, the one that the original library uses.
+template <class T>
+using gmem_allocator = allocator<T>;
+
 } // namespace gmem
 
-/// The name of the original library: std::vector<float, gmem_allocator<float>>.
-template <class T>
-using gmem_allocator = gmem::allocator<T>;
+// The original library has the name outside the namespace: std::vector<float, gmem_allocator<float>>.
+using gmem::gmem_allocator;

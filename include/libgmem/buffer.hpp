@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <libgmem/detail/thread_sanitizer.hpp>
 #include <libgmem/error.hpp>
 #include <libgmem/free_eager.hpp>
 #include <libgmem/prefetch.hpp>
@@ -16,23 +17,30 @@
 
 namespace gmem {
 
-/// n objects of a trivial type T on the libgmem heap. The elements hold no defined values until
-/// written; nothing is touched on construction. Movable, not copyable.
+/// Owns n objects of a trivial type T on the libgmem heap. Construction touches nothing; the elements are indeterminate
+/// until written. Movable, not copyable.
 template <class T>
 class buffer {
 	static_assert(std::is_trivially_copyable_v<T> && std::is_trivially_destructible_v<T>,
 		"gmem::buffer holds trivial types; use std::vector<T, gmem_allocator<T>>");
 
 public:
+	/// The type of the elements.
 	using value_type = T;
+	/// A pointer to an element.
 	using iterator = T *;
+	/// A pointer to an element that is only read.
 	using const_iterator = const T *;
 
+	/// An empty buffer.
 	buffer() noexcept = default;
-	/// @throws std::bad_array_new_length, out_of_memory
+	/// Allocate n elements.
+	/// @throws std::bad_array_new_length if n * sizeof(T) overflows; out_of_memory
 	explicit buffer(std::size_t n) : data_(allocate(n)), size_(n) {}
+	/// Take over what `other` owns.
 	buffer(buffer &&other) noexcept
 		: data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+	/// Take over what `other` owns, and release what this one owned.
 	buffer &operator=(buffer &&other) noexcept {
 		buffer moved(std::move(other));
 		swap(moved);
@@ -40,32 +48,48 @@ public:
 	}
 	buffer(const buffer &) = delete;
 	buffer &operator=(const buffer &) = delete;
-	~buffer() { gmem_free(data_); }
+	~buffer() {
+		detail::block_freed(data_, size_bytes());
+		gmem_free(data_);
+	}
 
+	/// Exchange two buffers.
 	void swap(buffer &other) noexcept {
 		std::swap(data_, other.data_);
 		std::swap(size_, other.size_);
 	}
 
+	/// The first element; nullptr if empty.
 	[[nodiscard]] T *data() noexcept { return data_; }
+	/// The first element; nullptr if empty.
 	[[nodiscard]] const T *data() const noexcept { return data_; }
+	/// Number of elements.
 	[[nodiscard]] std::size_t size() const noexcept { return size_; }
+	/// Bytes of all elements.
 	[[nodiscard]] std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
+	/// Whether there are no elements.
 	[[nodiscard]] bool empty() const noexcept { return size_ == 0; }
+	/// Element i, which is less than size().
 	[[nodiscard]] T &operator[](std::size_t i) noexcept { return data_[i]; }
+	/// Element i, which is less than size().
 	[[nodiscard]] const T &operator[](std::size_t i) const noexcept { return data_[i]; }
+	/// Iterator to the first element.
 	[[nodiscard]] T *begin() noexcept { return data_; }
+	/// Iterator behind the last element.
 	[[nodiscard]] T *end() noexcept { return data_ + size_; }
+	/// Iterator to the first element.
 	[[nodiscard]] const T *begin() const noexcept { return data_; }
+	/// Iterator behind the last element.
 	[[nodiscard]] const T *end() const noexcept { return data_ + size_; }
 
-	/// @copydoc gmem::prefetch(range, int, stream_ref, prefetch_options)
-	receipt prefetch( // NOLINT(modernize-use-nodiscard)
+	/// Bring the elements to memory node `hnid`, as gmem::prefetch().
+	/// @throws error, std::bad_alloc
+	prefetch_report prefetch( // NOLINT(modernize-use-nodiscard)
 		int hnid, stream_ref order = {}, prefetch_options options = {}) const {
 		return gmem::prefetch(*this, hnid, order, std::move(options));
 	}
-	/// Drop the contents; the buffer stays allocated and reads as zeros where whole pages went.
-	/// @copydoc gmem::free_eager(mutable_range, stream_ref)
+	/// Release the whole GMEM pages, as gmem::free_eager(). The buffer stays allocated; released pages read as zeros.
+	/// @throws error
 	void free_eager(stream_ref order = {}) { gmem::free_eager(*this, order); }
 
 private:
@@ -82,6 +106,7 @@ private:
 		if (memory == nullptr) {
 			throw out_of_memory(n * sizeof(T));
 		}
+		detail::block_allocated(memory, n * sizeof(T));
 		return static_cast<T *>(memory);
 	}
 
@@ -89,6 +114,7 @@ private:
 	std::size_t size_ = 0;
 };
 
+/// Exchange two buffers.
 template <class T>
 void swap(buffer<T> &a, buffer<T> &b) noexcept {
 	a.swap(b);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::device: which device is current, and where its memory is.
+/// gmem::device: the current device and its memory.
 #pragma once
 
 #include <cstddef>
@@ -9,38 +9,39 @@
 
 namespace gmem {
 
-/// The process's current device; all members are static because there is exactly one.
+/// The current device of the process. All members are static, because there is exactly one. Thread-safe.
 class device {
 public:
 	device() = delete;
 
-	/// @return its name, "host" unless configured otherwise
-	/// @throws error when GMEM_DEVICE names a device that does not exist (EINVAL) or cannot be used (ENODEV)
+	/// Its name, "host" unless configured otherwise.
+	/// @throws error: EINVAL if GMEM_DEVICE names no device, ENODEV if the device cannot be used
 	[[nodiscard]] static const char *current() {
 		static_cast<void>(numa_id());
 		return gmemGetDevice();
 	}
 
-	/// @throws error (EINVAL) naming the devices there are, or (ENODEV) what the device lacks
+	/// Select a device by name, as gmemSetDevice().
+	/// @throws error: EINVAL with the names of all devices, or ENODEV with what is missing
 	static void set_current(const char *name) { detail::throw_if_failed(gmemSetDevice(name)); }
 
-	/// @return the heterogeneous NUMA id to prefetch to
-	/// @throws error when there is no device
+	/// Its heterogeneous NUMA id, for prefetch().
+	/// @throws error: EINVAL, ENODEV, EACCES as gmemGetNumaId()
 	[[nodiscard]] static int numa_id() {
 		const int id = gmemGetNumaId();
 		detail::throw_if_failed(id);
 		return id;
 	}
 
-	/// @return the driver's own object that the device's memory belongs to (see gmemGetDeviceContext()); may be NULL
-	/// @throws error when there is no device
+	/// The driver's context that its memory belongs to, as gmemGetDeviceContext(); may be nullptr.
+	/// @throws error as numa_id()
 	[[nodiscard]] static void *context() {
 		static_cast<void>(numa_id());
 		return gmemGetDeviceContext();
 	}
 };
 
-/// @return bytes in a GMEM page: the granularity of prefetch() and free_eager()
+/// Bytes in a GMEM page, the granularity of prefetch() and free_eager().
 [[nodiscard]] inline std::size_t page_size() noexcept { return gmemGetPageSize(); }
 
 } // namespace gmem

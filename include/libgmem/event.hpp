@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::event: a place in a stream that other streams and threads wait for.
+/// gmem::event: a point in a stream that other streams and threads wait for.
 #pragma once
 
 #include <system_error>
@@ -11,14 +11,17 @@
 
 namespace gmem {
 
-/// stream.record(event) puts it behind the work already there, other.wait(event) has another stream wait for that. It
-/// may be recorded again and again; each call means the latest recording, and one never recorded has passed.
-/// Destroying it disturbs nobody who waits.
+/// A point in a stream. stream.record(event) puts it behind the work already there; other.wait(event) makes another
+/// stream wait for it. It may be recorded repeatedly; each call uses the latest recording. An event that was never
+/// recorded has passed. Streams and threads that wait for it keep waiting when it is destroyed. Movable, not copyable.
 class event {
 public:
-	/// @throws error (ENOMEM)
+	/// Create an event.
+	/// @throws error: ENOMEM
 	event() { detail::throw_if_failed(gmemEventCreate(&handle_)); }
+	/// Take over what `other` owns.
 	event(event &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+	/// Take over what `other` owns, and release what this one owned.
 	event &operator=(event &&other) noexcept {
 		event moved(std::move(other));
 		std::swap(handle_, moved.handle_);
@@ -32,12 +35,14 @@ public:
 		}
 	}
 
-	/// Wait until the work ahead of it is done. A failure of that work stays with its stream.
-	/// @throws error
+	/// Wait until the earlier work is done. A failure of that work stays with its stream.
+	/// @throws error as gmemEventSynchronize()
 	void synchronize() const { detail::throw_if_failed(synchronized()); }
+	/// Wait as above; a failure is in `ec`, which is cleared on success.
 	void synchronize(std::error_code &ec) const noexcept { ec = detail::to_error_code(synchronized()); }
 
-	/// @return whether that work is done
+	/// Check whether the earlier work is done.
+	/// @throws error as gmemEventQuery()
 	[[nodiscard]] bool query() const {
 		const int result = gmemEventQuery(handle_);
 		if (result == -EBUSY) {
@@ -48,6 +53,7 @@ public:
 		return true;
 	}
 
+	/// The handle for C functions.
 	[[nodiscard]] gmemEvent_t get() const noexcept { return handle_; }
 
 private:

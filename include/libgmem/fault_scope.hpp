@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::fault_scope: the page faults between two points.
+/// gmem::fault_scope: counts page faults between two points.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace gmem {
 
-/// Counts page faults as long as it lives:
+/// Counts page faults during its lifetime:
 ///
 ///     gmem::prefetch(weights, node);
 ///     gmem::fault_scope faults;
@@ -18,10 +18,14 @@ namespace gmem {
 ///     assert(faults.count() == 0);
 class fault_scope {
 public:
-	/// See GMEM_FAULTS_THREAD and GMEM_FAULTS_PROCESS.
-	enum class whose : std::uint8_t { thread = GMEM_FAULTS_THREAD, process = GMEM_FAULTS_PROCESS };
+	/// Whose faults to count.
+	enum class whose : std::uint8_t {
+		thread = GMEM_FAULTS_THREAD,  ///< those of the calling thread
+		process = GMEM_FAULTS_PROCESS ///< those of all threads
+	};
 
-	/// @throws error when the process has neither a descriptor left nor getrusage(2)
+	/// Start counting.
+	/// @throws error if the kernel offers neither perf_event_open(2) nor getrusage(2)
 	explicit fault_scope(whose of = whose::thread) {
 		detail::throw_if_failed(gmemFaultScopeBegin(&scope_, static_cast<int>(of)));
 	}
@@ -29,8 +33,8 @@ public:
 	fault_scope &operator=(const fault_scope &) = delete;
 	~fault_scope() { gmemFaultScopeEnd(&scope_); }
 
-	/// Faults so far, minor and major. To be asked by the thread that made the scope.
-	/// @throws error
+	/// Minor and major faults so far. Call it on the thread that created the scope.
+	/// @throws error as gmemFaultScopeCount()
 	[[nodiscard]] long long count() const {
 		const long long faults = gmemFaultScopeCount(&scope_);
 		if (faults < 0) {

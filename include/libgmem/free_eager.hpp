@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::free_eager and gmem::eager_free_guard: give physical memory back now.
+/// gmem::free_eager and gmem::eager_free_guard: return physical memory to the kernel.
 #pragma once
 
 #include <libgmem/detail/bridge.hpp>
@@ -9,23 +9,22 @@
 
 namespace gmem {
 
-/// Drop the whole GMEM pages inside `what`: at once without a stream, else in the stream's order.
-/// The memory stays allocated and reads as zeros afterwards. Rules and errors are those of
-/// gmemFreeEager(); thread-safe.
-/// @throws error
+/// Release the whole GMEM pages inside `what`: immediately without a stream, else in stream order. The memory stays
+/// allocated and reads as zeros. Thread-safe.
+/// @throws error as gmemFreeEager()
 inline void free_eager(mutable_range what, stream_ref order = {}) {
 	detail::throw_if_failed(detail::free_eager(what.address(), what.size_bytes(), order.address()));
 }
 
-/// The same, with the failure in `ec` (cleared on success).
+/// Release as above; a failure is in `ec`, which is cleared on success.
 inline void free_eager(mutable_range what, stream_ref order, std::error_code &ec) noexcept {
 	ec = detail::to_error_code(detail::free_eager(what.address(), what.size_bytes(), order.address()));
 }
 
-/// Drops a range when the scope ends. A failure then has no one to go to and is dropped too
-/// (gmemLastError() keeps it).
+/// Releases a range at the end of a scope. A failure is ignored; gmemLastError() keeps its text.
 class [[nodiscard]] eager_free_guard {
 public:
+	/// Release `what` on destruction, in the order of a stream if one is given.
 	explicit eager_free_guard(mutable_range what, stream_ref order = {}) noexcept : what_(what), order_(order) {}
 	eager_free_guard(const eager_free_guard &) = delete;
 	eager_free_guard &operator=(const eager_free_guard &) = delete;
@@ -34,7 +33,7 @@ public:
 		free_eager(what_, order_, ignored);
 	}
 
-	/// Keep the memory after all.
+	/// Release nothing on destruction.
 	void dismiss() noexcept { what_ = {}; }
 
 private:

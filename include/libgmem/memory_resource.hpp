@@ -6,11 +6,12 @@
 #include <cstddef>
 #include <memory_resource>
 
+#include <libgmem/detail/thread_sanitizer.hpp>
 #include <libgmem/error.hpp>
 
 namespace gmem {
 
-/// All objects of this class are equal: they are the same heap. Thread-safe.
+/// A std::pmr::memory_resource on libgmem's heap. All instances are equal, because there is one heap. Thread-safe.
 class memory_resource final : public std::pmr::memory_resource {
 private:
 	void *do_allocate(std::size_t bytes, std::size_t alignment) override {
@@ -18,9 +19,13 @@ private:
 		if (memory == nullptr) {
 			throw out_of_memory(bytes);
 		}
+		detail::block_allocated(memory, bytes);
 		return memory;
 	}
-	void do_deallocate(void *memory, std::size_t, std::size_t) override { gmem_free(memory); }
+	void do_deallocate(void *memory, std::size_t bytes, std::size_t) override {
+		detail::block_freed(memory, bytes);
+		gmem_free(memory);
+	}
 	[[nodiscard]] bool do_is_equal(const std::pmr::memory_resource &other) const noexcept override {
 		return dynamic_cast<const memory_resource *>(&other) != nullptr;
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::range and gmem::mutable_range: the bytes that a verb is about.
+/// gmem::range and gmem::mutable_range: bytes to prefetch, and bytes to release.
 #pragma once
 
 #include <cstddef>
@@ -21,10 +21,12 @@ using if_contiguous = std::enable_if_t<std::is_pointer_v<decltype(std::declval<C
 
 } // namespace detail
 
-/// Bytes that may be written: what free_eager() takes. Does not own them.
+/// Writable bytes, for free_eager(). Does not own them.
 class mutable_range {
 public:
+	/// An empty range.
 	constexpr mutable_range() noexcept = default;
+	/// `bytes` bytes from `data` on.
 	mutable_range(void *data, std::size_t bytes) noexcept : data_(data), bytes_(bytes) {}
 
 	/// The elements of a contiguous container, not its spare capacity.
@@ -33,8 +35,11 @@ public:
 	mutable_range(C &&container) noexcept // NOLINT(*-forwarding-reference-overload, *-explicit-*)
 		: data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {}
 
+	/// The first byte.
 	[[nodiscard]] void *data() const noexcept { return data_; }
+	/// Number of bytes.
 	[[nodiscard]] std::size_t size_bytes() const noexcept { return bytes_; }
+	/// The first byte as a number, as C functions take it.
 	[[nodiscard]] std::uintptr_t address() const noexcept { return reinterpret_cast<std::uintptr_t>(data_); }
 
 private:
@@ -42,11 +47,14 @@ private:
 	std::size_t bytes_ = 0;
 };
 
-/// Bytes that are only read or moved: what prefetch() takes. Does not own them.
+/// Bytes that are read or moved, for prefetch(). Does not own them.
 class range {
 public:
+	/// An empty range.
 	constexpr range() noexcept = default;
+	/// `bytes` bytes from `data` on.
 	range(const void *data, std::size_t bytes) noexcept : data_(data), bytes_(bytes) {}
+	/// Writable bytes can be read as well.
 	range(mutable_range other) noexcept // NOLINT(*-explicit-*)
 		: data_(other.data()), bytes_(other.size_bytes()) {}
 
@@ -55,8 +63,11 @@ public:
 	range(C &&container) noexcept // NOLINT(*-forwarding-reference-overload, *-explicit-*)
 		: data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {}
 
+	/// The first byte.
 	[[nodiscard]] const void *data() const noexcept { return data_; }
+	/// Number of bytes.
 	[[nodiscard]] std::size_t size_bytes() const noexcept { return bytes_; }
+	/// The first byte as a number, as C functions take it.
 	[[nodiscard]] std::uintptr_t address() const noexcept { return reinterpret_cast<std::uintptr_t>(data_); }
 
 private:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::residency: where each page of a range is.
+/// gmem::residency: the location and state of each page of a range.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@
 
 namespace gmem {
 
-/// The pages of a range at the moment of construction; see gmemResidency() for what each state means.
+/// The pages of a range at construction; see gmemResidency() for each state:
 ///
 ///     gmem::prefetch(weights, node);
 ///     const gmem::residency map(weights);
@@ -27,38 +27,48 @@ namespace gmem {
 ///     std::cout << map.to_text();
 class residency {
 public:
-	/// What may hold for a page, see GMEM_PAGE_*.
-	enum class flag : std::uint16_t { // NOLINT(performance-enum-size): there will be more
-		mapped = GMEM_PAGE_MAPPED,
-		resident = GMEM_PAGE_RESIDENT,
-		huge = GMEM_PAGE_HUGE,
-		swapped = GMEM_PAGE_SWAPPED,
-		shared = GMEM_PAGE_SHARED,
-		zero = GMEM_PAGE_ZERO,
-		hot = GMEM_PAGE_HOT
+	/// States of a page.
+	enum class flag : std::uint16_t {  // NOLINT(performance-enum-size): there will be more
+		mapped = GMEM_PAGE_MAPPED,     ///< something is mapped there
+		resident = GMEM_PAGE_RESIDENT, ///< in memory and in the page table
+		huge = GMEM_PAGE_HUGE,         ///< part of a huge page
+		swapped = GMEM_PAGE_SWAPPED,   ///< private and swapped out
+		shared = GMEM_PAGE_SHARED,     ///< of a file or shared memory
+		zero = GMEM_PAGE_ZERO,         ///< the kernel's zero page
+		hot = GMEM_PAGE_HOT            ///< referenced or active
 	};
 
-	/// Whether hot pages are looked for, which takes twenty times as long as all the rest.
+	/// What to look up.
 	enum class ask : unsigned { // NOLINT(performance-enum-size): as C has it
-		nothing_more = 0,
-		hot = GMEM_ASK_HOT
+		defaults = 0,           ///< everything but hot pages
+		hot = GMEM_ASK_HOT      ///< hot pages, too: takes twenty times as long, and requires root
 	};
 
 	/// One base page.
 	class page {
 	public:
+		/// A page at an address.
 		page(std::uintptr_t address, gmemPageState_t state) noexcept : address_(address), state_(state) {}
 
+		/// Its first byte.
 		[[nodiscard]] std::uintptr_t address() const noexcept { return address_; }
-		/// @return its memory node; -1 where it has none, or the kernel does not tell
+		/// Its memory node; -1: not resident, or unknown.
 		[[nodiscard]] int node() const noexcept { return state_.node; }
+		/// Whether it is in a state.
 		[[nodiscard]] bool is(flag which) const noexcept { return (state_.flags & static_cast<unsigned>(which)) != 0; }
+		/// See flag::mapped.
 		[[nodiscard]] bool mapped() const noexcept { return is(flag::mapped); }
+		/// See flag::resident.
 		[[nodiscard]] bool resident() const noexcept { return is(flag::resident); }
+		/// See flag::huge.
 		[[nodiscard]] bool huge() const noexcept { return is(flag::huge); }
+		/// See flag::swapped.
 		[[nodiscard]] bool swapped() const noexcept { return is(flag::swapped); }
+		/// See flag::shared.
 		[[nodiscard]] bool shared() const noexcept { return is(flag::shared); }
+		/// See flag::zero.
 		[[nodiscard]] bool zero() const noexcept { return is(flag::zero); }
+		/// See flag::hot.
 		[[nodiscard]] bool hot() const noexcept { return is(flag::hot); }
 
 	private:
@@ -66,31 +76,42 @@ public:
 		gmemPageState_t state_;
 	};
 
-	/// Goes from page to page.
+	/// Iterates over the pages.
 	class iterator {
 	public:
 		// NOLINTBEGIN(readability-identifier-naming): as std::iterator_traits has them
+		/// Pages are made on the fly, so it is an input iterator.
 		using iterator_category = std::input_iterator_tag;
+		/// A page.
 		using value_type = page;
+		/// A number of pages.
 		using difference_type = std::ptrdiff_t;
+		/// There is no page to point to.
 		using pointer = void;
+		/// A page by value.
 		using reference = page;
 		// NOLINTEND(readability-identifier-naming)
 
+		/// An iterator to a page of `of`.
 		iterator(const residency &of, std::size_t index) noexcept : of_(&of), index_(index) {}
+		/// The page.
 		[[nodiscard]] page operator*() const noexcept { return (*of_)[index_]; }
+		/// Go to the next page.
 		iterator &operator++() noexcept {
 			++index_;
 			return *this;
 		}
+		/// Go to the next page, and return an iterator to this one.
 		iterator operator++(int) noexcept {
 			const iterator before = *this;
 			++index_;
 			return before;
 		}
+		/// Whether both are at the same page.
 		[[nodiscard]] friend bool operator==(const iterator &a, const iterator &b) noexcept {
 			return a.index_ == b.index_;
 		}
+		/// Whether they are at different pages.
 		[[nodiscard]] friend bool operator!=(const iterator &a, const iterator &b) noexcept { return !(a == b); }
 
 	private:
@@ -98,8 +119,9 @@ public:
 		std::size_t index_;
 	};
 
-	/// @throws error (EINVAL) where the range exceeds the address space, std::bad_alloc
-	explicit residency(range what, ask more = ask::nothing_more) {
+	/// Look up the pages of a range.
+	/// @throws error: EINVAL if the range exceeds the address space; std::bad_alloc
+	explicit residency(range what, ask more = ask::defaults) {
 		summary_.size = sizeof summary_;
 		const auto base_page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 		// Two more, because the range may begin and end inside a page.
@@ -109,39 +131,43 @@ public:
 		states_.resize(summary_.pages);
 	}
 
-	/// @return number of base pages
+	/// Number of base pages.
 	[[nodiscard]] std::size_t size() const noexcept { return states_.size(); }
+	/// Whether the range has no page.
 	[[nodiscard]] bool empty() const noexcept { return states_.empty(); }
-	/// @return a page; `index` is less than size()
+	/// A page; `index` is less than size().
 	[[nodiscard]] page operator[](std::size_t index) const noexcept {
 		return {summary_.addr + index * summary_.page_size, states_[index]};
 	}
+	/// Iterator to the first page.
 	[[nodiscard]] iterator begin() const noexcept { return {*this, 0}; }
+	/// Iterator behind the last page.
 	[[nodiscard]] iterator end() const noexcept { return {*this, size()}; }
 
-	/// @return bytes in a base page
+	/// Bytes in a base page.
 	[[nodiscard]] std::size_t page_size() const noexcept { return summary_.page_size; }
-	/// @return how many pages have it
+	/// Number of pages in a state.
 	[[nodiscard]] std::size_t count(flag which) const noexcept {
 		return count_if([which](gmemPageState_t state) { return (state.flags & static_cast<unsigned>(which)) != 0; });
 	}
-	/// @return how many pages are resident on a node
+	/// Number of pages resident on a node.
 	[[nodiscard]] std::size_t on_node(int node) const noexcept {
 		return count_if([node](gmemPageState_t state) { return state.node == node; });
 	}
-	/// Whether this kernel tells it this process. If not, no page has it here, and may have it all the same.
+	/// Whether the kernel tells this process about a state. If not, no page has it here, although it may hold.
 	[[nodiscard]] bool knows(flag which) const noexcept { return (summary_.known & static_cast<unsigned>(which)) != 0; }
+	/// Whether the nodes of resident pages are known.
 	[[nodiscard]] bool knows_nodes() const noexcept { return (summary_.known & GMEM_KNOWS_NODE) != 0; }
-	/// The numbers as C has them.
+	/// The counts as the C structure.
 	[[nodiscard]] const gmemResidency_t &summary() const noexcept { return summary_; }
 
-	/// Its numbers, and a line for each GMEM page.
+	/// The counts, and a line per GMEM page.
 	/// @throws error, std::bad_alloc
 	[[nodiscard]] std::string to_text() const { return in_words(gmemResidencyText); }
 	/// One JSON object.
 	/// @throws error, std::bad_alloc
 	[[nodiscard]] std::string to_json() const { return in_words(gmemResidencyJson); }
-	/// A picture, as an SVG document.
+	/// A picture as an SVG document.
 	/// @throws error, std::bad_alloc
 	[[nodiscard]] std::string to_svg() const { return in_words(gmemResidencySvg); }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::stream (libgmem's own), gmem::wrapped_stream (an executor's) and gmem::stream_ref (a view of either): the
-/// order in which work happens.
+/// gmem::stream (served by libgmem), gmem::external_stream (served by another executor) and gmem::stream_ref (a view of
+/// either).
 #pragma once
 
 #include <memory>
@@ -16,31 +16,35 @@
 
 namespace gmem {
 
-/// A view of a stream; the default one is "no stream", which makes a call synchronous.
+/// A view of a stream. The default is "no stream", which makes a call synchronous. Thread-safe.
 class stream_ref {
 public:
+	/// No stream.
 	constexpr stream_ref() noexcept = default;
+	/// No stream.
 	constexpr stream_ref(std::nullptr_t) noexcept {} // NOLINT(*-explicit-*)
-	/// Also of a stream of the current device's driver, as C takes it (see gmemStream_t), by static_cast.
+	/// A view of a handle. A stream of the current device's driver can be passed by static_cast (see gmemStream_t).
 	constexpr stream_ref(gmemStream_t handle) noexcept : handle_(handle) {} // NOLINT(*-explicit-*)
 
+	/// The handle for C functions.
 	[[nodiscard]] constexpr gmemStream_t get() const noexcept { return handle_; }
 
-	/// Run function() once, behind the work already there. The callable is moved into the stream
-	/// and destroyed after it ran; an exception from it is the stream's error. It must not call pthread_exit.
-	/// @throws error (EINVAL) for no stream or a destroyed one, std::bad_alloc
+	/// Queue function() behind the work already there. The callable is moved into the stream and destroyed after it
+	/// ran. An exception from it becomes the stream's failure (ECANCELED). It must not call pthread_exit(3).
+	/// @throws error as gmemStreamLaunch(); std::bad_alloc
 	template <class F>
 	void launch(F &&function) const {
 		detail::throw_if_failed(detail::stream_launch(address(), detail::make_task(std::forward<F>(function))));
 	}
 
-	/// Wait for everything registered so far.
-	/// @throws error: the first failure since the last synchronize, and what failed
+	/// Wait for all work queued so far.
+	/// @throws error: the first failure since the last synchronize; what() says which call failed
 	void synchronize() const { detail::throw_if_failed(wait()); }
+	/// Wait as above; the failure is in `ec`, which is cleared on success.
 	void synchronize(std::error_code &ec) const noexcept { ec = detail::to_error_code(wait()); }
 
-	/// @return whether all work is done
-	/// @throws error (EINVAL) for no stream or a destroyed one
+	/// Check whether all work is done.
+	/// @throws error as gmemStreamQuery()
 	[[nodiscard]] bool query() const {
 		const int result = gmemStreamQuery(handle_);
 		if (result == -EBUSY) {
@@ -51,14 +55,15 @@ public:
 		return true;
 	}
 
-	/// From now on `place` is the place behind the work already there.
-	/// @throws error (EINVAL) for no stream or a destroyed one
-	void record(const event &place) const { detail::throw_if_failed(gmemEventRecord(place.get(), handle_)); }
+	/// Record an event behind the work already there.
+	/// @throws error as gmemEventRecord()
+	void record(const event &point) const { detail::throw_if_failed(gmemEventRecord(point.get(), handle_)); }
 
-	/// What is registered from now on waits for `place`, which may lie in another stream.
-	/// @throws error (EINVAL) for no stream or a destroyed one
-	void wait(const event &place) const { detail::throw_if_failed(gmemStreamWaitEvent(handle_, place.get())); }
+	/// Make later work wait for an event, which may be in another stream.
+	/// @throws error as gmemStreamWaitEvent()
+	void wait(const event &point) const { detail::throw_if_failed(gmemStreamWaitEvent(handle_, point.get())); }
 
+	/// The handle as a number.
 	[[nodiscard]] std::uintptr_t address() const noexcept { return reinterpret_cast<std::uintptr_t>(handle_); }
 
 private:
@@ -73,16 +78,18 @@ private:
 
 namespace detail {
 
-/// What the two owners of streams have in common.
+/// The part that both owners of streams share.
 class stream_owner {
 public:
 	stream_owner(const stream_owner &) = delete;
 	stream_owner &operator=(const stream_owner &) = delete;
 
-	/// @return the handle, which is the caller's from now on (gmemStreamDestroy())
+	/// Give up the handle; the caller destroys it (gmemStreamDestroy()).
 	[[nodiscard]] gmemStream_t release() noexcept { return std::exchange(handle_, nullptr); }
 
+	/// A view of the stream.
 	operator stream_ref() const noexcept { return {handle_}; } // NOLINT(*-explicit-*)
+	/// The handle for C functions.
 	[[nodiscard]] gmemStream_t get() const noexcept { return handle_; }
 
 	/// @copydoc stream_ref::launch
@@ -96,9 +103,9 @@ public:
 	/// @copydoc stream_ref::query
 	[[nodiscard]] bool query() const { return stream_ref(handle_).query(); }
 	/// @copydoc stream_ref::record
-	void record(const event &place) const { stream_ref(handle_).record(place); }
+	void record(const event &point) const { stream_ref(handle_).record(point); }
 	/// @copydoc stream_ref::wait
-	void wait(const event &place) const { stream_ref(handle_).wait(place); }
+	void wait(const event &point) const { stream_ref(handle_).wait(point); }
 
 protected:
 	stream_owner() = default;
@@ -115,16 +122,18 @@ protected:
 
 } // namespace detail
 
-/// A stream of libgmem's own.
+/// A stream that libgmem's threads serve.
 ///
-/// Destroying it waits for the work on it, as std::jthread does, so that arrays declared before the
-/// stream outlive what it does with them. A failure not yet synchronized is dropped then. release()
-/// gives the handle away instead.
+/// The destructor waits for the work, like std::jthread, so arrays declared before the stream outlive their use. A
+/// failure that was not synchronized is ignored. release() gives the handle away instead. Movable, not copyable.
 class stream : public detail::stream_owner {
 public:
-	/// @throws error (EAGAIN) when no thread can be started
+	/// Create a stream.
+	/// @throws error: EAGAIN if no thread can be started, ENOMEM
 	stream() { detail::throw_if_failed(gmemStreamCreate(&handle_)); }
+	/// Take over what `other` owns.
 	stream(stream &&other) noexcept = default;
+	/// Take over what `other` owns, and release what this one owned.
 	stream &operator=(stream &&other) noexcept {
 		stream moved(std::move(other));
 		std::swap(handle_, moved.handle_);
@@ -140,31 +149,36 @@ public:
 	}
 };
 
-/// A stream of somebody else's executor: what is registered here runs there, among the executor's own work.
-/// <libgmem/streams/cuda.hpp> and its neighbours make them.
+/// A stream that another executor serves: work queued here runs there, in the executor's order. Create it with
+/// <libgmem/streams/cuda.hpp> or its neighbours.
 ///
-/// Destroying it does not wait, because the executor runs on: what is registered runs when the executor comes to
-/// it, so the executor is what arrays have to outlive, or synchronize() first.
-class wrapped_stream : public detail::stream_owner {
+/// The destructor does not wait: queued work still runs when the executor reaches it. Arrays must outlive that, so call
+/// synchronize() first. Movable, not copyable.
+class external_stream : public detail::stream_owner {
 public:
-	/// @param give gives `native` a function (see gmemLaunchFn)
-	/// @param kept lives as long as this object
-	/// @throws error (EINVAL) for no function
-	explicit wrapped_stream(gmemLaunchFn give, void *native, std::shared_ptr<void> kept = {}) : kept_(std::move(kept)) {
-		detail::throw_if_failed(gmemStreamWrap(give, native, &handle_));
+	/// Wrap an executor.
+	/// @param launch passes a function to the executor (see gmemLaunchFn)
+	/// @param native passed to `launch`
+	/// @param kept   kept alive as long as this object
+	/// @throws error: EINVAL if `launch` is nullptr, ENOMEM
+	explicit external_stream(gmemLaunchFn launch, void *native, std::shared_ptr<void> kept = {})
+		: kept_(std::move(kept)) {
+		detail::throw_if_failed(gmemStreamWrap(launch, native, &handle_));
 	}
-	/// A stream of the current device's driver, as it is: the driver stays its owner.
-	explicit wrapped_stream(stream_ref drivers_own) noexcept { handle_ = drivers_own.get(); }
-	wrapped_stream(wrapped_stream &&other) noexcept = default;
-	wrapped_stream &operator=(wrapped_stream &&other) noexcept {
-		wrapped_stream moved(std::move(other));
+	/// Refer to a stream of the current device's driver, which keeps ownership.
+	explicit external_stream(stream_ref drivers_own) noexcept { handle_ = drivers_own.get(); }
+	/// Take over what `other` owns.
+	external_stream(external_stream &&other) noexcept = default;
+	/// Take over what `other` owns, and release what this one owned.
+	external_stream &operator=(external_stream &&other) noexcept {
+		external_stream moved(std::move(other));
 		std::swap(handle_, moved.handle_);
 		std::swap(kept_, moved.kept_);
 		return *this;
 	}
-	wrapped_stream(const wrapped_stream &) = delete;
-	wrapped_stream &operator=(const wrapped_stream &) = delete;
-	~wrapped_stream() = default;
+	external_stream(const external_stream &) = delete;
+	external_stream &operator=(const external_stream &) = delete;
+	~external_stream() = default;
 
 private:
 	std::shared_ptr<void> kept_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::topology: the machine's memory nodes, and what its kernel can do.
+/// gmem::topology: the machine's memory nodes, and the features of its kernel.
 #pragma once
 
 #include <cstddef>
@@ -14,53 +14,58 @@
 
 namespace gmem {
 
-/// The machine at the moment of construction:
+/// The machine at construction:
 ///
 ///     for (const gmem::topology::node &node : gmem::topology().nodes()) {
 ///         std::cout << node.id() << (node.has_cpus() ? "" : " is memory alone") << '\n';
 ///     }
 class topology {
 public:
-	/// What not every kernel has, see GMEM_HAS_*.
-	enum class feature : unsigned { // NOLINT(performance-enum-size): as C has it
-		populate = GMEM_HAS_POPULATE,
-		dontneed_locked = GMEM_HAS_DONTNEED_LOCKED,
-		collapse = GMEM_HAS_COLLAPSE,
-		pagemap_scan = GMEM_HAS_PAGEMAP_SCAN,
-		procmap_query = GMEM_HAS_PROCMAP_QUERY,
-		fault_counter = GMEM_HAS_FAULT_COUNTER
+	/// Kernel features, see GMEM_HAS_POPULATE and its neighbours.
+	enum class feature : unsigned {                 // NOLINT(performance-enum-size): as C has it
+		populate = GMEM_HAS_POPULATE,               ///< required by prefetch()
+		dontneed_locked = GMEM_HAS_DONTNEED_LOCKED, ///< eager free of locked memory
+		collapse = GMEM_HAS_COLLAPSE,               ///< required huge pages
+		pagemap_scan = GMEM_HAS_PAGEMAP_SCAN,       ///< exact residency maps
+		procmap_query = GMEM_HAS_PROCMAP_QUERY,     ///< fast look-up of mappings
+		fault_counter = GMEM_HAS_FAULT_COUNTER      ///< exact fault counts
 	};
 
 	/// A memory node; the fields are those of gmemNode_t.
 	class node {
 	public:
+		/// A node from the C structure.
 		explicit node(const gmemNode_t &known) noexcept : known_(known) {}
 
-		/// @return what prefetch() takes
+		/// Its id, for prefetch().
 		[[nodiscard]] int id() const noexcept { return known_.node; }
-		/// @return -1 where the kernel has no tiers; the lower the faster
+		/// Its memory tier, lower is faster; -1: unknown.
 		[[nodiscard]] int tier() const noexcept { return known_.tier; }
+		/// Online processors.
 		[[nodiscard]] int cpus() const noexcept { return known_.cpus; }
-		/// @return false for memory alone, also that of a device
+		/// Whether it has processors; false for memory-only nodes and devices.
 		[[nodiscard]] bool has_cpus() const noexcept { return known_.cpus > 0; }
-		/// @return whether this process may take memory from it
+		/// Whether this process may use its memory.
 		[[nodiscard]] bool allowed() const noexcept { return known_.allowed != 0; }
-		/// @return "host" for the machine's own memory, else the name of the current device
+		/// "host" for the machine's memory, else the name of the current device.
 		[[nodiscard]] std::string_view device() const noexcept { return known_.device; }
-		/// @return 0 where a device does not say
+		/// Bytes; 0: the device does not say.
 		[[nodiscard]] std::size_t total_bytes() const noexcept { return known_.total; }
+		/// Unused bytes; 0: none, or the device does not say.
 		[[nodiscard]] std::size_t free_bytes() const noexcept { return known_.free; }
-		/// @return pages of the GMEM page's size
+		/// Pages in the hugetlb pool, of the GMEM page's size.
 		[[nodiscard]] std::size_t hugetlb_total() const noexcept { return known_.hugetlb_total; }
+		/// Unused pages of that pool.
 		[[nodiscard]] std::size_t hugetlb_free() const noexcept { return known_.hugetlb_free; }
-		/// @return how far the memory of `other` is; 10 is a node's own
-		/// @throws error also for the nodes of devices
+		/// Distance to the memory of another node; 10 is local.
+		/// @throws error as gmemNodeDistance()
 		[[nodiscard]] int distance_to(const node &other) const { return topology::distance(id(), other.id()); }
 
 	private:
 		gmemNode_t known_;
 	};
 
+	/// Read the machine.
 	/// @throws error, std::bad_alloc
 	topology() {
 		machine_.size = sizeof machine_;
@@ -77,27 +82,27 @@ public:
 		}
 	}
 
-	/// The nodes with memory, ascending by id; those of the current device behind the machine's.
+	/// The nodes with memory in ascending order; those of the current device follow the machine's.
 	[[nodiscard]] const std::vector<node> &nodes() const noexcept { return nodes_; }
-	/// What the machine and its kernel have beside nodes.
+	/// The machine and its kernel as the C structure.
 	[[nodiscard]] const gmemTopology_t &machine() const noexcept { return machine_; }
-	/// Whether the kernel has it and this process may use it.
+	/// Whether the kernel has a feature and this process may use it.
 	[[nodiscard]] bool has(feature which) const noexcept {
 		return (machine_.features & static_cast<unsigned>(which)) != 0;
 	}
 
-	/// See gmemNodeDistance().
-	/// @throws error
+	/// Distance from node `from` to the memory of node `to`; 10 is local.
+	/// @throws error as gmemNodeDistance()
 	[[nodiscard]] static int distance(int from, int to) {
 		const int tenths = gmemNodeDistance(from, to);
 		detail::throw_if_failed(tenths);
 		return tenths;
 	}
 
-	/// A table and three lines about the machine, as it is now.
+	/// The machine as it is now: a table of nodes, and three lines.
 	/// @throws error, std::bad_alloc
 	[[nodiscard]] static std::string to_text() { return detail::text_of(gmemTopologyText); }
-	/// One JSON object, of the machine as it is now.
+	/// The machine as it is now, as one JSON object.
 	/// @throws error, std::bad_alloc
 	[[nodiscard]] static std::string to_json() { return detail::text_of(gmemTopologyJson); }
 

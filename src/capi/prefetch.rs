@@ -1,4 +1,4 @@
-//! `gmemPrefetchEx`: options and receipt as C has them.
+//! `gmemPrefetchEx` with its options and its report, and the huge-page policies.
 
 use std::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::ptr;
@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use super::growing::{self, Grows, Out};
+use super::versioned_struct::{self, VersionedOut, VersionedStruct};
 use crate::error::Result;
-use crate::guard::guard;
+use crate::guard::{IntResult, guard};
 use crate::huge_policy::{self, HugePolicy};
 use crate::page::PageRange;
 use crate::prefetch::{self, Caller, Options};
 use crate::report::Report;
+use crate::stream_argument::StreamArgument;
 use crate::{device, heap};
 
 /// `gmemPrefetchReport_t`.
@@ -23,7 +24,7 @@ struct PrefetchReport {
     result: c_int,
     threads: c_uint,
     bytes: usize,
-    there: usize,
+    already_resident: usize,
     populated: usize,
     migrated: usize,
     failed: usize,
@@ -34,8 +35,8 @@ struct PrefetchReport {
     stalled: c_int,
     nanoseconds: u64,
 }
-// SAFETY: numbers alone, the size first.
-unsafe impl Grows for PrefetchReport {}
+// SAFETY: `repr(C)`, all fields are numbers, of which any bits are a value, and `size` is the first.
+unsafe impl VersionedStruct for PrefetchReport {}
 
 impl PrefetchReport {
     fn new(report: &Report, result: c_int) -> Self {
@@ -45,7 +46,7 @@ impl PrefetchReport {
             result,
             threads: c_uint::try_from(report.threads).unwrap_or(c_uint::MAX),
             bytes: report.bytes,
-            there: report.there,
+            already_resident: report.already_resident,
             populated: report.populated,
             migrated: report.migrated,
             failed: report.failed,
@@ -73,8 +74,9 @@ struct PrefetchOptions {
     finished: Option<unsafe extern "C" fn(*mut c_void)>,
     finished_arg: *mut c_void,
 }
-// SAFETY: the size first; the functions may have any bits, because it is the caller who says that they are functions.
-unsafe impl Grows for PrefetchOptions {}
+// SAFETY: `repr(C)` with `size` first. The other fields are numbers, pointers, and functions or NULL: libgmem.h requires
+// that a caller whose `size` covers one of the two functions has set it to NULL or to a function of that type.
+unsafe impl VersionedStruct for PrefetchOptions {}
 
 const NO_OPTIONS: PrefetchOptions = PrefetchOptions {
     size: size_of::<PrefetchOptions>(),
@@ -91,23 +93,28 @@ const NO_OPTIONS: PrefetchOptions = PrefetchOptions {
 /// A caller in C.
 struct CallerInC {
     options: PrefetchOptions,
-    report: Option<Out<PrefetchReport>>,
+    report: Option<VersionedOut<PrefetchReport>>,
 }
-// SAFETY: the header says that what options and report point to is used by the thread that does the work, whichever that is.
+// SAFETY: libgmem.h requires that everything `options` and `report` point to stays usable, by whichever thread does the
+// work, until the work is done.
 unsafe impl Send for CallerInC {}
-// SAFETY: all threads of a prefetch read `cancel`, atomically; the rest is used by one after the other.
+// SAFETY: the threads of a prefetch share it, but only `cancel` is used by several of them at the same time, and that is
+// read atomically. `progress` is called by one thread only, and `finished`, which writes the report, once, when the other
+// threads have ended.
 unsafe impl Sync for CallerInC {}
 
 impl Caller for CallerInC {
     fn is_cancelled(&self) -> bool {
         let cancel = self.options.cancel.cast_mut();
-        // SAFETY: not NULL, so it is an int that stays until the work is done and is set atomically.
+        // SAFETY: `cancel` is not NULL, so it points to an aligned int of the caller, which stays until the work is done
+        // and is only written atomically.
         !cancel.is_null() && unsafe { AtomicI32::from_ptr(cancel) }.load(Ordering::Relaxed) != 0
     }
 
     fn progress(&self, done: usize, total: usize) -> bool {
         match self.options.progress {
-            // SAFETY: the caller's function with the caller's argument.
+            // SAFETY: libgmem.h lets `progress` be called with `progress_arg` until the work is done, which it is not
+            // before `finished`.
             Some(progress) => unsafe { progress(done, total, self.options.progress_arg) == 0 },
             None => true,
         }
@@ -119,14 +126,15 @@ impl Caller for CallerInC {
             out.write(&PrefetchReport::new(report, result));
         }
         if let Some(finished) = self.options.finished {
-            // SAFETY: the caller's function with the caller's argument.
+            // SAFETY: libgmem.h lets `finished` be called with `finished_arg` once the work is done; this is the only call.
             unsafe { finished(self.options.finished_arg) };
         }
     }
 }
 
 /// # Safety
-/// `options` and `report` are NULL, or structures of which as many bytes are there as their `size` says.
+/// `options` and `report` are NULL or point to structures whose fields `size` say how many of their bytes may be used;
+/// those of `report`, and everything `options` points to, until the work is done.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmemPrefetchEx(
     addr: c_ulong,
@@ -135,12 +143,13 @@ unsafe extern "C" fn gmemPrefetchEx(
     stream: *mut c_void,
     options: *const PrefetchOptions,
     report: *mut PrefetchReport,
-) -> c_int {
+) -> IntResult {
     guard(|| {
-        // SAFETY: the caller's promise.
-        let options = unsafe { growing::read(options, "options->size", NO_OPTIONS) }?;
-        // SAFETY: the same.
-        let report = unsafe { Out::new(report, "report->size") }?;
+        // SAFETY: `options` is NULL or may be read for as many bytes as its `size` says.
+        let options = unsafe { versioned_struct::read(options, "options->size", NO_OPTIONS) }?;
+        // SAFETY: `report` is NULL or may be written for as many bytes as its `size` says, until the work is done; it is
+        // last written by `finished`, which is when the work is done.
+        let report = unsafe { VersionedOut::new(report, "report->size") }?;
         let options = options.unwrap_or(NO_OPTIONS);
         let asked = Options {
             huge: HugePolicy::from_number(options.huge)?,
@@ -156,12 +165,16 @@ unsafe extern "C" fn gmemPrefetchEx(
             out.write(&PrefetchReport::new(&Report::EMPTY, -libc::EINPROGRESS));
         }
         let caller = Arc::new(CallerInC { options, report });
-        prefetch::prefetch_with(addr as usize, size, hnid, stream.addr(), asked, caller).map(|()| 0)
+        let outcome = match StreamArgument::classify(stream.addr()) {
+            Ok(stream) => prefetch::prefetch_with(addr as usize, size, hnid, stream, asked, caller),
+            Err(failure) => prefetch::refuse(&*caller, size, failure),
+        };
+        outcome.map(|()| 0)
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn gmemSetHugePolicy(policy: c_int) -> c_int {
+extern "C" fn gmemSetHugePolicy(policy: c_int) -> IntResult {
     guard(|| {
         huge_policy::set(HugePolicy::from_number(policy)?);
         Ok(0)
@@ -169,7 +182,7 @@ extern "C" fn gmemSetHugePolicy(policy: c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn gmemSetRangeHugePolicy(addr: c_ulong, size: usize, policy: c_int) -> c_int {
+extern "C" fn gmemSetRangeHugePolicy(addr: c_ulong, size: usize, policy: c_int) -> IntResult {
     guard(|| {
         let policy = HugePolicy::from_number(policy)?;
         let range = PageRange::from_arguments(addr as usize, size)?;
@@ -180,6 +193,6 @@ extern "C" fn gmemSetRangeHugePolicy(addr: c_ulong, size: usize, policy: c_int) 
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn gmemGetHugePolicy(addr: c_ulong) -> c_int {
-    huge_policy::at(addr as usize) as c_int
+extern "C" fn gmemGetHugePolicy(addr: c_ulong) -> IntResult {
+    (huge_policy::at(addr as usize) as c_int).into()
 }

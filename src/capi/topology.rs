@@ -1,16 +1,16 @@
-//! `gmemTopology` and its like: the machine as C has it.
+//! `gmemTopology` and its companions: the memory of the machine.
 
 use std::ffi::{c_char, c_int};
 use std::ptr;
 
-use super::growing::{Grows, Out};
 use super::text;
+use super::versioned_struct::{VersionedOut, VersionedStruct};
 use crate::error::Error;
-use crate::guard::guard;
+use crate::guard::{IntResult, guard};
 use crate::os::probe::Feature;
 use crate::topology;
 
-/// A word of the kernel's as C has it: empty where there is none.
+/// A word of the kernel for C; empty where there is none.
 type Word = [c_char; 16];
 
 /// `struct gmemTopology_t` of `libgmem.h`. New fields go to the end.
@@ -30,8 +30,8 @@ struct Machine {
     thp_defrag: Word,
     thp_shmem: Word,
 }
-// SAFETY: numbers and letters alone, the size first.
-unsafe impl Grows for Machine {}
+// SAFETY: `repr(C)`, all fields are numbers or letters, of which any bits are a value, and `size` is the first.
+unsafe impl VersionedStruct for Machine {}
 
 /// `struct gmemNode_t` of `libgmem.h`. New fields go to the end.
 #[repr(C)]
@@ -48,22 +48,25 @@ struct Node {
 }
 
 /// # Safety
-/// `machine` is NULL or points to a structure of which as many bytes may be written as its `size` says; `nodes` may be
-/// written for `count * node_size` bytes, or `count` is 0.
+/// `machine` is NULL or points to a structure whose field `size` says how many of its bytes may be written. `count *
+/// node_size` bytes at `nodes` may be written; `nodes` may be NULL if `count` is 0.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmemTopology(
     machine: *mut Machine,
     nodes: *mut u8,
     count: usize,
     node_size: usize,
-) -> c_int {
+) -> IntResult {
     guard(|| {
-        // SAFETY: the caller's promise.
-        let machine = unsafe { Out::new(machine, "machine->size") }?;
+        // SAFETY: `machine` is NULL or may be written for as many bytes as its `size` says, until this call returns.
+        let machine = unsafe { VersionedOut::new(machine, "machine->size") }?;
         if nodes.is_null() && count > 0 {
-            return Err(Error::Null { argument: "nodes", wanted: "room for `count` nodes" });
+            return Err(Error::Null { argument: "nodes", wanted: "the address of `count` nodes" });
         }
-        if count > 0 && node_size < size_of::<c_int>() {
+        // An array longer than the address space does not exist.
+        let is_array =
+            count.checked_mul(node_size).is_some_and(|bytes| bytes <= isize::MAX as usize);
+        if count > 0 && (node_size < size_of::<c_int>() || !is_array) {
             let known = size_of::<Node>();
             return Err(Error::StructSize { argument: "node_size", size: node_size, known });
         }
@@ -71,8 +74,9 @@ unsafe extern "C" fn gmemTopology(
         for (index, node) in topology.nodes.iter().take(count).enumerate() {
             let known = node_of(node);
             let filled = node_size.min(size_of::<Node>());
-            // SAFETY: `index` is less than `count`, and there is room for `node_size` bytes for each. What a newer
-            // header has and this library does not know reads as zero.
+            // Fields of a newer header are zero.
+            // SAFETY: `index` is less than `count`, and `nodes` has `node_size` bytes for each of `count` nodes, of which
+            // `filled` is at most all. `known` is a structure of our own.
             unsafe {
                 let at = nodes.add(index * node_size);
                 ptr::copy_nonoverlapping((&raw const known).cast::<u8>(), at, filled);
@@ -120,7 +124,7 @@ fn node_of(node: &topology::Node) -> Node {
     }
 }
 
-/// The `GMEM_HAS_*` of `libgmem.h`.
+/// The `GMEM_HAS_*` bit of a feature.
 const fn feature_bit(feature: Feature) -> u32 {
     match feature {
         Feature::Populate => 1,
@@ -142,22 +146,22 @@ fn word(text: Option<&str>) -> Word {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn gmemNodeDistance(from: c_int, to: c_int) -> c_int {
+extern "C" fn gmemNodeDistance(from: c_int, to: c_int) -> IntResult {
     guard(|| topology::distance(from, to))
 }
 
 /// # Safety
-/// `buffer` may be written for `size` bytes, or `size` is 0.
+/// `size` bytes at `buffer` may be written; `buffer` may be NULL if `size` is 0.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn gmemTopologyText(buffer: *mut c_char, size: usize) -> c_int {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { text::give(buffer, size, || Ok(topology::read()?.to_text())) })
+unsafe extern "C" fn gmemTopologyText(buffer: *mut c_char, size: usize) -> IntResult {
+    // SAFETY: the caller lets `size` bytes at `buffer` be written.
+    guard(|| unsafe { text::copy_out(buffer, size, || Ok(topology::read()?.to_text())) })
 }
 
 /// # Safety
-/// As above.
+/// `size` bytes at `buffer` may be written; `buffer` may be NULL if `size` is 0.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn gmemTopologyJson(buffer: *mut c_char, size: usize) -> c_int {
-    // SAFETY: the caller's promise.
-    guard(|| unsafe { text::give(buffer, size, || Ok(topology::read()?.to_json())) })
+unsafe extern "C" fn gmemTopologyJson(buffer: *mut c_char, size: usize) -> IntResult {
+    // SAFETY: the caller lets `size` bytes at `buffer` be written.
+    guard(|| unsafe { text::copy_out(buffer, size, || Ok(topology::read()?.to_json())) })
 }

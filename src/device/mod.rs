@@ -50,13 +50,6 @@ pub trait Device: Sync {
     /// success an access to the requested range takes no fault. `report` is filled after a failure, too.
     fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()>;
 
-    /// Turn the base pages of a range into huge pages, as far as that is possible now. For ranges that a prefetch reported as
-    /// fallen back.
-    fn collapse_all(&self, pages: PageRange) {
-        // The kernel does not change memory that a driver has mapped.
-        host::Host.collapse_all(pages);
-    }
-
     /// Set the huge-page policy of the memory that is mapped in a range.
     fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
         host::Host.advise_huge(range, policy)

@@ -1,33 +1,32 @@
-//! The dynamic linker: what other libraries of the process have.
+//! The dynamic linker: functions of other libraries.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 
-/// A function of the next library that has one of this name, seen from this one; `None` where there is none but
-/// this library's own.
+/// The function of this name in the library behind this one in the search order; `None` if only this library has one.
 pub fn next_symbol(name: &CStr) -> Option<*mut c_void> {
     // SAFETY: the name is NUL-terminated. RTLD_NEXT begins behind the object that this code is in.
     let next = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
     if let Some(next) = NonNull::new(next) {
         return Some(next.as_ptr());
     }
-    // A library that was dlopened has the process's own before it.
-    // SAFETY: as above.
+    // Libraries of the program come before a library that was dlopened.
+    // SAFETY: the name is NUL-terminated. RTLD_DEFAULT searches all libraries of the program.
     let first = NonNull::new(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) })?;
     (object_of(first.as_ptr()) != object_of(next_symbol as *mut c_void)).then_some(first.as_ptr())
 }
 
-/// Why there are no functions to call.
+/// Why a driver's functions are not available.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// The library could not be opened; the dynamic linker's words.
+    /// The library could not be opened; the message of the dynamic linker.
     Library(String),
-    /// It was opened, and does not have this function.
+    /// The library does not have this function.
     Function(&'static str),
 }
 
-/// `functions! { needed(types) -> type; ... ? optional(types) -> type; ... }`: a table `Functions` of a driver's, which
-/// `Functions::open` fills from a library that then stays open. The types are those that the driver's header has.
+/// `functions! { needed(types) -> type; ... ? optional(types) -> type; ... }`: defines a table `Functions` of
+/// a driver, which `Functions::open` fills from a library that then stays open. The types are those of the driver's header.
 macro_rules! functions {
     ($($name:ident($($argument:ty),*) -> $result:ty;)* $(? $newer:ident($($extra:ty),*) -> $gives:ty;)*) => {
         #[allow(non_snake_case)]
@@ -42,11 +41,11 @@ macro_rules! functions {
                 let library = Library::open(library).map_err(Missing::Library)?;
                 Ok(Self {
                     $($name: {
-                        // SAFETY: the type is the one that the driver's header gives this function.
+                        // SAFETY: the type is the one in the driver's header.
                         let found = unsafe { library.function(c_name(concat!(stringify!($name), "\0"))) };
                         found.ok_or(Missing::Function(stringify!($name)))?
                     },)*
-                    // SAFETY: as above.
+                    // SAFETY: the type is the one in the driver's header.
                     $($newer: unsafe { library.function(c_name(concat!(stringify!($newer), "\0"))) },)*
                 })
             }
@@ -55,39 +54,40 @@ macro_rules! functions {
 }
 pub(crate) use functions;
 
-/// A name that ends in a NUL, as C has it.
+/// A name that ends in a NUL, as a C string.
 pub(crate) fn c_name(name: &'static str) -> &'static CStr {
     CStr::from_bytes_with_nul(name.as_bytes()).unwrap_or_default()
 }
 
-/// A library that was opened at run time, and stays open unless it is closed.
+/// A library that was opened at run time. It stays open unless [`close`](Self::close) is called.
 pub struct Library(NonNull<c_void>);
 
 impl Library {
-    /// Look for it where the dynamic linker does, and bind its functions now. A failure is in the linker's words.
+    /// Open a library with the search path of the dynamic linker, and resolve its symbols now. A failure is the message of the
+    /// linker.
     pub fn open(name: &CStr) -> std::result::Result<Self, String> {
         Self::with_flags(name, libc::RTLD_NOW | libc::RTLD_LOCAL).ok_or_else(|| {
-            // SAFETY: the calling thread's own text, until its next call of the linker.
+            // SAFETY: dlerror has no preconditions. Its text is valid until the thread calls the linker again.
             let text = unsafe { libc::dlerror() };
             if text.is_null() {
                 return "the dynamic linker does not say why".into();
             }
-            // SAFETY: not NULL, so it is a text.
+            // SAFETY: the text is not NULL and NUL-terminated.
             unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
         })
     }
 
-    /// The one that the process has already, if any: by its own name (`DT_SONAME`), or by the path it was opened with.
+    /// The library if the process has loaded it: by its `DT_SONAME`, or by the path with which it was opened.
     pub fn already_open(name: &CStr) -> Option<Self> {
         Self::with_flags(name, libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_NOLOAD)
     }
 
     fn with_flags(name: &CStr, flags: c_int) -> Option<Self> {
-        // SAFETY: the name is NUL-terminated; the library's constructors run as in any program that is linked with it.
+        // SAFETY: the name is NUL-terminated. The constructors of the library run, as in any program that links it.
         NonNull::new(unsafe { libc::dlopen(name.as_ptr(), flags) }).map(Self)
     }
 
-    /// The file that it was read from.
+    /// The path of the library.
     pub fn path(&self) -> Option<String> {
         /// The beginning of `struct link_map`.
         #[repr(C)]
@@ -96,40 +96,41 @@ impl Library {
             name: *const c_char,
         }
         let mut map: *const LinkMap = ptr::null();
-        // SAFETY: an open library, and room for the address that is asked for.
+        // SAFETY: the library is open, and `map` is writable.
         let result =
             unsafe { libc::dlinfo(self.0.as_ptr(), libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) };
-        // SAFETY: on success it is the linker's, which keeps it as long as the library is open.
+        // SAFETY: on success the linker has written its own structure, which lives as long as the library is open.
         let name = (result == 0).then(|| unsafe { (*map).name }).filter(|name| !name.is_null())?;
-        // SAFETY: a text of the linker's.
+        // SAFETY: the name is not NULL; the linker keeps it, NUL-terminated, as long as the library is open.
         Some(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
     }
 
-    /// Let it go; nothing of it may be used any more.
+    /// Close the library. Its functions must not be called any more.
     pub fn close(self) {
-        // SAFETY: opened by this value, which ends here.
+        // SAFETY: this value opened the library and ends here.
         unsafe { libc::dlclose(self.0.as_ptr()) };
     }
 
-    /// A function as it is to be called; `None` where the library has none of that name.
+    /// The function with this name; `None` if the library has none.
     ///
     /// # Safety
-    /// `F` is the type that a function of this name has.
+    /// `F` is a function pointer type that matches the function.
     pub unsafe fn function<F: Copy>(&self, name: &CStr) -> Option<F> {
         const { assert!(size_of::<F>() == size_of::<NonNull<c_void>>()) };
         let found = self.symbol(name)?;
-        // SAFETY: the address of a function, and of the size of one; the type is the caller's promise.
+        // SAFETY: `found` is the address of the function, `F` has the size of an address, and the caller guarantees that `F`
+        // matches the function.
         Some(unsafe { std::mem::transmute_copy::<NonNull<c_void>, F>(&found) })
     }
 
-    /// A function, or whatever has the name.
+    /// The address of the symbol with this name.
     pub fn symbol(&self, name: &CStr) -> Option<NonNull<c_void>> {
-        // SAFETY: an open library and a NUL-terminated name.
+        // SAFETY: the library is open, and the name is NUL-terminated.
         NonNull::new(unsafe { libc::dlsym(self.0.as_ptr(), name.as_ptr()) })
     }
 }
 
-/// Where the object that an address lies in begins.
+/// The start of the library that contains an address.
 fn object_of(address: *mut c_void) -> Option<usize> {
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
     // SAFETY: on success the whole structure is written.
@@ -138,10 +139,10 @@ fn object_of(address: *mut c_void) -> Option<usize> {
     }
 }
 
-/// What `look` says of the name of the object that an address lies in; false where it lies in none.
+/// Call `look` with the name of the library that contains an address; false if no library does.
 pub fn object_name(address: usize, look: impl FnOnce(&[u8]) -> bool) -> bool {
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
-    // SAFETY: on success the whole structure is written, and the name is a text as long as the object is loaded.
+    // SAFETY: on success the whole structure is written, and the name is valid as long as the library is loaded.
     unsafe {
         let address = std::ptr::without_provenance(address);
         if libc::dladdr(address, info.as_mut_ptr()) == 0 {

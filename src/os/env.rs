@@ -1,23 +1,24 @@
-//! The environment, where it may be trusted.
+//! Environment variables, unless the program runs with raised privileges.
 
 use std::ffi::{CStr, CString, c_char};
 
 unsafe extern "C" {
-    // glibc and musl have it; the libc crate does not.
+    // The libc crate does not declare it.
     fn secure_getenv(name: *const c_char) -> *const c_char;
 }
 
-/// A variable of the environment; `None` where it is unset or the program runs setuid, setgid or
-/// with file capabilities (`secure_getenv(3)`).
+/// An environment variable; `None` if it is not set, or if the program runs set-user-id, set-group-id or with file
+/// capabilities (`secure_getenv(3)`).
 pub fn secure(name: &str) -> Option<String> {
     let name = CString::new(name).ok()?;
     with_secure(&name, |value| String::from_utf8_lossy(value).into_owned())
 }
 
-/// The same without allocating: `look` is called with the value.
+/// Call `look` with the value of an environment variable, under the conditions of [`secure`]. Does not allocate.
 pub fn with_secure<R>(name: &CStr, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
     // SAFETY: the name is NUL-terminated.
     let value = unsafe { secure_getenv(name.as_ptr()) };
-    // SAFETY: a non-NULL result is a NUL-terminated string, which nobody changes meanwhile.
+    // SAFETY: a result that is not NULL is a NUL-terminated string. It lives until the program changes the environment, which
+    // POSIX forbids while another thread may read it.
     (!value.is_null()).then(|| look(unsafe { CStr::from_ptr(value) }.to_bytes()))
 }

@@ -1,47 +1,73 @@
 //! Counters of page faults.
 //!
-//! A thread's are the kernel's own software counter (`perf_event_open(2)`), which counts what the processor
-//! stumbled over and not what system calls populate. Where the system forbids it (`kernel.perf_event_paranoid`), and
-//! for a whole process, `getrusage(2)`, which counts both.
+//! For a thread, the kernel's software counter (`perf_event_open(2)`) counts faults of the processor, not pages that system calls
+//! populate. Where the system forbids that counter (`kernel.perf_event_paranoid`), and for a whole process, `getrusage(2)`
+//! counts both.
 
 use super::{SysResult, check, errno, syscall};
 use crate::error::Errno;
 
-/// Whose faults.
+/// The scope of a counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
-    /// Those of the thread that opens the counter.
+    /// The thread that opens the counter.
     Thread,
-    /// Those of all threads, ended ones included.
+    /// All threads of the process, including ended ones.
     Process,
 }
 
-/// Counts from the moment that it is opened. Laid out as C has it, in plain numbers, so that any value is one: a
-/// counter that is none fails to be read.
+/// Counts from when it is opened. Laid out as in C, in plain numbers, so that any bits are a value: C may pass a counter
+/// that was never opened, garbage, or a copy of one that is closed. Reading those fails, and closing them does nothing.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Counter {
-    /// The kernel's counter, -1 where `getrusage` counts.
+    /// The descriptor of the software counter; -1 if `getrusage` counts.
     descriptor: libc::c_int,
-    is_process: libc::c_int,
-    /// What was counted before.
-    before: u64,
+    /// One of the constants below; anything else is no open counter.
+    kind: libc::c_int,
+    /// The kernel's id of its counter, which it never uses again; for `getrusage`, the faults before.
+    id_or_before: u64,
 }
 
+/// Kinds of counters: numbers that no other memory is likely to hold.
+const SOFTWARE: libc::c_int = 0x6d3b_51a7;
+const USAGE_OF_THREAD: libc::c_int = 0x6d3b_51a8;
+const USAGE_OF_PROCESS: libc::c_int = 0x6d3b_51a9;
+
 impl Counter {
-    /// Begin to count.
+    /// Start counting.
     pub fn open(whose: Whose) -> SysResult<Self> {
-        let is_process = whose == Whose::Process;
-        if !is_process && let Ok(descriptor) = software() {
-            return Ok(Self { descriptor, is_process: 0, before: 0 });
+        if whose == Whose::Thread
+            && let Ok(counter) = Self::software()
+        {
+            return Ok(counter);
         }
-        Ok(Self { descriptor: -1, is_process: is_process.into(), before: usage(is_process)? })
+        let kind = if whose == Whose::Process { USAGE_OF_PROCESS } else { USAGE_OF_THREAD };
+        Ok(Self { descriptor: -1, kind, id_or_before: usage(kind == USAGE_OF_PROCESS)? })
     }
 
-    /// Faults so far. One of a thread is to be asked by that thread.
+    /// The kernel's counter for the calling thread.
+    fn software() -> SysResult<Self> {
+        let descriptor = software()?;
+        match id(descriptor) {
+            Some(id) => Ok(Self { descriptor, kind: SOFTWARE, id_or_before: id }),
+            None => {
+                let failure = errno();
+                close(descriptor);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Faults so far. A thread's counter is read by that thread. `EBADF` if this is no open counter.
     pub fn read(&self) -> SysResult<u64> {
-        if self.descriptor < 0 {
-            return Ok(usage(self.is_process != 0)?.saturating_sub(self.before));
+        match self.kind {
+            SOFTWARE if self.has_its_descriptor() => {}
+            USAGE_OF_THREAD | USAGE_OF_PROCESS => {
+                let now = usage(self.kind == USAGE_OF_PROCESS)?;
+                return Ok(now.saturating_sub(self.id_or_before));
+            }
+            _ => return Err(Errno(libc::EBADF)),
         }
         let mut count = [0_u8; 8];
         match syscall::read(self.descriptor, &mut count)? {
@@ -52,17 +78,36 @@ impl Counter {
 
     /// Stop counting.
     pub fn close(&mut self) {
-        if self.descriptor >= 0 {
-            // SAFETY: the counter opened the descriptor, and forgets its number here.
-            unsafe { syscall::close(self.descriptor) };
-            self.descriptor = -1;
+        if self.kind == SOFTWARE && self.has_its_descriptor() {
+            close(self.descriptor);
         }
+        *self = Self { descriptor: -1, kind: 0, id_or_before: 0 };
+    }
+
+    /// Whether the descriptor is still this counter, not something that the program has opened under its number.
+    fn has_its_descriptor(&self) -> bool {
+        id(self.descriptor) == Some(self.id_or_before)
     }
 }
 
-/// Whether this process may use the kernel's software counter.
+/// The kernel's id of a counter; `None` if the descriptor is no counter.
+fn id(descriptor: libc::c_int) -> Option<u64> {
+    /// `PERF_EVENT_IOC_ID` of linux/perf_event.h: `_IOR('$', 7, __u64 *)`.
+    const PERF_EVENT_IOC_ID: libc::c_ulong = 0x8008_2407;
+    let mut id = 0_u64;
+    // SAFETY: only counters know this request, and they write 8 bytes, which `id` has.
+    let result = unsafe { libc::ioctl(descriptor, PERF_EVENT_IOC_ID, &raw mut id) };
+    (result == 0).then_some(id)
+}
+
+fn close(descriptor: libc::c_int) {
+    // SAFETY: our callers have just opened the descriptor, or checked that it is the counter's.
+    unsafe { syscall::close(descriptor) };
+}
+
+/// Whether this process may use the software counter.
 pub fn can_count() -> bool {
-    software().map(|descriptor| Counter { descriptor, is_process: 0, before: 0 }.close()).is_ok()
+    Counter::software().map(|mut counter| counter.close()).is_ok()
 }
 
 fn usage(is_process: bool) -> SysResult<u64> {
@@ -113,7 +158,7 @@ fn software() -> SysResult<libc::c_int> {
         };
         libc::c_int::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(errno)
     };
-    // What an ordinary user may count leaves out the faults that the kernel itself takes on the user's memory.
+    // An ordinary user may only count without the faults that the kernel takes on user memory.
     open(EXCLUDE_HV).or_else(|_| open(EXCLUDE_HV | EXCLUDE_KERNEL))
 }
 

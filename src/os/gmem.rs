@@ -1,6 +1,6 @@
 //! openEuler's GMEM kernel: `/dev/gmem` with its two ioctls, and mappings with `MAP_PEER_SHARED`.
 //!
-//! The numbers are those of its public versions; no header that is installed has them.
+//! The numbers are those of its public versions; no installed header has them.
 
 use std::ffi::{CStr, c_int, c_ulong, c_void};
 use std::ptr::{self, NonNull};
@@ -14,18 +14,18 @@ use super::{SysResult, errno};
 use crate::error::{DriverCode, Errno};
 use crate::page::PageRange;
 
-/// Where the kernel is asked.
+/// The device node of the kernel.
 pub const NODE: &CStr = c"/dev/gmem";
 
-/// `MAP_PEER_SHARED` as kernels have had it, the newest first. One that does not know a bit ignores it without a word.
+/// The values that `MAP_PEER_SHARED` has had, newest first. A kernel silently ignores a bit that it does not know.
 pub const PEER_SHARED_BITS: [c_int; 3] = [0x1000_0000, 0x100_0000, 0x800_0000];
 
-/// Why nothing was done, or not all of it.
+/// Why a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// [`NODE`] cannot be opened.
+    /// [`NODE`] could not be opened.
     NotOpened(Errno),
-    /// What the kernel said.
+    /// The kernel refused the call.
     Answer(GmemAnswer),
 }
 
@@ -74,12 +74,12 @@ impl GmemAnswer {
     }
 }
 
-/// What to do with a range.
+/// Advice for a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advice {
-    /// Bring it to the device.
+    /// Bring the range to the device.
     Prefetch,
-    /// Drop it wherever it is; the device does not matter.
+    /// Drop the contents, wherever they are; the device does not matter.
     DontNeed,
 }
 
@@ -100,18 +100,16 @@ struct AdviseArgument {
 
 /// The id of the first device that is attached to the process.
 pub fn hnuma_id() -> Result<c_int, Refusal> {
-    /// `_IOW(0x55, 1, struct gmem_hnid_arg)`, though it is the kernel that writes.
+    /// `_IOW(0x55, 1, struct gmem_hnid_arg)`, although the kernel writes.
     const GMEM_GET_HNUMA_ID: libc::Ioctl = 0x4008_5501;
     let mut hnid = -1;
     let mut argument = HnidArgument { hnuma_id: &raw mut hnid };
-    // SAFETY: the argument is as the kernel has it, and the int that it points to may be written.
+    // SAFETY: the argument has the layout of the kernel, and the int that it points to is writable.
     unsafe { ask(GMEM_GET_HNUMA_ID, (&raw mut argument).cast()) }?;
     Ok(hnid)
 }
 
-/// Advise the kernel on a range.
-///
-/// What lies in memory that [`Advice::DontNeed`] drops is gone: it is the caller's.
+/// Advise the kernel on a range. [`Advice::DontNeed`] is for ranges whose contents their owner has given up.
 pub fn advise(hnid: c_int, range: PageRange, advice: Advice) -> Result<(), Refusal> {
     /// `_IOW(0x55, 2, struct hmadvise_arg)`
     const GMEM_MADVISE: libc::Ioctl = 0x4020_5502;
@@ -122,23 +120,24 @@ pub fn advise(hnid: c_int, range: PageRange, advice: Advice) -> Result<(), Refus
     };
     let start = range.start() as c_ulong;
     let mut argument = AdviseArgument { hnid, start, len_in: range.len(), behavior };
-    // SAFETY: the argument is as the kernel has it; what becomes of the range is the caller's wish.
+    // SAFETY: the argument has the layout of the kernel. Prefetching keeps the contents of the range, and the owner of a range
+    // to be dropped has given up its contents by gmemFreeEager().
     unsafe { ask(GMEM_MADVISE, (&raw mut argument).cast()) }
 }
 
-/// Whether [`NODE`] can be opened.
+/// Open [`NODE`], unless it is open.
 pub fn open() -> SysResult<()> {
     descriptor().map(|_| ())
 }
 
-/// Devices, as the kernel lists them; `None` where it does not.
+/// The devices; `None` if the kernel does not list them.
 pub fn devices() -> Option<NodeSet> {
     const FOLDER: &CStr = c"/sys/kernel/mm/gmem";
     let id = |name: String| name.strip_prefix("hnode")?.parse().ok();
     file::exists(FOLDER).then(|| file::list_folder(FOLDER).into_iter().filter_map(id).collect())
 }
 
-/// Bytes that a device may have, if the kernel limits them, and bytes that nobody has there.
+/// The memory limit of a device, if the kernel sets one, and its free bytes.
 pub fn device_memory(node: usize) -> (Option<usize>, Option<usize>) {
     let number = |name: &str| -> Option<usize> {
         let text = file::read_text(&format!("/sys/kernel/mm/gmem/hnode{node}/{name}"))?;
@@ -149,14 +148,14 @@ pub fn device_memory(node: usize) -> (Option<usize>, Option<usize>) {
     (total, free.map(|free| total.map_or(free, |total| free.min(total))))
 }
 
-/// What the kernel has counted since it started, in its own words; `None` where it counts nothing. Its name is another
-/// one from version to version, and so are the words.
+/// The kernel's counters since boot, with its names; `None` if it has none. The name of the file and of the counters differ
+/// between versions.
 pub fn statistics() -> Option<Vec<(String, u64)>> {
     let text = ["/proc/gmemstats", "/proc/gmemstat"].into_iter().find_map(file::read_text)?;
     Some(text.lines().filter_map(counter).collect())
 }
 
-/// `migrating H2D: 5`, with or without the colon.
+/// Parse a line such as `migrating H2D: 5`, with or without the colon.
 fn counter(line: &str) -> Option<(String, u64)> {
     let (name, number) = line.trim_end().rsplit_once([':', ' ', '\t', '='])?;
     let name = name.trim_matches([':', ' ', '\t', '=']);
@@ -168,14 +167,14 @@ pub fn map(length: usize, bit: c_int) -> SysResult<Region> {
     map_with(length, libc::MAP_PRIVATE | bit)
 }
 
-/// The same in a way that no kernel allows with a bit that it knows.
+/// Map memory as shared, which a kernel that knows the bit refuses.
 pub fn map_wrongly(length: usize, bit: c_int) -> SysResult<Region> {
     map_with(length, libc::MAP_SHARED | bit)
 }
 
 fn map_with(length: usize, flags: c_int) -> SysResult<Region> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+    // SAFETY: the kernel chooses the address, so the new mapping replaces none.
     let start = unsafe {
         libc::mmap(ptr::null_mut(), length, protection, flags | libc::MAP_ANONYMOUS, -1, 0)
     };
@@ -183,23 +182,24 @@ fn map_with(length: usize, flags: c_int) -> SysResult<Region> {
         return Err(errno());
     }
     let start = NonNull::new(start.cast()).ok_or(Errno(libc::ENOMEM))?;
-    // SAFETY: mapped just now.
+    // SAFETY: mapped just now, for reading and writing, and nobody else has the address.
     Ok(unsafe { Region::new(start, length) })
 }
 
-/// One ioctl. A program that closes descriptors it does not know, as daemons do, has closed ours, too: once more then.
+/// Make one ioctl. If the program has closed the descriptor, as daemons do with all that they do not know, open another and try
+/// once more.
 ///
 /// # Safety
-/// `argument` is what `request` expects.
+/// `argument` points to a structure of the type that `request` expects, which the kernel may read and write.
 unsafe fn ask(request: libc::Ioctl, argument: *mut c_void) -> Result<(), Refusal> {
     let mut is_again = false;
     loop {
         let node = descriptor().map_err(Refusal::NotOpened)?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that the argument is of the type that the request expects.
         let answer = match unsafe { libc::ioctl(node, request, argument) } {
             0 => return Ok(()),
             -1 => GmemAnswer::Errno(errno()),
-            // The errno is of some call before.
+            // The errno belongs to an earlier call.
             code => GmemAnswer::Code(code),
         };
         if answer == GmemAnswer::Errno(Errno(libc::EBADF)) && !is_again {
@@ -219,7 +219,7 @@ unsafe fn ask(request: libc::Ioctl, argument: *mut c_void) -> Result<(), Refusal
 static OPENED: PerProcess<AtomicI32> = PerProcess::new(|_| AtomicI32::new(NOT_OPENED));
 const NOT_OPENED: c_int = -1;
 
-/// The node, opened when first needed. What fails is tried again by the next call: drivers are loaded late.
+/// The descriptor of the node, opened on first use. A failure is not kept, because the driver may be loaded later.
 fn descriptor() -> SysResult<c_int> {
     let opened = OPENED.get();
     let known = opened.load(Ordering::Relaxed);

@@ -1,25 +1,26 @@
-//! A value made on first use, without a lock: `std::sync::OnceLock` makes a second thread wait for the first,
-//! and in a child forked at that moment the first is gone and the wait never ends. Here two threads may both
-//! make the value; one of them is kept.
+//! Values that are made on first use, without a lock.
+//!
+//! `std::sync::OnceLock` makes a second thread wait for the first. In a child that is forked at that moment the first thread
+//! does not exist, and the wait never ends. Here two threads may both make the value; one value is kept.
 
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// See the module.
+/// A value that is made on first use.
 pub struct Lazy<T: 'static> {
     value: AtomicPtr<T>,
     make: fn() -> T,
 }
 
 impl<T> Lazy<T> {
-    /// `make` gives the same value whenever it is called.
+    /// `make` has to return the same value at each call.
     pub const fn new(make: fn() -> T) -> Self {
         Self { value: AtomicPtr::new(ptr::null_mut()), make }
     }
 
-    /// The value, if it was made.
+    /// The value, if it was made already.
     pub fn known(&self) -> Option<&'static T> {
-        // SAFETY: what is stored is leaked, never freed.
+        // SAFETY: a stored value is never freed.
         unsafe { self.value.load(Ordering::Acquire).as_ref() }
     }
 
@@ -32,21 +33,21 @@ impl<T> Lazy<T> {
     }
 }
 
-/// The same for what may fail: a failure is not kept, and the next call tries again.
+/// A value that is made on first use and whose making may fail. A failure is not kept: the next call tries again.
 pub struct LazyResult<T: 'static, E> {
     value: AtomicPtr<T>,
     make: fn() -> Result<T, E>,
 }
 
 impl<T, E> LazyResult<T, E> {
-    /// What `make` gives when it succeeds is the value.
+    /// `make` makes the value.
     pub const fn new(make: fn() -> Result<T, E>) -> Self {
         Self { value: AtomicPtr::new(ptr::null_mut()), make }
     }
 
-    /// The value, or why there is none now.
+    /// The value, or the reason why it cannot be made now.
     pub fn get(&self) -> Result<&'static T, E> {
-        // SAFETY: what is stored is leaked, never freed.
+        // SAFETY: a stored value is never freed.
         match unsafe { self.value.load(Ordering::Acquire).as_ref() } {
             Some(value) => Ok(value),
             None => (self.make)().map(|made| keep(&self.value, made)),
@@ -54,14 +55,14 @@ impl<T, E> LazyResult<T, E> {
     }
 }
 
-/// Keep what was made, unless another thread's is kept already.
+/// Store a value unless another thread has stored one, and return the stored one.
 fn keep<T>(value: &AtomicPtr<T>, made: T) -> &'static T {
     let made = Box::into_raw(Box::new(made));
     match value.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
-        // SAFETY: stored just now, never freed.
+        // SAFETY: the value was stored just now, and a stored value is never freed.
         Ok(_) => unsafe { &*made },
         Err(other) => {
-            // SAFETY: nobody else has seen what we made; the other one is stored, never freed.
+            // SAFETY: no other thread has seen `made`; `other` is stored, and a stored value is never freed.
             unsafe {
                 drop(Box::from_raw(made));
                 &*other

@@ -1,23 +1,22 @@
-//! What the kernel says of the whole machine's memory.
+//! Properties of the machine and its memory, as the kernel reports them.
 
 use std::ffi::{CStr, c_int, c_long};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::{file, mapping};
 
-/// The words that choose how transparent huge pages are given, as the kernel has them; `None` where it has no such
-/// choice.
+/// The kernel's settings of transparent huge pages, in its own words; `None` for a setting that it does not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HugePageModes {
-    /// To whom: `always`, `madvise`, `never`.
+    /// Which private memory gets them: `always`, `madvise`, `never`.
     pub enabled: Option<String>,
-    /// How hard a page fault tries to make one: `always`, `defer`, `defer+madvise`, `madvise`, `never`.
+    /// The effort of a page fault to make one: `always`, `defer`, `defer+madvise`, `madvise`, `never`.
     pub defrag: Option<String>,
-    /// To whom in shared memory: `always`, `within_size`, `advise`, `never`, `deny`, `force`.
+    /// Which shared memory gets them: `always`, `within_size`, `advise`, `never`, `deny`, `force`.
     pub shared: Option<String>,
 }
 
-/// How transparent huge pages are given.
+/// The settings of transparent huge pages.
 pub fn huge_page_modes() -> HugePageModes {
     let chosen = |path| {
         let mut buffer = [0; 128];
@@ -30,18 +29,18 @@ pub fn huge_page_modes() -> HugePageModes {
     }
 }
 
-/// Where the kernel gives private memory huge pages without being asked for them by name.
+/// Which private memory gets huge pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HugePages {
-    /// Everywhere.
+    /// All.
     Always,
-    /// Where `MADV_HUGEPAGE` asks for them.
+    /// Memory with `MADV_HUGEPAGE`.
     Advised,
-    /// Nowhere.
+    /// None.
     Never,
 }
 
-/// The same as [`HugePageModes::enabled`], for those who have no memory to spare.
+/// Which private memory gets huge pages, read without allocating; compare [`HugePageModes::enabled`].
 pub fn huge_pages() -> HugePages {
     let mut buffer = [0; 128];
     match file::read_start(ENABLED, &mut buffer).ok().and_then(chosen_word) {
@@ -72,7 +71,7 @@ pub fn has_huge_gmem_pages() -> bool {
 
 const ENABLED: &CStr = c"/sys/kernel/mm/transparent_hugepage/enabled";
 
-/// Of `always [madvise] never` the one in brackets.
+/// The word in brackets, as in `always [madvise] never`.
 fn chosen_word(text: &[u8]) -> Option<&str> {
     let (_, chosen) = std::str::from_utf8(text).ok()?.split_once('[')?;
     Some(chosen.split_once(']')?.0)
@@ -83,7 +82,7 @@ pub fn numa_balancing() -> Option<usize> {
     file::read_number(c"/proc/sys/kernel/numa_balancing")
 }
 
-/// Whether memory that is not used moves to slower nodes instead of being swapped out.
+/// Whether the kernel moves unused memory to slower nodes instead of swapping it out.
 pub fn demotion() -> Option<bool> {
     match file::read_text("/sys/kernel/mm/numa/demotion_enabled")?.trim() {
         "true" => Some(true),
@@ -105,12 +104,12 @@ pub fn configuration(name: c_int) -> c_long {
     unsafe { libc::sysconf(name) }
 }
 
-/// Processors that are online.
+/// The number of online processors.
 pub fn cpus() -> usize {
     usize::try_from(configuration(libc::_SC_NPROCESSORS_ONLN)).unwrap_or(1)
 }
 
-/// Bytes of swap space, and those that are free.
+/// The bytes of swap space, and how many are free.
 pub fn swap() -> Option<(usize, usize)> {
     let mut info = std::mem::MaybeUninit::<libc::sysinfo>::uninit();
     // SAFETY: on success the whole structure is written.

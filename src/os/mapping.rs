@@ -10,21 +10,21 @@ use super::{SysResult, check, errno, file, syscall};
 use crate::error::Errno;
 use crate::page::{PageRange, PageSize};
 
-/// The kernel's base page.
+/// The base page of the kernel.
 pub fn base_page() -> PageSize {
     const FALLBACK: PageSize = match PageSize::new(4096) {
         Some(page) => page,
         None => unreachable!(),
     };
-    // SAFETY: sysconf only reads.
+    // SAFETY: sysconf has no preconditions.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(bytes).ok().and_then(PageSize::new).unwrap_or(FALLBACK)
 }
 
-/// The GMEM page: 2 MiB on every machine, so that ranges round alike everywhere.
+/// The GMEM page: 2 MiB on every machine, so that ranges are rounded in the same way everywhere.
 ///
-/// With base pages of 4 KiB it is the kernel's huge page. With 16 and 64 KiB, whose huge pages are 32 and 512 MiB, it
-/// is the largest run of base pages that aarch64 maps by one entry of the TLB (contiguous PTEs).
+/// With base pages of 4 KiB it is the kernel's huge page. With 16 and 64 KiB, whose huge pages have 32 and 512 MiB, it is the
+/// largest run of base pages that aarch64 maps by one entry of the TLB (contiguous PTEs).
 pub const fn gmem_page() -> PageSize {
     match PageSize::new(2 << 20) {
         Some(page) => page,
@@ -32,11 +32,11 @@ pub const fn gmem_page() -> PageSize {
     }
 }
 
-/// The kernel's huge page, which one entry of the page table's middle level maps: a GMEM page or several. A kernel
-/// without huge pages counts as one with huge pages of the GMEM page's size.
+/// The kernel's huge page, which one page-table entry of the middle level maps: one GMEM page or several. On a kernel without
+/// huge pages it is the GMEM page.
 pub fn huge_page() -> PageSize {
     static BYTES: AtomicUsize = AtomicUsize::new(0);
-    // Two threads may both ask the kernel and store the same answer: no lock, because malloc calls.
+    // There is no lock, because malloc calls this: two threads may both read the file and store the same number.
     let mut bytes = BYTES.load(Ordering::Relaxed);
     if bytes == 0 {
         bytes = file::read_number(c"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
@@ -47,37 +47,37 @@ pub fn huge_page() -> PageSize {
     PageSize::new(bytes).unwrap_or(gmem_page())
 }
 
-/// Memory, mapped for reading and writing, that belongs to whoever has this value. It does not go back by itself: it
-/// came from somewhere, and goes back there.
+/// Memory, mapped for reading and writing, that the owner of the value owns. It is not unmapped on drop: it has to go back to
+/// where it came from.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Region {
     start: NonNull<u8>,
     length: usize,
 }
-// SAFETY: the memory is the value's, whichever thread has that.
+// SAFETY: the value owns the memory, and any thread may use memory that it owns.
 unsafe impl Send for Region {}
 
 impl Region {
-    /// Take possession.
+    /// Take ownership of memory.
     ///
     /// # Safety
-    /// The bytes are mapped for reading and writing, and nobody else uses them as long as the value is there.
+    /// The bytes are mapped for reading and writing, and nobody else uses them while the value exists.
     pub const unsafe fn new(start: NonNull<u8>, length: usize) -> Self {
         Self { start, length }
     }
 
-    /// Its first byte.
+    /// The first byte.
     pub const fn start(&self) -> NonNull<u8> {
         self.start
     }
 
-    /// Its addresses.
+    /// The addresses.
     pub fn range(&self) -> PageRange {
         let start = self.start.as_ptr().expose_provenance();
         PageRange::new(start, start + self.length)
     }
 
-    /// What is in it.
+    /// The contents.
     pub const fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: `new` was promised that the bytes are mapped for reading and writing and that nobody else uses them.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
@@ -90,19 +90,19 @@ impl Region {
     }
 }
 
-/// Fresh private memory that goes back with this value.
+/// Fresh private memory that is unmapped on drop.
 #[derive(Debug)]
 pub struct Mapping(Region);
 
 impl Mapping {
-    /// See [`map_aligned`].
+    /// Map memory; see [`map_aligned`].
     pub fn new(length: usize, alignment: PageSize) -> SysResult<Self> {
         let start = map_aligned(length, alignment)?;
-        // SAFETY: mapped just now.
+        // SAFETY: mapped just now, for reading and writing, and nobody else has the address.
         Ok(Self(unsafe { Region::new(start, length) }))
     }
 
-    /// Its addresses.
+    /// The addresses.
     pub fn range(&self) -> PageRange {
         self.0.range()
     }
@@ -115,47 +115,46 @@ impl Drop for Mapping {
     }
 }
 
-/// For tests: base pages, counted from the first of a mapping.
+/// Helpers for tests. Pages are base pages, counted from the first of the mapping.
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 impl Mapping {
-    /// So many, none of which becomes part of a huge one.
+    /// Map `count` pages that never become part of a huge page.
     pub fn of_base_pages(count: usize) -> Self {
         let mapping = Self::new(count * base_page().bytes(), base_page()).unwrap();
         super::advice::small_pages(mapping.range());
         mapping
     }
 
-    /// Addresses of the pages `from..to`.
+    /// The addresses of the pages `from..to`.
     pub fn pages(&self, from: usize, to: usize) -> PageRange {
         let (start, page) = (self.range().start(), base_page().bytes());
         PageRange::new(start + from * page, start + to * page)
     }
 
-    /// Make a hole of the pages `from..to`; what is left lies before it and behind it.
+    /// Unmap the pages `from..to` and return the parts before and behind them.
     pub fn with_hole(self, from: usize, to: usize) -> [Self; 2] {
         let (whole, hole) = (self.range(), self.pages(from, to));
         let _parts_are_dropped = ManuallyDrop::new(self);
         let part = |from: usize, to: usize| {
             let start = NonNull::new(ptr::with_exposed_provenance_mut(from)).unwrap();
-            // SAFETY: parts of the mapping, which has none of them any more, and no byte of which is in two.
+            // SAFETY: a part of the mapping, which is not dropped itself; the parts do not overlap.
             Self(unsafe { Region::new(start, to - from) })
         };
         drop(part(hole.start(), hole.end()));
         [part(whole.start(), hole.start()), part(hole.end(), whole.end())]
     }
 
-    /// What is in it.
+    /// The contents.
     pub fn bytes(&mut self) -> &mut [u8] {
         self.0.bytes()
     }
 }
 
-/// Map fresh private memory for reading and writing, aligned to `alignment`.
-///
-/// `length` is a multiple of the base page. No memory is taken until it is touched.
+/// Map fresh private memory for reading and writing, aligned to `alignment`. `length` is a multiple of the base page. The
+/// kernel provides pages when they are touched.
 pub fn map_aligned(length: usize, alignment: PageSize) -> SysResult<NonNull<u8>> {
-    // Since Linux 6.7 a mapping of whole huge pages is aligned to begin with.
+    // Since Linux 6.7 the kernel itself aligns a mapping of whole huge pages.
     let first = map(length)?;
     if alignment.floor(first.addr().get()) == first.addr().get() {
         return Ok(first);
@@ -186,7 +185,7 @@ pub fn map_aligned(length: usize, alignment: PageSize) -> SysResult<NonNull<u8>>
 fn map(length: usize) -> SysResult<NonNull<u8>> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+    // SAFETY: the kernel chooses the address, so the new mapping replaces none.
     let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
     if start == libc::MAP_FAILED { Err(errno()) } else { NonNull::new(start.cast()).ok_or(errno()) }
 }
@@ -207,14 +206,14 @@ pub unsafe fn unmap(start: NonNull<u8>, length: usize) -> SysResult<()> {
     check(unsafe { libc::munmap(start.as_ptr().cast(), length) })
 }
 
-/// Move the pages of private memory to other addresses instead of copying them; the old addresses stay
-/// mapped and read as zeros (`MREMAP_DONTUNMAP`, Linux 5.7). After a failure `from` is as it was, and at `to` there
-/// may be **nothing mapped** any more ([`map_again`] mends that): the kernel makes room before it looks whether it
-/// can move. It refuses what spans two mappings (before Linux 6.17), and any where a process has too many.
+/// Move the pages of private memory to other addresses without copying; the old addresses stay mapped and read as zeros
+/// (`MREMAP_DONTUNMAP`, Linux 5.7). After a failure `from` is unchanged, but `to` may be **unmapped**, because the kernel
+/// unmaps it before it checks whether it can move; [`map_again`] repairs that. The kernel refuses ranges that span two mappings
+/// (before Linux 6.17), and processes that have too many mappings.
 ///
 /// # Safety
-/// Both ranges are base-page-aligned, `length` bytes long, mapped alike, apart, and the caller's alone;
-/// what was at `to` is lost.
+/// Both ranges are aligned to base pages, `length` bytes long and mapped alike. They do not overlap, only the caller uses
+/// them, and the contents of `to` are not needed.
 pub unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> SysResult<()> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
     let (from, to) = (from.as_ptr().cast(), to.as_ptr().cast::<libc::c_void>());
@@ -223,10 +222,10 @@ pub unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> S
     if moved == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
 }
 
-/// Map fresh private memory where something was mapped.
+/// Map fresh private memory at given addresses.
 ///
 /// # Safety
-/// The range is page-aligned and the caller's alone; what was there is lost.
+/// The range is aligned to base pages, only the caller uses it, and its contents are not needed.
 pub unsafe fn map_again(start: NonNull<u8>, length: usize) -> SysResult<()> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;

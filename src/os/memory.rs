@@ -1,18 +1,18 @@
-//! How much memory there is for the asking, and what the kernel does to find huge pages.
+//! Available memory, and the work of the kernel to find huge pages.
 
 use std::ffi::CString;
 
 use super::{file, machine, mapping, numa};
 use crate::page::PageSize;
 
-/// Bytes that can be had without ending a process: free, or easily freed, and free room for swapping.
+/// Bytes that can be allocated without the kernel killing a process: free memory, easily reclaimed memory, free swap space.
 pub fn available() -> Option<usize> {
     let mut buffer = [0; 4096];
     let text = file::read_start(c"/proc/meminfo", &mut buffer).ok()?;
     Some(file::kilobytes(text, "MemAvailable:")? + machine::swap().map_or(0, |(_, free)| free))
 }
 
-/// Bytes that this process has in memory, pages of files included and those of the hugetlb pool not.
+/// Bytes of this process that are in memory, including pages of files, without pages of the hugetlb pool.
 pub fn resident() -> Option<usize> {
     let mut buffer = [0; 128];
     let text = file::read_start(c"/proc/self/statm", &mut buffer).ok()?;
@@ -20,7 +20,7 @@ pub fn resident() -> Option<usize> {
     pages.parse::<usize>().ok()?.checked_mul(mapping::base_page().bytes())
 }
 
-/// The same as [`available`] for one node: free, or pages of files, which can be read again.
+/// Bytes that can be allocated on one node: free memory, and pages of files, which can be read again.
 pub fn available_on(node: usize) -> Option<usize> {
     let path = CString::new(format!("/sys/devices/system/node/node{node}/meminfo")).ok()?;
     let mut buffer = [0; 4096];
@@ -30,7 +30,7 @@ pub fn available_on(node: usize) -> Option<usize> {
     Some(file::kilobytes(text, "MemFree:")? + files)
 }
 
-/// GMEM pages that a node has free in one piece.
+/// The number of contiguous free GMEM pages of a node.
 pub fn free_huge_pages(node: usize) -> Option<usize> {
     let mut buffer = [0; 1 << 14];
     let text = file::read_start(c"/proc/buddyinfo", &mut buffer).ok()?;
@@ -38,7 +38,7 @@ pub fn free_huge_pages(node: usize) -> Option<usize> {
     Some(free_blocks(std::str::from_utf8(text).ok()?, node, order))
 }
 
-/// A line is `Node 0, zone Normal` and the number of free blocks of 1, 2, 4, ... base pages.
+/// Sum up lines of the form `Node 0, zone Normal` followed by the numbers of free blocks of 1, 2, 4, ... base pages.
 fn free_blocks(text: &str, node: usize, order: u32) -> usize {
     let counted = |line: &str| -> Option<usize> {
         let (of, zone) = line.strip_prefix("Node ")?.split_once(',')?;
@@ -52,7 +52,7 @@ fn free_blocks(text: &str, node: usize, order: u32) -> usize {
     text.lines().filter_map(counted).sum()
 }
 
-/// Pages of `bytes` each that the hugetlb pool has free, on a node or everywhere; `None` where there is no such pool.
+/// The free pages of the hugetlb pool for pages of `bytes`, on a node or on all; `None` if there is no such pool.
 pub fn free_pool_pages(bytes: usize, node: Option<usize>) -> Option<usize> {
     if let Some(node) = node {
         return numa::hugetlb_pages(node, PageSize::new(bytes)?).map(|(_, free)| free);
@@ -61,7 +61,7 @@ pub fn free_pool_pages(bytes: usize, node: Option<usize>) -> Option<usize> {
     file::read_number(&CString::new(path).ok()?)
 }
 
-/// How often, so far, someone who wanted a huge page had to wait while the kernel moved others out of the way.
+/// How often a request for a huge page has waited for the kernel to move other pages (direct compaction).
 pub fn compaction_stalls() -> Option<usize> {
     let mut buffer = [0; 1 << 14];
     let text = file::read_start(c"/proc/vmstat", &mut buffer).ok()?;
@@ -70,9 +70,9 @@ pub fn compaction_stalls() -> Option<usize> {
     line?.parse().ok()
 }
 
-/// Whether this process has forbidden itself huge pages (`PR_SET_THP_DISABLE`).
+/// Whether this process has turned huge pages off for itself (`PR_SET_THP_DISABLE`).
 pub fn huge_pages_are_disabled_here() -> bool {
-    // SAFETY: it only asks.
+    // SAFETY: PR_GET_THP_DISABLE changes nothing.
     unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) > 0 }
 }
 

@@ -1,8 +1,9 @@
-//! The only room with raw system calls. Each function is one call, or one that the kernel splits in
-//! two, with its arguments as types and its failure as an [`Errno`].
+//! All raw system calls. A function makes one call, or several that belong together; its arguments have types, and its
+//! failure is an [`Errno`].
 //!
-//! Nothing here decides anything, and [`mapping`] and [`mod@file`] neither allocate nor panic, because
-//! the heap calls them from inside `malloc`.
+//! Nothing here makes decisions. [`mapping`], [`env`](mod@env), [`cgroup`] and the functions of [`mod@file`] that do not say otherwise
+//! neither allocate nor panic, because the heap calls them from inside `malloc`. No function is a cancellation point
+//! (`syscall.rs`).
 
 pub mod advice;
 pub mod cgroup;
@@ -28,22 +29,22 @@ pub mod vma;
 
 use crate::error::Errno;
 
-/// Result of a system call.
+/// The result of a system call.
 pub type SysResult<T> = std::result::Result<T, Errno>;
 
 /// The calling thread's errno.
 pub fn errno() -> Errno {
-    // SAFETY: glibc's errno is always a valid thread-local int.
+    // SAFETY: __errno_location returns the address of the thread's own int.
     Errno(unsafe { *libc::__errno_location() })
 }
 
 /// Set the calling thread's errno, as the allocation functions of C must.
 pub fn set_errno(errno: Errno) {
-    // SAFETY: as in `errno`.
+    // SAFETY: __errno_location returns the address of the thread's own int.
     unsafe { *libc::__errno_location() = errno.0 };
 }
 
-/// `-1` becomes the errno.
+/// Turns a result other than 0 into the errno.
 fn check(result: libc::c_int) -> SysResult<()> {
     if result == 0 { Ok(()) } else { Err(errno()) }
 }

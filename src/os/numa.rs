@@ -1,4 +1,4 @@
-//! Memory nodes: which there are, where the caller runs, where pages lie, and moving them.
+//! Memory nodes: which exist, on which the caller runs, where pages are, and moving pages.
 
 use std::ffi::{c_int, c_ulong, c_void};
 
@@ -6,19 +6,19 @@ use super::{SysResult, errno, file};
 use crate::error::Errno;
 use crate::page::PageSize;
 
-/// Nodes that the kernel can have (`CONFIG_NODES_SHIFT` is at most 10).
+/// The maximum number of nodes of a kernel (`CONFIG_NODES_SHIFT` is at most 10).
 pub const MAX_NODES: usize = 1024;
 const WORD_BITS: usize = c_ulong::BITS as usize;
 
-/// A set of node ids, laid out as the kernel's system calls want it.
+/// A set of node ids, in the layout of the kernel's system calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeSet([c_ulong; MAX_NODES / WORD_BITS]);
 
 impl NodeSet {
-    /// No node.
+    /// The empty set.
     pub const EMPTY: Self = Self([0; MAX_NODES / WORD_BITS]);
 
-    /// Exactly one node.
+    /// The set of one node.
     pub fn only(node: usize) -> Self {
         let mut set = Self::EMPTY;
         set.insert(node);
@@ -31,27 +31,27 @@ impl NodeSet {
         }
     }
 
-    /// Whether `node` is in it.
+    /// Whether `node` is in the set.
     pub fn contains(&self, node: usize) -> bool {
         self.0.get(node / WORD_BITS).is_some_and(|word| word & (1 << (node % WORD_BITS)) != 0)
     }
 
-    /// How many.
+    /// The number of nodes.
     pub fn len(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Ascending.
+    /// The ids, ascending.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         (0..MAX_NODES).filter(|node| self.contains(*node))
     }
 
-    /// The kernel's list format: `0-2,5`.
+    /// Parse the kernel's list format: `0-2,5`.
     fn parse(text: &str) -> Option<Self> {
         let mut set = Self::EMPTY;
         for part in text.trim().split(',').filter(|part| !part.is_empty()) {
@@ -65,7 +65,7 @@ impl NodeSet {
 }
 
 impl FromIterator<usize> for NodeSet {
-    /// Ids that no node can have are left out.
+    /// Ignores ids that are too large for a node.
     fn from_iter<I: IntoIterator<Item = usize>>(nodes: I) -> Self {
         let mut set = Self::EMPTY;
         nodes.into_iter().for_each(|node| set.insert(node));
@@ -80,7 +80,7 @@ impl std::fmt::Display for NodeSet {
     }
 }
 
-/// The nodes that have memory now; node 0 alone on a kernel without NUMA.
+/// The nodes that have memory now; only node 0 on a kernel without NUMA.
 pub fn memory_nodes() -> NodeSet {
     let mut buffer = [0; 4096];
     file::read_start(c"/sys/devices/system/node/has_memory", &mut buffer)
@@ -90,7 +90,7 @@ pub fn memory_nodes() -> NodeSet {
         .unwrap_or_else(|| NodeSet::only(0))
 }
 
-/// The nodes that there may ever be, memory or none.
+/// The nodes that may ever exist, with or without memory.
 pub fn possible_nodes() -> NodeSet {
     let mut buffer = [0; 4096];
     file::read_start(c"/sys/devices/system/node/possible", &mut buffer)
@@ -99,25 +99,25 @@ pub fn possible_nodes() -> NodeSet {
         .unwrap_or_else(|| NodeSet::only(0))
 }
 
-/// The number after those that memory nodes of this machine can ever have.
+/// The first id that no memory node of this machine can ever have.
 pub fn first_impossible_node() -> usize {
     possible_nodes().iter().last().map_or(1, |last| last + 1)
 }
 
-/// The node of the CPU that the caller runs on.
+/// The node of the CPU on which the caller runs.
 pub fn current_node() -> usize {
     let (mut cpu, mut node) = (0_u32, 0_u32);
-    // SAFETY: both pointers are to writable unsigned ints; the third argument is unused.
+    // SAFETY: both pointers point to writable unsigned ints; the third argument is unused.
     let result = unsafe { libc::syscall(libc::SYS_getcpu, &raw mut cpu, &raw mut node, 0_usize) };
     if result == 0 { node as usize } else { 0 }
 }
 
-/// Distance between two nodes as the firmware has it (10 is local); `None` where it does not say.
+/// The distance between two nodes, as the firmware reports it (10 is local); `None` if it does not.
 pub fn distance(from: usize, to: usize) -> Option<usize> {
     distances(from)?.find(|(node, _)| *node == to).map(|(_, distance)| distance)
 }
 
-/// The online nodes, each with its distance from one of them.
+/// The online nodes, each with its distance from `from`.
 pub fn distances(from: usize) -> Option<impl Iterator<Item = (usize, usize)>> {
     let line = node_file(from, "distance")?;
     // The line has a number per online node, in ascending order of their ids.
@@ -129,12 +129,12 @@ pub fn distances(from: usize) -> Option<impl Iterator<Item = (usize, usize)>> {
     Some(nodes.into_iter().zip(numbers))
 }
 
-/// What the kernel says of a node in `/sys/devices/system/node/node<N>/<name>`.
+/// The text of `/sys/devices/system/node/node<N>/<name>`.
 fn node_file(node: usize, name: &str) -> Option<String> {
     file::read_text(&format!("/sys/devices/system/node/node{node}/{name}"))
 }
 
-/// How many processors that are online belong to a node; `None` where the kernel does not say.
+/// The number of online processors of a node; `None` if the kernel does not report it.
 pub fn cpus(node: usize) -> Option<usize> {
     // Not a NodeSet: machines have more processors than nodes.
     node_file(node, "cpulist")?.trim().split(',').filter(|part| !part.is_empty()).try_fold(
@@ -147,14 +147,14 @@ pub fn cpus(node: usize) -> Option<usize> {
     )
 }
 
-/// Bytes of memory that a node has, and those that are free. Without NUMA: the machine's.
+/// The bytes of memory of a node, and how many are free. Without NUMA: of the machine.
 pub fn memory(node: usize) -> Option<(usize, usize)> {
     let text = node_file(node, "meminfo").or_else(|| file::read_text("/proc/meminfo"))?;
     let bytes = |name| file::kilobytes(text.as_bytes(), name);
     Some((bytes("MemTotal:")?, bytes("MemFree:")?))
 }
 
-/// Pages in a node's hugetlb pool, and those that are free; `None` where it has no pool of that size.
+/// The pages of a node's hugetlb pool, and how many are free; `None` if it has no pool for that page size.
 pub fn hugetlb_pages(node: usize, page: PageSize) -> Option<(usize, usize)> {
     let pool = format!("hugepages/hugepages-{}kB", page.bytes() >> 10);
     let number = |name| node_file(node, &format!("{pool}/{name}"))?.trim().parse().ok();
@@ -172,7 +172,7 @@ pub fn tiers() -> Vec<(usize, NodeSet)> {
     names.into_iter().filter_map(tier).collect()
 }
 
-/// The nodes that this process may have memory on: its cpuset's (cpuset(7)). `None` on a kernel without NUMA.
+/// The nodes on which the cpuset(7) of this process allows memory. `None` on a kernel without NUMA.
 pub fn allowed_nodes() -> Option<NodeSet> {
     const MPOL_F_MEMS_ALLOWED: usize = 1 << 2;
     let mut nodes = NodeSet::EMPTY;
@@ -191,10 +191,10 @@ pub fn allowed_nodes() -> Option<NodeSet> {
     (result == 0).then_some(nodes)
 }
 
-/// While it lives, memory that the calling thread touches first comes from one node where it can;
-/// a mapping with a policy of its own keeps it. The thread's policy is restored on drop.
+/// While this lives, pages that the calling thread touches first come from one node if possible. A mapping that has a policy
+/// keeps it. Drop restores the policy of the thread.
 ///
-/// No mapping is split, and none keeps a policy.
+/// Because the policy is the thread's, no mapping is split, and none has a policy afterwards.
 pub struct PreferNode {
     mode: c_int,
     nodes: NodeSet,
@@ -211,12 +211,12 @@ impl PreferNode {
 
 impl Drop for PreferNode {
     fn drop(&mut self) {
-        // The policy was in force a moment ago; if a cpuset has shrunk since, the kernel remaps it.
+        // The policy was valid a moment ago; if the cpuset has shrunk since, the kernel adapts it.
         let _ = set_policy(self.mode, &self.nodes);
     }
 }
 
-/// The calling thread's policy.
+/// The memory policy of the calling thread.
 fn policy() -> SysResult<(c_int, NodeSet)> {
     let (mut mode, mut nodes) = (0, NodeSet::EMPTY);
     // SAFETY: mode and mask are writable, and the mask is MAX_NODES bits long.
@@ -240,16 +240,16 @@ fn set_policy(mode: c_int, nodes: &NodeSet) -> SysResult<()> {
     if result == 0 { Ok(()) } else { Err(errno()) }
 }
 
-/// Where one page is.
+/// The location of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
     /// On a node.
     Node(usize),
-    /// Not present, or the kernel's word for why it cannot tell.
+    /// Not present, or the reason why the kernel cannot tell.
     Unknown(Errno),
 }
 
-/// Tell where each of the pages at `addresses` is (`move_pages(2)` without a destination).
+/// Call `visit` with the location of each of the pages at `addresses` (`move_pages(2)` without a destination).
 pub fn placement(addresses: &[usize], mut visit: impl FnMut(usize, Placement)) -> SysResult<()> {
     in_batches(addresses, |pages, status| {
         move_pages(pages, None, status)?;
@@ -262,10 +262,9 @@ pub fn placement(addresses: &[usize], mut visit: impl FnMut(usize, Placement)) -
     })
 }
 
-/// Move the pages at `addresses` to `node`. One address is enough for a huge page.
+/// Move the pages at `addresses` to `node`. For a huge page one address suffices.
 ///
-/// What did move is only known by asking [`placement`] again: kernels differ in what they report
-/// when part of the pages stays behind.
+/// Call [`placement`] afterwards to learn which pages moved: kernels differ in what they report if some did not.
 pub fn migrate(addresses: &[usize], node: usize) -> SysResult<()> {
     let node = c_int::try_from(node).map_err(|_| Errno(libc::ENODEV))?;
     let nodes = [node; BATCH];
@@ -275,7 +274,8 @@ pub fn migrate(addresses: &[usize], node: usize) -> SysResult<()> {
     })
 }
 
-/// Pages in one call: 4 MiB of base pages, or 2 GiB of huge ones. On the stack, because there may be no memory.
+/// The pages of one call: 4 MiB of base pages, or 2 GiB of huge ones. The arrays are on the stack, because there may be no
+/// memory.
 const BATCH: usize = 1024;
 
 fn in_batches(

@@ -1,4 +1,4 @@
-//! What the kernel notes of page frames: `/proc/kpageflags`, which only root reads.
+//! The flags of page frames: `/proc/kpageflags`, which only root may read.
 
 use super::file::Descriptor;
 use super::{SysResult, mapping, pagemap};
@@ -9,14 +9,14 @@ const ACTIVE: u64 = 1 << 6;
 const COMPOUND_HEAD: u64 = 1 << 15;
 const COMPOUND_TAIL: u64 = 1 << 16;
 
-/// The file, open.
+/// The open file.
 pub struct PageFlags(Descriptor);
 
 impl PageFlags {
-    /// `None` where this process may see neither page frames nor their flags.
+    /// `None` if this process may not see page frames and their flags.
     pub fn open() -> Option<Self> {
         let flags = Descriptor::open_for_reading(c"/proc/kpageflags").ok()?;
-        // A page that is there for sure: the one with this number.
+        // The page of this variable is certainly present.
         let here = 1_u8;
         let page = mapping::base_page();
         let at = page.floor((&raw const here).addr());
@@ -24,9 +24,9 @@ impl PageFlags {
         (frames.first()? != &0).then_some(Self(flags))
     }
 
-    /// Whether each frame is marked as referenced or active. 0 is no frame.
+    /// Whether each frame is marked as referenced or active; false for 0, which is no frame.
     pub fn hot(&self, frames: &[u64]) -> SysResult<Vec<bool>> {
-        /// Flags that nobody asked for are read if that saves a call.
+        /// Gaps of this many frames are read as well if that saves a call.
         const GAP: u64 = 64;
         const SPAN: usize = 4096;
 
@@ -61,7 +61,7 @@ impl PageFlags {
         Ok(())
     }
 
-    /// What holds for a large page is noted at its first frame; kernels before 6.11 show it there only.
+    /// Copy the flags of large pages from the first frame to the others: kernels before 6.11 show them only at the first.
     fn spread_heads(&self, first: u64, words: &mut [u64]) -> SysResult<()> {
         let mut head = 0;
         if words.first().is_some_and(|word| word & COMPOUND_TAIL != 0) {

@@ -1,7 +1,7 @@
 //! Which pages of a range are in memory: `/proc/self/pagemap`.
 //!
-//! Linux 6.7 answers in runs of alike pages (`PAGEMAP_SCAN`); older kernels have a word per page, which does not
-//! tell huge pages nor the zero page.
+//! Since Linux 6.7 the ioctl `PAGEMAP_SCAN` returns runs of pages of one kind. Older kernels have a word for each page, which shows
+//! neither huge pages nor the zero page.
 
 use std::ffi::CStr;
 
@@ -11,16 +11,16 @@ use super::{SysResult, errno, mapping};
 use crate::error::Errno;
 use crate::page::PageRange;
 
-/// Neighbouring pages that are alike. What is neither in memory nor swapped out is in no run.
+/// Adjacent pages of one kind. Pages that are neither in memory nor swapped out are in no run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// Its addresses.
     pub range: PageRange,
-    /// In memory, and in this process's page table; else swapped out.
+    /// In memory and in the page table of this process; otherwise swapped out.
     pub present: bool,
-    /// Mapped as a whole by an entry of the page table's middle level; `None` where the kernel does not tell.
+    /// Huge: mapped by one entry of the middle level of the page table; `None` if the kernel does not report it.
     pub huge: Option<bool>,
-    /// The kernel's page of zeros, which the first write replaces.
+    /// The zero page of the kernel, which the first write replaces.
     pub zero: bool,
     /// A page of a file or of memory that processes share.
     pub file: bool,
@@ -58,16 +58,16 @@ pub fn scan(range: PageRange, visit: impl FnMut(Run)) -> SysResult<()> {
     scan_telling(range, Files::Told, visit)
 }
 
-/// Whether [`Run::file`] is wanted. The kernel looks each page up for it, which takes as long as all the rest.
+/// Whether [`Run::file`] is determined. The kernel looks at each page for it, which takes as long as the rest of the scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Files {
-    /// It is.
+    /// It is determined.
     Told,
-    /// It is not, and false.
+    /// It is not determined, and false.
     NotTold,
 }
 
-/// [`scan`], which tells files or does not.
+/// [`scan`], with or without [`Run::file`].
 pub fn scan_telling(range: PageRange, files: Files, mut visit: impl FnMut(Run)) -> SysResult<()> {
     let range = range.outward(mapping::base_page());
     if range.is_empty() {
@@ -106,7 +106,7 @@ fn kept() -> Option<&'static Descriptor> {
     PAGEMAP.get().as_ref()
 }
 
-/// Whether the kernel tells huge pages.
+/// Whether the kernel reports huge pages.
 pub fn knows_huge() -> bool {
     kept().is_some()
 }
@@ -124,7 +124,7 @@ fn ask(
     const SWAPPED: u64 = 1 << 4;
     const ZERO: u64 = 1 << 5;
     const HUGE: u64 = 1 << 6;
-    // Told since Linux 6.15: a guard page looks as if it were swapped out.
+    // Reported since Linux 6.15: a guard page looks like a page that is swapped out.
     const GUARD: u64 = 1 << 8;
 
     let file = if files == Files::Told { OF_A_FILE } else { 0 };
@@ -142,7 +142,7 @@ fn ask(
             return_mask: PRESENT | SWAPPED | ZERO | HUGE | file | guard,
             ..Default::default()
         };
-        // SAFETY: the argument is as the kernel's header has it, and the vector has room for `vec_len` regions.
+        // SAFETY: the argument has the layout of the kernel's header, and the vector has capacity for `vec_len` regions.
         let found = unsafe { libc::ioctl(pagemap.0, PAGEMAP_SCAN, &raw mut argument) };
         let Ok(found) = usize::try_from(found) else {
             match errno() {
@@ -167,7 +167,7 @@ fn ask(
                 file: is(OF_A_FILE),
             });
         }
-        // It stops where the vector is full. A walk that got nowhere would never end.
+        // The kernel stops where the vector is full. Going on by at least a page makes sure that the loop ends.
         start = (argument.walk_end as usize).max(start + mapping::base_page().bytes());
     }
     Ok(())
@@ -219,8 +219,7 @@ fn read_words(
     Ok(())
 }
 
-/// The page frame of each base page of `range`; 0 for those that are not present. All are 0 where the process may not
-/// know (`CAP_SYS_ADMIN`).
+/// The page frame of each base page of `range`; 0 for pages that are not present. Without `CAP_SYS_ADMIN` all are 0.
 pub fn frames(range: PageRange) -> SysResult<Vec<u64>> {
     const PRESENT: u64 = 1 << 63;
     const FRAME: u64 = (1 << 55) - 1;

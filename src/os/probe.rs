@@ -1,9 +1,9 @@
-//! What this kernel lets this process do: tried, not read off a version number, because distributions port features
-//! back and sandboxes take them away.
+//! The features that this kernel offers this process. They are tried, not derived from a version number, because distributions
+//! port features back and sandboxes take them away.
 
 use super::{advice, faults, pagemap, vma};
 
-/// Something that not every kernel has.
+/// A feature that not every kernel has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feature {
     /// `MADV_POPULATE_READ` and `_WRITE` (Linux 5.14).
@@ -21,7 +21,7 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// All of them, in the order of their age.
+    /// All features, oldest first.
     pub const ALL: [Self; 6] = [
         Self::Populate,
         Self::DropLocked,
@@ -31,7 +31,7 @@ impl Feature {
         Self::FaultCounter,
     ];
 
-    /// As the kernel has it.
+    /// The kernel's name of the feature.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Populate => "MADV_POPULATE",
@@ -43,7 +43,7 @@ impl Feature {
         }
     }
 
-    /// Try it, where it can do no harm.
+    /// Try the feature, in a way that does no harm.
     pub fn works(self) -> bool {
         match self {
             Self::Populate => advice::can_populate(),

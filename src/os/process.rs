@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::{cgroup, check, errno, set_errno, syscall};
 
-/// How many forks lie between this process and the one that loaded the library.
+/// The number of forks between the process that loaded the library and this one.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// A value that each process has of its own: a forked child starts with a fresh one, because threads
-/// are gone there and locks may be held for ever. The parent's value is left alone in the child.
+/// A value of which each process has its own. A forked child starts with a fresh one: the threads of the parent do not exist
+/// there, and locks may be held for ever. The child leaves the parent's value alone.
 pub struct PerProcess<T: 'static> {
     current: AtomicPtr<Instance<T>>,
     make: fn(forks: u64) -> T,
@@ -22,17 +22,17 @@ struct Instance<T> {
 }
 
 impl<T: Send + Sync> PerProcess<T> {
-    /// `make` is called on first use in each process, with the number of forks behind it.
+    /// `make` is called on first use in each process, with the number of forks before it.
     pub const fn new(make: fn(forks: u64) -> T) -> Self {
         Self { current: AtomicPtr::new(ptr::null_mut()), make }
     }
 
-    /// This process's value.
+    /// The value of this process.
     pub fn get(&'static self) -> &'static T {
         let forks = forks();
         let mut current = self.current.load(Ordering::Acquire);
         loop {
-            // SAFETY: instances are only ever leaked, never freed.
+            // SAFETY: a stored instance is never freed.
             if let Some(instance) = unsafe { current.as_ref() }
                 && instance.forks == forks
             {
@@ -41,10 +41,10 @@ impl<T: Send + Sync> PerProcess<T> {
             let made = Box::into_raw(Box::new(Instance { forks, value: (self.make)(forks) }));
             match self.current.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire)
             {
-                // SAFETY: just made, never freed.
+                // SAFETY: stored just now, and a stored instance is never freed.
                 Ok(_) => return unsafe { &(*made).value },
                 Err(other) => {
-                    // SAFETY: nobody else has seen it.
+                    // SAFETY: made above; no other thread has seen it, because the exchange failed.
                     drop(unsafe { Box::from_raw(made) });
                     current = other;
                 }
@@ -53,12 +53,12 @@ impl<T: Send + Sync> PerProcess<T> {
     }
 }
 
-/// How many forks lie between this process and the one that first asked.
+/// The number of forks between the process that called this first and this one.
 pub fn forks() -> u64 {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     if !REGISTERED.load(Ordering::Relaxed) && !REGISTERED.swap(true, Ordering::Relaxed) {
-        // SAFETY: the handler stays loaded (-z nodelete) and only adds to an atomic. It cannot
-        // fail but for memory; then a child would keep dead streams, and its calls would wait.
+        // SAFETY: the handler stays loaded (-z nodelete) and only adds to an atomic. It fails only without memory; then a child
+        // keeps streams without threads, and its calls wait.
         unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
     }
     FORKS.load(Ordering::Acquire)
@@ -68,8 +68,8 @@ extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Release);
 }
 
-/// Have a function called when the process ends by `exit(3)`, before what was registered until now. False where there
-/// is no memory left for that.
+/// Have a function called when the process ends by `exit(3)`, before those that are registered already. False if there is no
+/// memory for that.
 pub fn at_exit(function: extern "C" fn()) -> bool {
     // SAFETY: the function stays loaded (-z nodelete).
     unsafe { libc::atexit(function) == 0 }
@@ -93,22 +93,22 @@ pub fn sleep(time: Duration) {
     syscall::sleep(time);
 }
 
-/// The calling thread's id, as the kernel counts.
+/// The kernel's id of the calling thread.
 pub fn thread_id() -> i32 {
-    // SAFETY: no arguments, and it cannot fail. A thread id is a pid_t.
+    // SAFETY: gettid has no arguments and cannot fail. A thread id is a pid_t.
     unsafe { libc::syscall(libc::SYS_gettid) as libc::pid_t }
 }
 
-/// The calling process's id.
+/// The id of the calling process.
 pub fn process_id() -> i32 {
-    // SAFETY: no arguments, and it cannot fail.
+    // SAFETY: getpid has no arguments and cannot fail.
     unsafe { libc::getpid() }
 }
 
-/// Whether a thread of a process is no more. Leaves errno alone.
+/// Whether a thread of a process has ended. Leaves errno unchanged.
 pub fn thread_has_gone(process: i32, thread: i32) -> bool {
     let before = errno();
-    // SAFETY: signal 0 only asks.
+    // SAFETY: signal 0 only checks whether the thread exists.
     let result = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) };
     let gone = result != 0 && errno().0 == libc::ESRCH;
     set_errno(before);
@@ -117,11 +117,11 @@ pub fn thread_has_gone(process: i32, thread: i32) -> bool {
 
 /// Let other threads run.
 pub fn yield_now() {
-    // SAFETY: no arguments.
+    // SAFETY: sched_yield has no arguments.
     unsafe { libc::sched_yield() };
 }
 
-/// Keep the process's signals off the calling thread.
+/// Block all signals in the calling thread.
 pub fn block_all_signals() {
     let mut all = std::mem::MaybeUninit::uninit();
     // SAFETY: sigfillset initialises the set before it is read.
@@ -131,8 +131,7 @@ pub fn block_all_signals() {
     }
 }
 
-/// Set all signals blocked while `start` runs, so that a thread it starts inherits the mask from
-/// its first instruction.
+/// Block all signals while `start` runs, so that a thread which it starts has them blocked from its first instruction on.
 pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
     let mut before = std::mem::MaybeUninit::uninit();
     // SAFETY: a NULL set changes nothing and only reads the mask into `before`.

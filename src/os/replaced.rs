@@ -1,17 +1,17 @@
-//! A value that is read often and replaced seldom, without a lock, which a forked child could find held for ever.
-//! What was replaced stays, because somebody may be reading it.
+//! A value that is read often and replaced rarely, without a lock, which a forked child could find held for ever. Replaced
+//! values are kept, because a thread may still read them.
 
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// See the module.
+/// A value that is read often and replaced rarely.
 pub struct Replaced<T: 'static> {
     current: AtomicPtr<Version<T>>,
 }
 
 struct Version<T> {
     value: T,
-    /// Keeps it reachable, so that it is no leak.
+    /// The version before, which stays reachable so that leak checkers do not report it.
     _before: *const Self,
 }
 
@@ -22,12 +22,12 @@ impl<T> Replaced<T> {
         Self { current: AtomicPtr::new(ptr::null_mut()) }
     }
 
-    /// The value, if one was ever put here.
+    /// The value, if there is one.
     pub fn get(&self) -> Option<&'static T> {
         Self::value(self.current.load(Ordering::Acquire))
     }
 
-    /// Put in its place what `make` makes of it; `make` is called again if another thread was first.
+    /// Replace the value with `make` of it. `make` is called again if another thread replaced the value first.
     pub fn replace(&self, make: impl Fn(Option<&T>) -> T) {
         let mut before = self.current.load(Ordering::Acquire);
         loop {
@@ -36,7 +36,7 @@ impl<T> Replaced<T> {
             match self.current.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return,
                 Err(other) => {
-                    // SAFETY: made above, and nobody else has seen it.
+                    // SAFETY: made above; no other thread has seen it, because the exchange failed.
                     drop(unsafe { Box::from_raw(made) });
                     before = other;
                 }
@@ -45,7 +45,7 @@ impl<T> Replaced<T> {
     }
 
     fn value(version: *const Version<T>) -> Option<&'static T> {
-        // SAFETY: NULL, or a version that was put here, none of which is ever freed.
+        // SAFETY: the pointer is NULL or a stored version, and a stored version is never freed.
         unsafe { version.as_ref() }.map(|version| &version.value)
     }
 }

@@ -1,25 +1,25 @@
-//! How much of each mapping of this process is resident, and on huge pages: `/proc/self/smaps`. The kernel walks
-//! the page tables for it, which takes about a millisecond for each GiB.
+//! How much of each mapping of this process is resident, and how much is on huge pages: `/proc/self/smaps`. The kernel walks the
+//! page tables for it, which takes about a millisecond per GiB.
 
 use super::SysResult;
 use super::file::Descriptor;
 
-/// One mapping's part of the memory.
+/// The resident memory of a mapping.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resident {
-    /// First address.
+    /// The first address.
     pub start: usize,
-    /// First address behind it.
+    /// The first address behind the mapping.
     pub end: usize,
     /// Bytes in memory.
     pub bytes: usize,
-    /// Those of them on transparent huge pages of private memory.
+    /// Bytes on transparent huge pages of private memory.
     pub huge: usize,
-    /// Those on huge pages of files and of shared memory, as far as they are mapped as such.
+    /// Bytes on huge pages of files and shared memory that are mapped as huge pages.
     pub huge_shared: usize,
-    /// Whether its pages are hugetlb's, which are not among the bytes above.
+    /// Whether its pages are hugetlb pages, which the other numbers do not include.
     pub is_hugetlb: bool,
-    /// Whether a GMEM kernel says that it shares it with a device.
+    /// Whether it is peer-shared memory of a GMEM kernel.
     pub is_peer_shared: bool,
 }
 
@@ -55,7 +55,7 @@ pub fn each_mapping(mut visit: impl FnMut(Resident)) -> SysResult<()> {
     Ok(())
 }
 
-/// Whether a GMEM kernel says so of the mapping at `address`.
+/// Whether the mapping at `address` is peer-shared memory of a GMEM kernel.
 pub fn is_peer_shared(address: usize) -> bool {
     let mut is_so = false;
     let look = |mapping: Resident| {
@@ -64,7 +64,7 @@ pub fn is_peer_shared(address: usize) -> bool {
     each_mapping(look).is_ok() && is_so
 }
 
-/// A mapping begins with `start-end ...`; what follows are lines of `Name:   number kB`.
+/// The first line of a mapping is `start-end ...`; the others are `Name:   number kB`.
 fn read_line(line: &[u8], mapping: &mut Option<Resident>, visit: &mut impl FnMut(Resident)) {
     let Ok(line) = std::str::from_utf8(line) else { return };
     let mut words = line.split_ascii_whitespace();

@@ -1,7 +1,8 @@
-//! Values that each thread has of its own, without thread-local storage: `pthread_key_create(3)`.
+//! Threads: per-thread values without thread-local storage, and cancellation.
 //!
-//! Rust's `thread_local!` with a destructor takes static room that a library which is dlopened may not
-//! find, and ends the process where the C library has no memory to note the destructor.
+//! The values come from `pthread_key_create(3)`. Rust's `thread_local!` with a destructor needs static TLS space, which may
+//! be exhausted when the library is dlopened, and aborts the process if the C library has no memory to register the
+//! destructor.
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
@@ -9,36 +10,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lazy::Lazy;
 
-/// One value per thread, made on first use and dropped when the thread ends. A destructor that asks after
-/// that gets a fresh one.
+/// One value per thread, made on first use and dropped when the thread ends. A destructor that runs later gets a fresh one.
 pub struct PerThread<T: 'static> {
-    /// Two threads that come first at once make two, and one is never used.
+    /// If two threads make it at the same time, one key is never used.
     key: Lazy<Option<libc::pthread_key_t>>,
     value: PhantomData<fn() -> T>,
 }
 
 impl<T: Default> PerThread<T> {
-    /// No thread has one yet.
+    /// No thread has a value yet.
     #[allow(clippy::new_without_default, reason = "a static needs a const function")]
     pub const fn new() -> Self {
         Self { key: Lazy::new(make_key::<T>), value: PhantomData }
     }
 
-    /// Use this thread's value; `None` where the process has no key or no memory left for it.
+    /// Call `use_it` with the value of this thread; `None` if the process has no key or no memory left.
     pub fn with<R>(&self, use_it: impl FnOnce(&T) -> R) -> Option<R> {
         let key = (*self.key.get())?;
-        // SAFETY: the key exists; its value is NULL or what is stored below, for this thread alone.
+        // SAFETY: the key exists. Its value is NULL or the pointer that this thread stored below.
         let mut value = unsafe { libc::pthread_getspecific(key) }.cast::<T>();
         if value.is_null() {
             value = Box::into_raw(Box::default());
             // SAFETY: the key exists.
             if unsafe { libc::pthread_setspecific(key, value.cast()) } != 0 {
-                // SAFETY: made above, and known to nobody else.
+                // SAFETY: made above, and not stored.
                 drop(unsafe { Box::from_raw(value) });
                 return None;
             }
         }
-        // SAFETY: the value lives until the thread ends, and only this thread has it.
+        // SAFETY: the value lives until the thread ends, and only this thread has its address.
         Some(use_it(unsafe { &*value }))
     }
 }
@@ -51,32 +51,32 @@ fn make_key<T>() -> Option<libc::pthread_key_t> {
 }
 
 unsafe extern "C" fn drop_value<T>(value: *mut c_void) {
-    // SAFETY: it was made by Box::into_raw, and the key holds NULL by now.
+    // SAFETY: `with` made the pointer by Box::into_raw, and pthreads has set the key to NULL before this call.
     drop(unsafe { Box::from_raw(value.cast::<T>()) });
 }
 
-/// A function to be called when a thread ends, with a pointer of that thread's. Usable from inside `malloc`:
-/// it takes no lock, and does not allocate through Rust.
+/// A function that is called when a thread ends, with a pointer that the thread has set. Usable from inside `malloc`: it takes
+/// no lock and does not allocate through Rust.
 pub struct AtThreadExit {
-    /// The key plus 1, or 0 before it is made.
+    /// The key plus 1; 0 until it is made.
     key: AtomicU64,
     call: unsafe extern "C" fn(*mut c_void),
 }
 
 impl AtThreadExit {
-    /// `call` gets what was armed.
+    /// `call` gets the pointer that was passed to [`arm`](Self::arm).
     pub const fn new(call: unsafe extern "C" fn(*mut c_void)) -> Self {
         Self { key: AtomicU64::new(0), call }
     }
 
-    /// Have the function called with `pointer` when the calling thread ends, or not if it is NULL. False where
-    /// the process has no key or no memory left for that.
+    /// Have the function called with `pointer` when the calling thread ends; NULL cancels that. False if the process has no key or
+    /// no memory left.
     ///
     /// # Safety
     /// The function may be called with `pointer` when the thread ends.
     pub unsafe fn arm(&self, pointer: *mut c_void) -> bool {
         let Some(key) = self.key() else { return false };
-        // SAFETY: the key exists; the caller's promise.
+        // SAFETY: the key exists, and the caller guarantees that the function may be called with this pointer.
         unsafe { libc::pthread_setspecific(key, pointer) == 0 }
     }
 
@@ -94,12 +94,31 @@ impl AtThreadExit {
         match self.key.compare_exchange(0, made, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Some(key),
             Err(other) => {
-                // SAFETY: made above, and known to nobody else.
+                // SAFETY: the key was made above, and no other thread has seen it.
                 unsafe { libc::pthread_key_delete(key) };
                 libc::pthread_key_t::try_from(other - 1).ok()
             }
         }
     }
+}
+
+unsafe extern "C" {
+    /// pthread.h; the libc crate has no declaration.
+    fn pthread_setcancelstate(state: libc::c_int, before: *mut libc::c_int) -> libc::c_int;
+}
+
+/// Call a function in which a pending `pthread_cancel(3)` does not act, whatever it calls: the forced unwinding of a
+/// cancelled thread must not pass through Rust, which ends the process then. The cancellation stays pending.
+pub fn without_cancellation<R>(call: impl FnOnce() -> R) -> R {
+    const PTHREAD_CANCEL_DISABLE: libc::c_int = 1;
+    let mut before = 0;
+    // SAFETY: `before` may be written. The call only changes the calling thread's state.
+    unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &raw mut before) };
+    let result = call();
+    // SAFETY: restores the state that the call above has given. Where that enables cancellation, it is deferred, since
+    // POSIX lets a thread that can be cancelled asynchronously call no function of ours; so no unwinding begins here.
+    unsafe { pthread_setcancelstate(before, &raw mut before) };
+    result
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What is mapped where: the virtual memory areas of this process.
+//! The mappings (virtual memory areas) of this process.
 //!
-//! Linux 6.11 answers for one address with the ioctl `PROCMAP_QUERY` on `/proc/self/maps`; older
-//! kernels have the text of that file only.
+//! Since Linux 6.11 the ioctl `PROCMAP_QUERY` on `/proc/self/maps` looks up one address. Older kernels have only the text of that
+//! file.
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
@@ -12,7 +12,7 @@ use super::{SysResult, errno, file, mapping};
 use crate::error::Errno;
 use crate::page::PageRange;
 
-/// What a mapping is made of.
+/// The kind of memory of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backing {
     /// Private anonymous memory: heap, stack, `MAP_PRIVATE|MAP_ANONYMOUS`, private hugetlb.
@@ -32,11 +32,11 @@ pub struct Vma {
     pub read: bool,
     /// Writable.
     pub write: bool,
-    /// What is behind it.
+    /// The kind of memory.
     pub backing: Backing,
     /// Pages of the hugetlb pool.
     pub huge_tlb: bool,
-    /// Bytes of a page; 0 where the kernel does not tell, before Linux 6.11.
+    /// Bytes of a page; 0 before Linux 6.11, where the kernel does not report it.
     pub page_bytes: usize,
 }
 
@@ -65,7 +65,7 @@ pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysR
 
 const MAPS_FILE: &CStr = c"/proc/self/maps";
 
-/// Whether the kernel answers for one address.
+/// Whether the kernel can look up one address.
 pub fn can_query() -> bool {
     kept().is_some()
 }
@@ -170,13 +170,13 @@ fn query(
     Ok(())
 }
 
-/// Room for every name that [`backing`] tells apart.
+/// Long enough for every name that [`backing`] distinguishes.
 const NAME_BYTES: usize = 256;
 
-/// Anonymous memory has no inode; what is on the kernel's own file systems is told by its device, because
-/// a file on a disk may have any name.
+/// Anonymous memory has no inode. The kernel's own file systems are recognized by their device, because a file on a disk may have
+/// any name.
 fn backing(inode: u64, device: (u32, u32), shared: bool, name: &[u8]) -> Backing {
-    /// Not on a disk: the kernel's numbers for what has no device.
+    /// The major device number of file systems that are not on a disk.
     const NO_DISK: u32 = 0;
     if inode == 0 {
         return Backing::Anonymous;
@@ -246,7 +246,7 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
         read: permissions.first() == Some(&b'r'),
         write: permissions.get(1) == Some(&b'w'),
         backing,
-        // A memfd of the pool has the name that its maker gave it, and is not told apart.
+        // A memfd of the pool has an arbitrary name, so it is not recognized.
         huge_tlb: backing != Backing::File && name.starts_with("/anon_hugepage"),
         page_bytes: 0,
     })

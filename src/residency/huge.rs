@@ -1,5 +1,5 @@
-//! Huge pages on kernels before Linux 6.7, which tell how many bytes of a mapping are on huge pages and not which.
-//! Often only one answer fits.
+//! Huge pages on kernels before Linux 6.7, which report how many bytes of a mapping are on huge
+//! pages, but not which. Often the number has only one explanation.
 
 use super::{HUGE, Stretch, Stretches};
 use crate::error::Result;
@@ -8,12 +8,12 @@ use crate::os::smaps::{self, Resident};
 use crate::os::{SysResult, mapping};
 use crate::page::PageRange;
 
-/// Mark huge pages. False, with nothing marked, where for some page both answers fit.
+/// Mark huge pages. False, with nothing marked, where the kernel's numbers are ambiguous.
 pub fn deduce(range: PageRange, stretches: &mut Vec<Stretch>) -> Result<bool> {
     let mut huge = Vec::new();
     let mut is_certain = true;
     let read = smaps::each_mapping(|mapping| {
-        // The kernel's count is of the whole mapping, so all of it is looked at.
+        // The kernel counts huge pages per mapping, so look at all of it.
         let whole = PageRange::new(mapping.start, mapping.end);
         if !is_certain || whole.intersect(range).is_empty() || !mapping.has_huge_pages() {
             return;
@@ -30,12 +30,13 @@ pub fn deduce(range: PageRange, stretches: &mut Vec<Stretch>) -> Result<bool> {
     Ok(is_certain)
 }
 
-/// The huge pages among the resident parts of a mapping; `None` where that cannot be said.
+/// The huge pages among the resident parts of a mapping; `None` where they are ambiguous.
 fn of_mapping(mapping: &Resident, parts: Vec<PageRange>) -> Option<Vec<PageRange>> {
     if mapping.is_hugetlb {
         return Some(parts);
     }
-    // A huge page is resident as a whole: if no more than the huge pages are, it is these.
+    // A huge page is resident as a whole. If the candidates add up to the kernel's number, they are
+    // the huge pages.
     let page = mapping::huge_page();
     let candidates: Vec<_> =
         parts.iter().map(|part| part.inward(page)).filter(|part| !part.is_empty()).collect();
@@ -43,7 +44,7 @@ fn of_mapping(mapping: &Resident, parts: Vec<PageRange>) -> Option<Vec<PageRange
     (bytes == mapping.huge + mapping.huge_shared).then_some(candidates)
 }
 
-/// What of a range is resident, neighbours as one.
+/// The resident parts of a range, neighbours joined.
 fn resident_parts(range: PageRange) -> SysResult<Vec<PageRange>> {
     let mut parts: Vec<PageRange> = Vec::new();
     pagemap::scan_telling(range, Files::NotTold, |run| {
@@ -60,7 +61,7 @@ fn resident_parts(range: PageRange) -> SysResult<Vec<PageRange>> {
     Ok(parts)
 }
 
-/// Set the flag in what lies in `huge`, which ascends.
+/// Set the flag in the parts that lie in `huge`, which is in ascending order.
 fn mark(stretches: &[Stretch], huge: &[PageRange]) -> Result<Vec<Stretch>> {
     let mut marked = Stretches::default();
     for stretch in stretches {
@@ -96,7 +97,7 @@ mod tests {
     fn only_what_is_certain_is_said() {
         let page = mapping::huge_page().bytes();
         let two = PageRange::new(4 * page, 6 * page);
-        // Half a page, and one that does not begin where huge pages do.
+        // Half a page, at an address where no huge page begins.
         let small = PageRange::new(8 * page + page / 2, 9 * page + page / 4);
         let of = |huge, parts: &[PageRange]| {
             of_mapping(&Resident { huge, ..Resident::default() }, parts.to_vec())

@@ -1,4 +1,4 @@
-//! A residency as JSON: neighbouring pages that are alike are one run.
+//! A residency as JSON. Neighbouring pages with the same state form one run.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use super::{FLAGS, NODE, PageState, View};
 use crate::error::Result;
 
 impl View<'_> {
-    /// One object.
+    /// One JSON object.
     pub fn to_json(&self) -> Result<String> {
         let tally = Tally::of(self.states);
         let mut json = Out::default();
@@ -22,7 +22,7 @@ impl View<'_> {
         );
         json.push(if self.known & NODE != 0 { ",\"node\"]" } else { "]" });
         for (flag, name) in FLAGS {
-            // What is not known is no number.
+            // Unknown numbers are null.
             if self.known & flag != 0 {
                 let _ = write!(json, ",\"{name}\":{}", tally.count(flag));
             } else {
@@ -50,7 +50,7 @@ impl View<'_> {
     }
 }
 
-/// Flags by name, in JSON's quotes.
+/// Names of flags, quoted.
 fn names(flags: u16) -> String {
     let names = FLAGS.iter().filter(|(flag, _)| flags & flag != 0);
     names.map(|(_, name)| format!("\"{name}\"")).collect::<Vec<_>>().join(",")

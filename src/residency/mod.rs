@@ -1,6 +1,7 @@
-//! Where each page of a range is: its node, in memory or not, huge, swapped out, shared, hot.
+//! Where each page of a range is: its node, and whether it is in memory, huge, swapped out, shared
+//! or hot.
 //!
-//! What this kernel does not tell this process is left out of [`Residency::known`], never guessed.
+//! Unknown values are left out of [`Residency::known`], never guessed.
 
 mod huge;
 mod json;
@@ -19,13 +20,13 @@ use crate::os::vma::{self, Backing, Vma};
 use crate::os::{machine, mapping, numa};
 use crate::page::PageRange;
 
-/// One page, as `gmemPageState_t` of `libgmem.h` has it.
+/// One page: `gmemPageState_t` of `libgmem.h`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PageState {
-    /// Its memory node; -1 where it is on none, or unknown.
+    /// Memory node of the page; -1 if it is on none, or on an unknown one.
     pub node: i16,
-    /// The flags below.
+    /// A combination of the flags below.
     pub flags: u16,
 }
 
@@ -41,12 +42,12 @@ pub const SWAPPED: u16 = 8;
 pub const SHARED: u16 = 16;
 /// The kernel's page of zeros.
 pub const ZERO: u16 = 32;
-/// Marked as referenced or active.
+/// Referenced or active, according to the kernel.
 pub const HOT: u16 = 64;
-/// In [`Residency::known`] only: that pages have a node.
+/// In [`Residency::known`] only: nodes of pages are known.
 pub const NODE: u16 = 1 << 15;
 
-/// The flags that a page may have, by name.
+/// The flags of a page and their names.
 pub const FLAGS: [(u16, &str); 7] = [
     (MAPPED, "mapped"),
     (RESIDENT, "resident"),
@@ -58,23 +59,24 @@ pub const FLAGS: [(u16, &str); 7] = [
 ];
 
 impl PageState {
-    /// Nothing is mapped there.
+    /// A page where nothing is mapped.
     pub const UNMAPPED: Self = Self { node: -1, flags: 0 };
 
-    /// Whether it has a flag.
+    /// Whether the page has `flag`.
     pub const fn is(self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 }
 
-/// Neighbouring pages that are alike.
+/// Neighbouring pages with the same state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stretch {
     range: PageRange,
     state: PageState,
 }
 
-/// Stretches in ascending order. There may be as many as pages: where memory ends, so do they, and that stays known.
+/// Stretches in ascending order. There may be as many as pages, so memory can run out; `is_cut`
+/// records that.
 #[derive(Debug, Default)]
 struct Stretches {
     list: Vec<Stretch>,
@@ -82,7 +84,7 @@ struct Stretches {
 }
 
 impl Stretches {
-    /// Add one behind the others.
+    /// Append a stretch.
     fn join(&mut self, next: Stretch) {
         if let Some(last) = self.list.last_mut()
             && last.state == next.state
@@ -104,22 +106,22 @@ impl Stretches {
     }
 }
 
-/// The pages of a range at one moment, or rather at the moments at which the kernel looked at each.
+/// The pages of a range, each at the moment at which the kernel looked at it.
 #[derive(Debug)]
 pub struct Residency {
-    /// The range, in whole base pages.
+    /// The range in whole base pages.
     pub range: PageRange,
-    /// Flags that are told here; a page without one of the others may have it.
+    /// The flags reported here. A page may have any other flag without showing it.
     pub known: u16,
-    /// Everything that is mapped, ascending.
+    /// Everything that is mapped, in ascending order.
     stretches: Vec<Stretch>,
 }
 
-/// Look at the pages of `[addr, addr + size)`, rounded outward to base pages. Whether they are hot costs more than all
-/// the rest, so it is asked for.
+/// Look at the pages of `[addr, addr + size)`, rounded outward to base pages. Hotness costs more
+/// than all the rest, so it is optional.
 pub fn read(addr: usize, size: usize, wants_hot: bool) -> Result<Residency> {
     let range = PageRange::from_arguments(addr, size)?.outward(mapping::base_page());
-    // What a batch of questions takes; see `refine`.
+    // Memory for one batch in `refine`.
     reserve::ask(2 << 20, "looking at pages")?;
     let vmas = mapped(range)?;
     let mut stretches = scan(range, &vmas)?;
@@ -138,9 +140,10 @@ pub fn read(addr: usize, size: usize, wants_hot: bool) -> Result<Residency> {
     Ok(Residency { range, known, stretches: with_the_rest(&vmas, &stretches)? })
 }
 
-/// What is mapped in the range. Neighbours of one kind are one.
+/// The mappings in the range. Neighbours of one kind are joined.
 fn mapped(range: PageRange) -> Result<Vec<Vma>> {
-    /// From here on, addresses are the kernel's; what it shows there has no pages of this process.
+    /// Addresses from here on belong to the kernel. It lists its vsyscall page there, which is no
+    /// page of this process.
     const KERNELS: usize = 1 << (usize::BITS - 1);
     let mut vmas: Vec<Vma> = Vec::new();
     let walked = vma::walk(range, |vma| {
@@ -160,19 +163,20 @@ fn mapped(range: PageRange) -> Result<Vec<Vma>> {
     Ok(vmas)
 }
 
-/// What is resident or swapped out.
+/// The pages that are resident or swapped out.
 fn scan(range: PageRange, vmas: &[Vma]) -> Result<Vec<Stretch>> {
     let has_swap = machine::swap().is_none_or(|(total, _)| total > 0);
     let mut stretches = Stretches::default();
     for vma in vmas {
-        // Only a private mapping of a file has pages of both kinds.
+        // Only a private mapping of a file can hold both kinds of pages.
         let files = if vma.backing == Backing::File { Files::Told } else { Files::NotTold };
         let is_shared = vma.backing == Backing::SharedMemory;
         pagemap::scan_telling(vma.range, files, |run| {
             let mut flags = MAPPED;
             let mut set = |flag, holds| flags |= if holds { flag } else { 0 };
             set(RESIDENT, run.present);
-            // What is neither here nor there is a page that just moves, or a guard page.
+            // Without swap, a page that is neither here nor there is being moved, or is a guard
+            // page.
             set(SWAPPED, !run.present && has_swap);
             set(HUGE, run.present && run.huge == Some(true));
             set(ZERO, run.present && run.zero);
@@ -185,7 +189,7 @@ fn scan(range: PageRange, vmas: &[Vma]) -> Result<Vec<Stretch>> {
     stretches.finish()
 }
 
-/// On which node each page is. False where the kernel does not tell.
+/// Find the node of each page. False where the kernel does not say.
 fn locate(stretches: &mut Vec<Stretch>) -> Result<bool> {
     let nodes = numa::memory_nodes();
     let id = |node: usize| i16::try_from(node).unwrap_or(-1);
@@ -200,7 +204,8 @@ fn locate(stretches: &mut Vec<Stretch>) -> Result<bool> {
         let mut units = units.iter_mut();
         let told = numa::placement(&addresses, |_, place| {
             let Some(unit) = units.next() else { return };
-            // Unknown are pages that have gone meanwhile, and the page of zeros, which is on no node of its own.
+            // Unknown are pages released meanwhile, and the zero page, which is on no node of the
+            // process's choice.
             unit.state.node = match place {
                 numa::Placement::Node(node) => id(node),
                 numa::Placement::Unknown(_) => -1,
@@ -210,12 +215,12 @@ fn locate(stretches: &mut Vec<Stretch>) -> Result<bool> {
     })
 }
 
-/// Which pages are hot. False where this process may not know.
+/// Find the hot pages. False where this process is not allowed to know.
 fn find_hot(stretches: &mut Vec<Stretch>) -> Result<bool> {
     let Some(flags) = PageFlags::open() else { return Ok(false) };
     refine(stretches, |units| {
         let mut frames = Vec::with_capacity(units.len());
-        // Neighbours are asked about in one call, unless they are huge.
+        // One call asks about a run of neighbours, unless they are huge.
         for neighbours in units.chunk_by(|a, b| {
             a.range.end() == b.range.start() && !a.state.is(HUGE) && !b.state.is(HUGE)
         }) {
@@ -228,15 +233,15 @@ fn find_hot(stretches: &mut Vec<Stretch>) -> Result<bool> {
             frames.extend(pagemap::frames(PageRange::new(first.range.start(), end)).ok()?);
         }
         for (unit, is_hot) in units.iter_mut().zip(flags.hot(&frames).ok()?) {
-            // The page of zeros is everybody's.
+            // The zero page is shared by all processes.
             unit.state.flags |= if is_hot && !unit.state.is(ZERO) { HOT } else { 0 };
         }
         Some(())
     })
 }
 
-/// Ask about each resident page, or each huge page as a whole, some thousand at a time, and join again what is alike.
-/// False, with everything as it was, once `ask` gives up.
+/// Call `ask` with the resident pages, or huge pages as a whole, in batches, and join neighbours
+/// that are alike afterwards. False, with everything unchanged, once `ask` gives up.
 fn refine(
     stretches: &mut Vec<Stretch>,
     mut ask: impl FnMut(&mut [&mut Stretch]) -> Option<()>,
@@ -275,7 +280,7 @@ fn refine(
     Ok(is_done)
 }
 
-/// What is mapped and neither resident nor swapped out has its place between what is.
+/// Put what is mapped but neither resident nor swapped out between the other stretches.
 fn with_the_rest(vmas: &[Vma], stretches: &[Stretch]) -> Result<Vec<Stretch>> {
     let rest = |from, to| Stretch {
         range: PageRange::new(from, to),
@@ -296,7 +301,7 @@ fn with_the_rest(vmas: &[Vma], stretches: &[Stretch]) -> Result<Vec<Stretch>> {
             all.join(Stretch { range: inside, state: stretch.state });
             at = inside.end();
             if stretch.range.end() > vma.range.end() {
-                // It goes on in the next mapping.
+                // The stretch continues in the next mapping.
                 break;
             }
             stretches.next();
@@ -317,13 +322,12 @@ fn failed(call: &'static str, range: PageRange, errno: Errno) -> Error {
 }
 
 impl Residency {
-    /// Number of pages.
+    /// Number of base pages.
     pub fn pages(&self) -> usize {
         self.range.len().div_ceil(mapping::base_page().bytes())
     }
 
-    /// Call `visit` with each number of neighbouring pages that are alike, holes among them, from the first page to the
-    /// last.
+    /// Call `visit` for each run of pages with the same state, holes included, in ascending order.
     pub fn each(&self, mut visit: impl FnMut(usize, PageState)) {
         let page = mapping::base_page().bytes();
         let mut at = self.range.start();
@@ -340,7 +344,8 @@ impl Residency {
     }
 }
 
-/// A residency as the caller keeps it: one state per page. What the pictures are made of.
+/// A residency as the caller keeps it, with one state per page. Text, JSON and pictures are made
+/// from it.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     /// Address of the first page.
@@ -349,12 +354,12 @@ pub struct View<'a> {
     pub page: usize,
     /// See [`Residency::known`].
     pub known: u16,
-    /// The pages.
+    /// One state for each page.
     pub states: &'a [PageState],
 }
 
 impl<'a> View<'a> {
-    /// Address of a page.
+    /// Address of the page at `index`.
     const fn address(&self, index: usize) -> usize {
         self.start.wrapping_add(index.wrapping_mul(self.page))
     }
@@ -364,8 +369,8 @@ impl<'a> View<'a> {
         (mapping::gmem_page().bytes() / self.page.max(1)).max(1)
     }
 
-    /// The pages by the GMEM page that they are in, each part with the index of its first page. The first and the
-    /// last may be cut.
+    /// The pages grouped by GMEM page, each group with the index of its first page. The first and
+    /// the last group may be incomplete.
     fn blocks(&self) -> impl Iterator<Item = (usize, &'a [PageState])> {
         let per_block = self.per_block();
         let first = per_block - self.start / self.page.max(1) % per_block;

@@ -1,10 +1,10 @@
-//! Text that may become long: where memory ends, so does the text, and the process goes on.
+//! Text that may become long. If memory runs out, the text is cut and the process goes on.
 
 use std::fmt::{self, Write};
 
 use crate::error::{Error, Result};
 
-/// Grows by `write!`, whose result may be ignored until [`finish`](Out::finish).
+/// Written with `write!`, whose result may be ignored until [`finish`](Out::finish).
 #[derive(Default)]
 pub struct Out {
     text: String,
@@ -23,13 +23,13 @@ impl Write for Out {
 }
 
 impl Out {
-    /// Add text as it is.
+    /// Append text.
     pub fn push(&mut self, part: &str) {
-        // A failure stays known.
+        // `is_cut` keeps the failure.
         let _ = self.write_str(part);
     }
 
-    /// All of it, or that there was no memory for it.
+    /// The whole text, or an error if it was cut.
     pub fn finish(self) -> Result<String> {
         if self.is_cut {
             return Err(Error::OutOfMemory { what: "the text of a residency" });

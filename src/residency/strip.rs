@@ -1,4 +1,4 @@
-//! A residency as text: a line per GMEM page, a sign for each of its 64 parts.
+//! A residency as text: one line per GMEM page, with one sign for each of its 64 parts.
 
 use std::fmt::Write as _;
 
@@ -11,8 +11,7 @@ use crate::error::Result;
 const SIGNS: usize = 64;
 
 impl View<'_> {
-    /// A line of totals, a line that explains the signs, and the strip. Lines that repeat the one above are counted
-    /// instead.
+    /// A line of totals, a legend, and the strip. Runs of equal lines are printed once and counted.
     pub fn to_text(&self) -> Result<String> {
         let mut text = Out::default();
         text.push(&self.heading());
@@ -26,7 +25,7 @@ impl View<'_> {
             }
             push_repeated(&mut text, repeated);
             repeated = 0;
-            // The address of the GMEM page, also where the range begins inside.
+            // The address of the GMEM page, even if the range begins inside it.
             let block = self.per_block() * self.page;
             let _ = writeln!(text, "{:>12x} {line}", self.address(first) / block * block);
             above = Some(line);
@@ -63,10 +62,10 @@ impl View<'_> {
         self.per_block().div_ceil(SIGNS)
     }
 
-    /// What is between the address and the end of the line.
+    /// The line after the address.
     fn line(&self, first: usize, part: &[PageState]) -> String {
         let mut line = String::from("|");
-        // A range that begins or ends inside: nothing is known of the rest, and nothing shown.
+        // Pages outside the range are left blank.
         let skipped = (self.start / self.page.max(1) + first) % self.per_block();
         let signs = self.per_block().div_ceil(self.per_sign());
         for sign in 0..signs {
@@ -97,7 +96,7 @@ fn push_repeated(text: &mut Out, lines: usize) {
     }
 }
 
-/// The sign of most of the pages; of several the first.
+/// The most frequent sign; the first of several.
 fn commonest(states: &[PageState]) -> char {
     let mut best = (' ', 0);
     for state in states {
@@ -161,7 +160,8 @@ mod tests {
         );
         assert!(lines[4].contains(&strip), "{text}");
 
-        // Begins in the last sixteenth of a GMEM page: the signs stand where the pages do.
+        // The range begins in the last sixteenth of a GMEM page; the signs stand at the end of the
+        // line.
         let cut = View { start: 2 * block - block / 16, states: &states[..per_block / 16], ..view };
         let text = cut.to_text().unwrap();
         let strip = format!("{block:>12x} |{}{}|", " ".repeat(60), "1".repeat(4));

@@ -1,7 +1,8 @@
 //! A residency as a picture (SVG 1.1). A square is a page, or a GMEM page where there are many.
 //!
-//! Colours are those of Okabe and Ito, which people with any kind of colour vision tell apart, and no state but the
-//! node is told by its colour alone: huge pages are unbroken, small ones a grid, the rest has a sign each.
+//! The colours are those of Okabe and Ito, which people with any kind of colour vision can
+//! distinguish. Colour alone shows only the node: huge pages are solid, small pages form a grid,
+//! and other states have signs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,28 +12,30 @@ use super::tally::Tally;
 use super::{FLAGS, HOT, HUGE, MAPPED, NODE, PageState, RESIDENT, SHARED, SWAPPED, View, ZERO};
 use crate::error::Result;
 
-/// Up to here each page has its square.
+/// Up to this number, each page has a square of its own.
 const MOST_PAGES: usize = 1 << 14;
-/// Squares of GMEM pages; where there are more, a square is two of them, or four, ...
+/// Maximum number of squares of GMEM pages. Beyond it, a square is two GMEM pages, or four, and so
+/// on.
 const MOST_SQUARES: usize = 1 << 12;
 
-/// Where the squares begin, and how wide they are together. All places are multiples of the pitches, so that the
-/// patterns fit.
+/// Left edge and total width of the squares. All positions are multiples of the pitches, so that
+/// the patterns fit.
 const LEFT: usize = 128;
 const INNER: usize = 1024;
 const RIGHT: usize = 208;
 const WIDTH: usize = LEFT + INNER + RIGHT;
 
-/// Blue, orange, green, purple, sky, vermilion, yellow; for the nodes behind these the same, darker.
+/// Blue, orange, green, purple, sky, vermilion, yellow; then darker shades of them for higher
+/// nodes.
 const NODES: [&str; 14] = [
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#00446b",
     "#8a5f00", "#005f45", "#7a4864", "#345e8c", "#803800", "#908929",
 ];
 
-/// In the colour of what has no node, or none that is known.
+/// Pages with no node, or an unknown one, have this node's colour.
 const NO_NODE: i16 = -1;
 
-/// What a part of the picture is filled with.
+/// How a part of the picture is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fill {
     Huge(i16),
@@ -58,7 +61,7 @@ impl Fill {
         }
     }
 
-    /// As the attribute `fill` has it: a colour, or one of the patterns.
+    /// Value of the attribute `fill`: a colour or a pattern.
     fn paint(self) -> String {
         match self {
             Self::Huge(node) => colour(node).to_owned(),
@@ -77,7 +80,7 @@ fn colour(node: i16) -> &'static str {
 }
 
 impl View<'_> {
-    /// The whole document.
+    /// The SVG document.
     pub fn to_svg(&self) -> Result<String> {
         let by_page = self.states.len() <= MOST_PAGES;
         let tally = Tally::of(self.states);
@@ -116,7 +119,7 @@ impl View<'_> {
         )
     }
 
-    /// A GMEM page is four rows of squares. Returns where the picture ends.
+    /// Draw each page. A GMEM page is four rows of squares. Returns the lower edge.
     fn draw_pages(&self, svg: &mut Out, top: usize) -> usize {
         const PITCH: usize = 8;
         const PER_ROW: usize = INNER / PITCH;
@@ -144,7 +147,7 @@ impl View<'_> {
                         x: LEFT + column * PITCH,
                         y: top + row * PITCH,
                         width: alike.len() * PITCH - 1,
-                        // A huge page goes on in the next row.
+                        // A huge page continues in the next row.
                         height: if alike[0].is(HUGE) { PITCH } else { PITCH - 1 },
                     };
                     place.fill(svg, Fill::of(alike[0]));
@@ -158,7 +161,8 @@ impl View<'_> {
         top
     }
 
-    /// A square is one or more GMEM pages, filled as much as they are. Returns where the picture ends.
+    /// Draw squares of one or more GMEM pages, each filled in proportion to its pages. Returns the
+    /// lower edge.
     fn draw_blocks(&self, svg: &mut Out, top: usize) -> usize {
         const PITCH: usize = 16;
         const SIDE: usize = 14;
@@ -179,16 +183,16 @@ impl View<'_> {
             for alike in part.chunk_by(|a, b| a == b) {
                 *fills.entry(Fill::of(alike[0])).or_insert(0) += alike.len();
             }
-            // From the bottom up, as a glass is filled.
+            // Fill from the bottom up.
             let mut filled = 0;
             for (fill, pages) in fills {
                 let from = filled * SIDE / per_square;
                 filled += pages;
                 let to = filled * SIDE / per_square;
-                // A little of something is still seen.
+                // Small shares stay visible.
                 let height = (to - from).max(usize::from(from < SIDE));
                 let place = Place { x, y: y + SIDE - from - height, width: SIDE, height };
-                // What is not resident is what stays empty.
+                // Pages that are not resident leave the square empty.
                 if fill != Fill::Absent {
                     place.fill(svg, fill);
                 }
@@ -214,7 +218,7 @@ impl View<'_> {
         self.per_block() * blocks.div_ceil(MOST_SQUARES).next_power_of_two()
     }
 
-    /// What a pointer that rests there is told.
+    /// Tooltip text.
     fn describe(&self, first: usize, part: &[PageState]) -> String {
         let tally = Tally::of(part);
         let mut text = format!("{:#x}, {}:", self.address(first), bytes(part.len() * self.page));
@@ -254,7 +258,7 @@ impl Place {
         }
     }
 
-    /// The signs of shared and hot, one in each page.
+    /// The signs for shared and hot, one per page.
     fn mark(self, svg: &mut Out, state: PageState) {
         for (flag, pattern) in [(SHARED, "url(#shared)"), (HOT, "url(#hot)")] {
             if state.is(flag) {
@@ -263,7 +267,7 @@ impl Place {
         }
     }
 
-    /// The same signs once, in the size of the place.
+    /// The signs for shared and hot, once, in the size of the place.
     fn mark_once(self, svg: &mut Out, state: PageState) {
         let Self { x, y, width, height } = self;
         if state.is(SHARED) {
@@ -286,7 +290,7 @@ impl Place {
     }
 }
 
-/// The outline of a square.
+/// Outline of a square.
 fn frame(svg: &mut Out, x: usize, y: usize, side: usize) {
     let side = side - 1;
     let _ = write!(
@@ -295,7 +299,7 @@ fn frame(svg: &mut Out, x: usize, y: usize, side: usize) {
     );
 }
 
-/// An address at the left, and the group that follows with what a pointer is told there.
+/// The address at the left, and the beginning of a group with a tooltip.
 fn label(svg: &mut Out, address: usize, y: usize, told: &str) {
     let _ = write!(
         svg,
@@ -307,7 +311,7 @@ fn label(svg: &mut Out, address: usize, y: usize, told: &str) {
     }
 }
 
-/// Each node's pages, beside a GMEM page.
+/// Number of pages of each node, next to a GMEM page.
 fn in_short(part: &[PageState]) -> String {
     const MOST: usize = 2;
     let tally = Tally::of(part);
@@ -320,7 +324,7 @@ fn in_short(part: &[PageState]) -> String {
     parts.join(", ")
 }
 
-/// What the signs mean, and how many pages have each. Returns where it ends.
+/// Legend with the number of pages of each kind. Returns its lower edge.
 fn legend(svg: &mut Out, view: &View<'_>, tally: &Tally, by_page: bool) -> usize {
     const SIDE: usize = 16;
     let mut entries: Vec<(Option<Fill>, u16, String)> = Vec::new();
@@ -330,7 +334,7 @@ fn legend(svg: &mut Out, view: &View<'_>, tally: &Tally, by_page: bool) -> usize
     }
     let absent = tally.count(MAPPED)
         - (tally.count(RESIDENT) + tally.count(SWAPPED)).min(tally.count(MAPPED));
-    let small = tally.count(RESIDENT) - tally.count(HUGE);
+    let small = tally.count(RESIDENT).saturating_sub(tally.count(HUGE));
     for (fill, flag, name, pages) in [
         (Fill::Huge(NO_NODE), HUGE, "huge (unbroken)", tally.count(HUGE)),
         (Fill::Small(NO_NODE), HUGE, "small (grid)", small),
@@ -362,7 +366,7 @@ fn legend(svg: &mut Out, view: &View<'_>, tally: &Tally, by_page: bool) -> usize
         }
         place.mark_once(svg, PageState { node: NO_NODE, flags: flag });
         let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\">{text}</text>", x + SIDE + 8, y + 12);
-        // The next swatch has to lie where the patterns begin anew.
+        // Swatches start where the patterns begin.
         x = (x + width).next_multiple_of(8);
     }
     let square = if by_page { view.page } else { view.pages_per_square() * view.page };
@@ -382,7 +386,7 @@ fn legend(svg: &mut Out, view: &View<'_>, tally: &Tally, by_page: bool) -> usize
     y + 64
 }
 
-/// The patterns that are used: small pages of each node, and what is told by a sign.
+/// The patterns in use: small pages of each node, and the signs.
 fn patterns(svg: &mut Out, tally: &Tally, pitch: usize) {
     let side = pitch - 1;
     let middle = side as f64 / 2.0;
@@ -418,7 +422,7 @@ fn patterns(svg: &mut Out, tally: &Tally, pitch: usize) {
     pattern("hot", dot("#ffffff"));
 }
 
-/// In the largest unit that leaves no rest.
+/// In the largest unit that divides it.
 fn bytes(count: usize) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     let fitting = units.iter().find(|(shift, _)| count > 0 && count.trailing_zeros() >= *shift);
@@ -450,7 +454,8 @@ mod tests {
         PageState { node, flags: MAPPED | RESIDENT | flags }
     }
 
-    /// Enough of XML for what is drawn here: every element closes in order, attributes are quoted.
+    /// Checks as much of XML as the pictures use: elements close in order, and attributes are
+    /// quoted.
     fn is_well_formed(svg: &str) -> bool {
         let mut open = Vec::new();
         let mut rest = svg;

@@ -1,28 +1,28 @@
-//! How many pages have which flag, and how many each node has.
+//! Numbers of pages by flag and by node.
 
 use std::collections::BTreeMap;
 
 use super::{FLAGS, PageState, RESIDENT};
 
-/// Pages by flag and by node.
+/// Numbers of pages by flag and by node.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Tally {
-    /// All that were counted.
+    /// Pages counted.
     pub pages: usize,
     flags: [usize; FLAGS.len()],
-    /// Resident pages of each node; -1 for those of which the node is unknown.
+    /// Resident pages by node; -1 for an unknown node.
     pub nodes: BTreeMap<i16, usize>,
 }
 
 impl Tally {
-    /// Count states, a page each.
+    /// Count states, one per page.
     pub fn of(states: &[PageState]) -> Self {
         let mut tally = Self::default();
         states.chunk_by(|a, b| a == b).for_each(|alike| tally.add(alike.len(), alike[0]));
         tally
     }
 
-    /// Count pages that are alike.
+    /// Count pages with the same state.
     pub fn add(&mut self, pages: usize, state: PageState) {
         self.pages += pages;
         for (count, (flag, _)) in self.flags.iter_mut().zip(FLAGS) {
@@ -33,7 +33,7 @@ impl Tally {
         }
     }
 
-    /// Pages that have a flag.
+    /// Number of pages with `flag`.
     pub fn count(&self, flag: u16) -> usize {
         FLAGS.iter().position(|(other, _)| *other == flag).map_or(0, |index| self.flags[index])
     }

@@ -1,42 +1,41 @@
-//! Events: places in streams that others can wait for.
+//! Events: points in streams that other streams and threads can wait for.
 
 use std::any::Any;
 
-use super::caller;
-use super::pool::Pool;
-use super::queue::Stream;
+use super::current_thread;
+use super::pool::{Pool, Served};
 use super::sync::{self, Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, PoisonError};
 use crate::error::{Error, Result};
 
-/// What a place in a stream is to someone else.
+/// Data that the recorder of an event keeps with an event point.
 pub type Note = std::sync::Arc<dyn Any + Send + Sync>;
 
-/// One recording of an event: a place in a stream, which its work passes once.
-pub struct Point {
+/// One recording of an event: a point in a stream, which the stream passes once.
+pub struct EventPoint {
     event: usize,
     passed: AtomicBool,
     state: Mutex<State>,
-    /// Signalled once, when it is passed.
+    /// Signalled once, when the point has passed.
     progress: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// The stream it lies in, until it is passed.
-    on: Option<Arc<Stream>>,
-    /// Whatever whoever recorded it wants to find again.
+    /// The stream that the point is in, until it has passed.
+    on: Option<Arc<dyn Served>>,
+    /// Kept for the recorder.
     note: Option<Note>,
-    /// Streams of libgmem's own that have come to wait for it.
-    held: Vec<Arc<Stream>>,
-    /// How many were told to; there is room for as many.
+    /// libgmem's own streams that wait here.
+    parked: Vec<Arc<dyn Served>>,
+    /// Streams that will wait; `parked` has the capacity for them.
     expected: usize,
-    /// Threads that wait.
+    /// Threads that wait here.
     waiters: usize,
 }
 
-impl Point {
-    /// A place in the stream `on`, recorded for the event with the handle `event`.
-    pub(super) fn new(event: usize, on: Arc<Stream>) -> Self {
+impl EventPoint {
+    /// A point in the stream `on` for the event with the handle `event`.
+    pub(super) fn new(event: usize, on: Arc<dyn Served>) -> Self {
         let state = State { on: Some(on), ..State::default() };
         Self {
             event,
@@ -50,52 +49,52 @@ impl Point {
         self.passed.load(Ordering::Acquire)
     }
 
-    /// Keep something with it.
+    /// Keep the recorder's data.
     pub(super) fn note(&self, note: Note) {
         self.lock().note = Some(note);
     }
 
-    /// What is kept with it.
+    /// The recorder's data.
     pub(super) fn noted(&self) -> Option<Note> {
         self.lock().note.clone()
     }
 
-    /// The stream's work has come here: whoever waits goes on.
+    /// The stream has reached the point: resume its waiters.
     pub(super) fn pass(&self) {
-        let (held, on) = {
+        let (parked, on) = {
             let mut state = self.lock();
             self.passed.store(true, Ordering::Release);
             if state.waiters > 0 {
                 self.progress.notify_all();
             }
-            (std::mem::take(&mut state.held), state.on.take())
+            (std::mem::take(&mut state.parked), state.on.take())
         };
         drop(on);
-        held.into_iter().for_each(Stream::go_on);
+        parked.into_iter().for_each(Served::resume);
     }
 
-    /// A stream is told to wait: makes the room for it, so that waiting itself cannot fail.
-    pub(super) fn expect_one(&self) -> Result<()> {
+    /// Reserve capacity for one more stream that will wait, so that waiting itself cannot fail.
+    pub(super) fn reserve_waiter(&self) -> Result<()> {
         let mut state = self.lock();
         state.expected += 1;
-        let room = state.expected;
-        match state.held.try_reserve(room) {
+        let expected = state.expected;
+        match state.parked.try_reserve(expected) {
             Ok(()) => Ok(()),
             Err(_) => Err(Error::OutOfMemory { what: "a stream that waits for an event" }),
         }
     }
 
-    /// Keep a stream that has come to wait until the point is passed; false if it is already.
-    pub(super) fn hold(&self, stream: &Arc<Stream>) -> bool {
+    /// Keep a stream until the point has passed. False if it has passed already.
+    pub(super) fn park(&self, stream: Arc<dyn Served>) -> bool {
         let mut state = self.lock();
         if self.is_passed() {
             return false;
         }
-        state.held.push(Arc::clone(stream));
+        state.parked.push(stream);
         true
     }
 
-    /// Have the calling thread wait.
+    /// Let the calling thread wait until the point has passed.
     pub(super) fn wait(&self, pool: &Arc<Pool>) -> Result<()> {
         if self.is_passed() {
             return Ok(());
@@ -103,8 +102,8 @@ impl Point {
         if self.lock().on.as_ref().is_some_and(|stream| stream.is_served_by_caller()) {
             return Err(Error::SelfSynchronize { what: "event", handle: self.event });
         }
-        // A thread that serves streams cannot serve while it waits.
-        let aside = if caller::is_in_pool() { Some(pool.step_aside()?) } else { None };
+        // A thread of the pool cannot serve while it waits.
+        let aside = if current_thread::is_in_pool() { Some(pool.step_aside()?) } else { None };
         let mut state = self.lock();
         state.waiters += 1;
         while !self.is_passed() {
@@ -121,24 +120,23 @@ impl Point {
     }
 }
 
-/// What a handle of an event stands for: its latest recording.
+/// The object behind an event's handle: its latest recording.
 #[derive(Default)]
 pub(super) struct Event {
-    latest: Mutex<Option<Arc<Point>>>,
+    latest: Mutex<Option<Arc<EventPoint>>>,
 }
 
 impl Event {
-    /// What there is to wait for, if anything still is.
-    pub(super) fn pending(&self) -> Option<Arc<Point>> {
+    /// The latest point, unless it has passed.
+    pub(super) fn pending(&self) -> Option<Arc<EventPoint>> {
         self.lock().as_ref().filter(|point| !point.is_passed()).map(Arc::clone)
     }
 
-    /// Record it with `register`, which puts the point into its stream; if that fails, the event stands
-    /// for what it stood for.
+    /// Record the event; `register` puts the point into its stream. If that fails, the event keeps its point.
     pub(super) fn record(
         &self,
-        point: Point,
-        register: impl FnOnce(Arc<Point>) -> Result<()>,
+        point: EventPoint,
+        register: impl FnOnce(Arc<EventPoint>) -> Result<()>,
     ) -> Result<()> {
         let point = Arc::new(point);
         register(Arc::clone(&point))?;
@@ -146,7 +144,7 @@ impl Event {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Point>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<EventPoint>>> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,81 +1,82 @@
-//! *When* it happens: streams run what is registered on them one after the other.
+//! *When* work happens: streams run the work registered on them in order.
 //!
-//! - [`queue`]: one stream: its waiting work, its first failure, who waits for it
-//! - [`event`]: places in streams that other streams and threads wait for
+//! - [`queue`]: one stream: its waiting work, its first failure, its waiters
+//! - [`event`]: points in streams that other streams and threads wait for
 //! - [`pool`]: the few threads that serve libgmem's own streams
-//! - [`foreign`]: streams that an executor of somebody else's serves
-//! - [`work`]: what can wait on a stream, and how neighbouring ranges become one call
-//! - [`caller`]: what the calling thread is to all of them
-//! - [`sync`]: what they are synchronized with; `model` runs them with something else in its place
+//! - [`external`]: streams that an executor outside libgmem serves
+//! - [`spare`]: a large queue, passed from stream to stream
+//! - [`work`]: the kinds of work, and how neighbouring ranges become one call
+//! - [`current_thread`]: whether the calling thread serves streams
+//! - [`table`]: objects by their handles
+//! - [`sync`]: locks, atomics and threads; `model` replaces them to explore schedules
 //!
-//! A handle is a number that no object has as its address (it is odd) and that is never given twice,
-//! so an unknown one is told apart without being followed.
+//! A handle is an odd number, so no object has it as its address, and it is never reused. Handles are looked up, never
+//! followed, so an unknown one is recognised and harmless.
 
-mod caller;
+mod current_thread;
 mod event;
-mod foreign;
+mod external;
 mod pool;
 mod queue;
+mod spare;
 mod sync;
+mod table;
 mod work;
 
 #[cfg(test)]
 mod model;
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::{Error, Result};
 use crate::heap::reserve;
 use crate::os::process::PerProcess;
 
-use event::{Event, Point};
-use foreign::Foreign;
+use event::{Event, EventPoint};
+use external::{External, Ticket};
 use pool::Pool;
 use queue::Stream;
+use spare::Spare;
+use table::{Table, scatter};
 
 pub use event::Note;
-pub use foreign::Executor;
+pub use external::Executor;
 pub use work::{Call, RangeVerb, RangeWork, Target, Task, Work};
 
-/// All streams and events of one process, and the threads that serve them.
+/// The streams and events of one process, and the threads that serve them.
 struct Streams {
     streams: Table<usize, Arc<Stream>>,
     events: Table<usize, Arc<Event>>,
-    /// By the numbers in their places: foreign streams with work left stay here when they are destroyed.
-    foreign: Table<u32, Arc<Stream>>,
-    /// Handles of streams that were wrapped when they were first seen, by whatever names them.
-    wrapped: Table<(usize, usize), usize>,
+    /// External streams by the numbers in their tickets. They stay after they are destroyed until their work is done.
+    external: Table<u32, Arc<Stream>>,
+    /// Handles of the external streams made by [`external_handle`], by name.
+    named: Table<(usize, usize), usize>,
     next_handle: AtomicUsize,
     next_number: AtomicU32,
     pool: Arc<Pool>,
+    spare: Arc<Spare>,
 }
 
-/// Drivers give some of their streams small numbers for names.
+/// Handles lie above this, because drivers use small numbers as names of streams.
 const LOWEST_HANDLE: usize = 1 << 12;
 
 static STREAMS: PerProcess<Streams> = PerProcess::new(|forks| Streams {
     streams: Table::default(),
     events: Table::default(),
-    foreign: Table::default(),
-    wrapped: Table::default(),
-    next_handle: AtomicUsize::new((beginning(forks) >> 2) as usize),
-    next_number: AtomicU32::new((beginning(forks) >> 32) as u32),
+    external: Table::default(),
+    named: Table::default(),
+    next_handle: AtomicUsize::new((first_number(forks) >> 2) as usize),
+    next_number: AtomicU32::new((first_number(forks) >> 32) as u32),
     pool: Arc::new(Pool::new()),
+    spare: Arc::default(),
 });
 
-/// Where handles begin: elsewhere in each process and in each copy of the library that a process has
-/// loaded, so that the handles of one stay unknown to the other.
-fn beginning(forks: u64) -> u64 {
+/// Where handles begin. It differs for each process and for each copy of the library in a process, so that the
+/// handles of one are unknown to the others.
+fn first_number(forks: u64) -> u64 {
     let copy = (&raw const STREAMS).addr() as u64;
     scatter(copy ^ forks.rotate_left(32))
-}
-
-/// Fibonacci hashing spreads what differs over the upper bits.
-fn scatter(value: u64) -> u64 {
-    value.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl Streams {
@@ -83,19 +84,24 @@ impl Streams {
         let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
         (number % (usize::MAX >> 2) + LOWEST_HANDLE) << 1 | 1
     }
+
+    fn stream(&self, handle: usize, external: Option<External>) -> Arc<Stream> {
+        let (pool, spare) = (Arc::clone(&self.pool), Arc::clone(&self.spare));
+        Arc::new(Stream::new(handle, pool, spare, external))
+    }
 }
 
 // ---- streams ------------------------------------------------------------------------------------
 
-/// Make a stream; the first one also starts the first thread, so that a failure shows here.
+/// Make a stream. The first one also starts the first thread, so that a failure shows here.
 pub fn create() -> Result<usize> {
     let streams = STREAMS.get();
     streams.pool.ensure_thread()?;
     let what = "another stream";
-    streams.pool.expect(streams.streams.len() + 1)?;
-    ask_for::<Stream>(what)?;
+    streams.pool.reserve(streams.streams.len() + 1)?;
+    check_memory_for::<Stream>(what)?;
     let handle = streams.handle();
-    let stream = Arc::new(Stream::new(handle, Arc::clone(&streams.pool), None));
+    let stream = streams.stream(handle, None);
     streams.streams.insert(handle, stream, what)?;
     Ok(handle)
 }
@@ -104,78 +110,68 @@ pub fn create() -> Result<usize> {
 pub fn wrap(executor: Box<dyn Executor>) -> Result<usize> {
     let streams = STREAMS.get();
     let what = "another stream";
-    ask_for::<Stream>(what)?;
+    check_memory_for::<Stream>(what)?;
     let handle = streams.handle();
     let number = loop {
         let number = streams.next_number.fetch_add(1, Ordering::Relaxed);
-        // 0 would make a place of NULL; and after four billion streams an old one may still be there.
-        if number != 0 && streams.foreign.get(number).is_none() {
+        // Not 0, which would make a ticket NULL, nor the number of a stream from four billion streams ago.
+        if number != 0 && streams.external.get(number).is_none() {
             break number;
         }
     };
-    let foreign = Foreign::new(executor, number);
-    let stream = Arc::new(Stream::new(handle, Arc::clone(&streams.pool), Some(foreign)));
-    streams.foreign.insert(number, Arc::clone(&stream), what)?;
+    let external = External::new(executor, number);
+    let stream = streams.stream(handle, Some(external));
+    streams.external.insert(number, Arc::clone(&stream), what)?;
     streams.streams.insert(handle, stream, what).inspect_err(|_| {
-        streams.foreign.remove(number);
+        streams.external.remove(number);
     })?;
     Ok(handle)
 }
 
-/// Whether a number can be a handle; an address or a small number cannot.
+/// Whether a number can be a handle. Addresses and small numbers cannot.
 pub const fn is_handle(number: usize) -> bool {
     number & 1 == 1 && number > LOWEST_HANDLE
 }
 
-/// The handle of an executor's stream that `name` stands for, made when it is first asked for.
-pub fn wrapped(
+/// The handle of the external stream called `name`, which is made on first use.
+pub fn external_handle(
     name: (usize, usize),
     executor: impl FnOnce() -> Result<Box<dyn Executor>>,
 ) -> Result<usize> {
     let streams = STREAMS.get();
-    if let Some(handle) = streams.wrapped.get(name) {
+    if let Some(handle) = streams.named.get(name) {
         return Ok(handle);
     }
     let what = "another stream";
-    ask_for::<[usize; 8]>(what)?;
+    check_memory_for::<[usize; 8]>(what)?;
     let fresh = wrap(executor()?)?;
-    // Another thread's may have come in between.
-    let kept = streams.wrapped.get_or_insert(name, fresh, what);
+    // Another thread may have made one meanwhile.
+    let kept = streams.named.get_or_insert(name, fresh, what);
     if kept != Ok(fresh) {
         destroy(fresh)?;
     }
     kept
 }
 
-/// Forget that; if it is not known there is nothing to forget.
-pub fn unwrap(name: (usize, usize)) -> Result<()> {
-    STREAMS.get().wrapped.remove(name).map_or(Ok(()), destroy)
+/// Destroy the external stream called `name`, if there is one.
+pub fn destroy_external(name: (usize, usize)) -> Result<()> {
+    STREAMS.get().named.remove(name).map_or(Ok(()), destroy)
 }
 
-/// Forget a stream. Work on it still runs.
+/// Destroy a stream. Work on it still runs.
 pub fn destroy(handle: usize) -> Result<()> {
     let streams = STREAMS.get();
     let stream = streams.streams.remove(handle).ok_or(Error::UnknownStream { handle })?;
-    if let Some(foreign) = stream.foreign() {
-        foreign.close();
-        streams.forget_when_done(&stream, foreign);
+    if let Some(external) = stream.external() {
+        external.close();
+        streams.remove_when_idle(&stream, external);
     }
     Ok(())
 }
 
-/// Register a function.
-pub fn launch(handle: usize, task: Task) -> Result<()> {
-    find(handle)?.enqueue(Work::Task(task))
-}
-
-/// Register a function that needs no memory.
-pub fn call(handle: usize, call: Call) -> Result<()> {
-    find(handle)?.enqueue(Work::Call(call))
-}
-
-/// Do `work` now where `handle` is 0, else register it on that stream.
-pub fn in_order(handle: usize, work: RangeWork) -> Result<()> {
-    if handle == 0 { work.run() } else { find(handle)?.enqueue(Work::Range(work)) }
+/// Register work on a stream.
+pub fn enqueue(handle: usize, work: Work) -> Result<()> {
+    find(handle)?.enqueue(work)
 }
 
 /// Whether all work is done.
@@ -183,15 +179,16 @@ pub fn is_idle(handle: usize) -> Result<bool> {
     Ok(find(handle)?.is_idle())
 }
 
-/// Wait for the work registered so far; its first failure comes out.
+/// Wait for the work registered so far, and return its first failure.
 pub fn synchronize(handle: usize) -> Result<()> {
     find(handle)?.synchronize()
 }
 
-/// Call something that waits for what is none of libgmem's. Where the calling thread serves streams, another does so
-/// meanwhile.
-pub fn aside<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
-    let aside = if caller::is_in_pool() { Some(STREAMS.get().pool.step_aside()?) } else { None };
+/// Call a function that waits for something outside libgmem. If the calling thread belongs to the pool, another one
+/// serves streams meanwhile.
+pub fn while_stepped_aside<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let in_pool = current_thread::is_in_pool();
+    let aside = if in_pool { Some(STREAMS.get().pool.step_aside()?) } else { None };
     let outcome = call();
     drop(aside);
     outcome
@@ -201,63 +198,64 @@ fn find(handle: usize) -> Result<Arc<Stream>> {
     STREAMS.get().streams.get(handle).ok_or(Error::UnknownStream { handle })
 }
 
-// ---- what executors call --------------------------------------------------------------------------
+// ---- called by executors --------------------------------------------------------------------------
 
-/// An executor has come to a place that it was given.
-pub fn reached(place: usize) {
-    STREAMS.get().reach(place, None);
+/// An executor has reached a ticket.
+pub fn reached(ticket: usize) {
+    STREAMS.get().reach(ticket, None);
 }
 
-/// An executor will not come to a place that it was given: the work is not done, which is its stream's failure.
-pub fn given_up(place: usize) {
-    STREAMS.get().reach(place, Some(Work::GivenUp));
+/// An executor will never reach a ticket: the work is not done, and its stream fails.
+pub fn dropped(ticket: usize) {
+    STREAMS.get().reach(ticket, Some(Work::GivenUp));
 }
 
 impl Streams {
-    fn reach(&self, place: usize, left: Option<Work>) {
-        let (number, work) = foreign::parts(place);
-        let Some(stream) = self.foreign.get(number) else { return };
-        stream.reach(work, left);
-        if let Some(foreign) = stream.foreign()
-            && foreign.is_closed()
+    fn reach(&self, ticket: usize, left: Option<Work>) {
+        let ticket = Ticket::unpack(ticket);
+        let Some(stream) = self.external.get(ticket.stream) else { return };
+        stream.reach(ticket.work, left);
+        if let Some(external) = stream.external()
+            && external.is_closed()
         {
-            self.forget_when_done(&stream, foreign);
+            self.remove_when_idle(&stream, external);
         }
     }
 
-    fn forget_when_done(&self, stream: &Arc<Stream>, foreign: &Foreign) {
+    fn remove_when_idle(&self, stream: &Arc<Stream>, external: &External) {
         if stream.is_idle() {
-            self.foreign.remove(foreign.number());
+            self.external.remove(external.number());
         }
     }
 }
 
 // ---- events ---------------------------------------------------------------------------------------
 
-/// Make an event, which has passed as long as it is not recorded.
+/// Make an event. Until it is recorded, it counts as passed.
 pub fn create_event() -> Result<usize> {
     let streams = STREAMS.get();
     let what = "another event";
-    ask_for::<Event>(what)?;
+    check_memory_for::<Event>(what)?;
     let handle = streams.handle();
     streams.events.insert(handle, Arc::default(), what)?;
     Ok(handle)
 }
 
-/// Forget an event. Who waits for it still does.
+/// Destroy an event. Its waiters keep waiting.
 pub fn destroy_event(handle: usize) -> Result<()> {
     STREAMS.get().events.remove(handle).map(drop).ok_or(Error::UnknownEvent { handle })
 }
 
-/// The event now stands for this place in the stream. What `note` gives, once the place is there, is kept with it.
+/// Record an event: from now on it means this point of the stream. `note` is called once the point is registered; its
+/// result is kept with the point.
 pub fn record(
     event: usize,
     stream: usize,
     note: impl FnOnce() -> Result<Option<Note>>,
 ) -> Result<()> {
     let (found, stream) = (find_event(event)?, find(stream)?);
-    ask_for::<Point>("the event's place in the stream")?;
-    let point = Point::new(event, Arc::clone(&stream));
+    check_memory_for::<EventPoint>("the event's point in the stream")?;
+    let point = EventPoint::new(event, stream.clone());
     found.record(point, |point| {
         stream.enqueue(Work::Record(Arc::clone(&point)))?;
         if let Some(note) = note()? {
@@ -267,25 +265,25 @@ pub fn record(
     })
 }
 
-/// What is registered on the stream from now on waits for the place that the event stands for.
+/// Let the work registered on the stream from now on wait for the event.
 pub fn wait_event(stream: usize, event: usize) -> Result<()> {
     let (stream, event) = (find(stream)?, find_event(event)?);
     let Some(point) = event.pending() else { return Ok(()) };
-    point.expect_one()?;
+    point.reserve_waiter()?;
     stream.enqueue(Work::Wait(point))
 }
 
-/// What was noted when the event was recorded, until its place is passed.
+/// The note kept with an event, until the event has passed.
 pub fn pending_note(event: usize) -> Result<Option<Note>> {
     Ok(find_event(event)?.pending().and_then(|point| point.noted()))
 }
 
-/// Whether the stream has passed the place.
+/// Whether the event has passed.
 pub fn has_passed(event: usize) -> Result<bool> {
     Ok(find_event(event)?.pending().is_none())
 }
 
-/// Wait until it has.
+/// Wait until the event has passed.
 pub fn synchronize_event(event: usize) -> Result<()> {
     let pending = find_event(event)?.pending();
     pending.map_or(Ok(()), |point| point.wait(&STREAMS.get().pool))
@@ -295,95 +293,23 @@ fn find_event(handle: usize) -> Result<Arc<Event>> {
     STREAMS.get().events.get(handle).ok_or(Error::UnknownEvent { handle })
 }
 
-/// Whether there is memory for one more, which stays. What Arc adds are its two counters.
-fn ask_for<T>(what: &'static str) -> Result<()> {
+/// Fail unless there is memory for one more lasting object. `Arc` adds two counters to it.
+fn check_memory_for<T>(what: &'static str) -> Result<()> {
     reserve::ask(size_of::<T>() + 2 * size_of::<usize>(), what)
-}
-
-// ---- tables ---------------------------------------------------------------------------------------
-
-/// What numbers stand for.
-struct Table<K, V>(RwLock<HashMap<K, V, BuildHasherDefault<Scatter>>>);
-
-impl<K, V> Default for Table<K, V> {
-    fn default() -> Self {
-        Self(RwLock::default())
-    }
-}
-
-impl<K: std::hash::Hash + Eq, V: Clone> Table<K, V> {
-    fn get(&self, key: K) -> Option<V> {
-        self.read().get(&key).cloned()
-    }
-
-    fn insert(&self, key: K, value: V, what: &'static str) -> Result<()> {
-        let mut map = self.write();
-        if map.try_reserve(1).is_err() {
-            return Err(Error::OutOfMemory { what });
-        }
-        map.insert(key, value);
-        Ok(())
-    }
-
-    /// What is there already, else `value`.
-    fn get_or_insert(&self, key: K, value: V, what: &'static str) -> Result<V> {
-        let mut map = self.write();
-        if map.try_reserve(1).is_err() {
-            return Err(Error::OutOfMemory { what });
-        }
-        Ok(map.entry(key).or_insert(value).clone())
-    }
-
-    fn len(&self) -> usize {
-        self.read().len()
-    }
-
-    /// The value is dropped by the caller, without the lock.
-    fn remove(&self, key: K) -> Option<V> {
-        self.write().remove(&key)
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<K, V, BuildHasherDefault<Scatter>>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<K, V, BuildHasherDefault<Scatter>>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A hash for numbers of the library's own, which nobody chooses to collide.
-#[derive(Default)]
-struct Scatter(u64);
-
-impl Hasher for Scatter {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(u64::from(value));
-    }
-    fn write_usize(&mut self, value: usize) {
-        self.write_u64(value as u64);
-    }
-    fn write_u64(&mut self, value: u64) {
-        let scattered = scatter(self.0 ^ value);
-        // The table looks at the lower bits, too.
-        self.0 = scattered ^ scattered >> 32;
-    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Mutex;
     use std::sync::mpsc;
+    use std::sync::{Mutex, PoisonError};
 
     use super::*;
     use crate::page::PageRange;
+
+    fn launch(stream: usize, task: Task) -> Result<()> {
+        enqueue(stream, Work::Task(task))
+    }
 
     /// Have the stream wait, and return when it does; it goes on when the result is sent to.
     fn stop_at_gate(stream: usize) -> mpsc::Sender<()> {
@@ -548,22 +474,23 @@ mod tests {
         static CALLS: Mutex<Vec<PageRange>> = Mutex::new(Vec::new());
         static RECORD: RangeVerb = RangeVerb {
             name: "record",
-            patient: false,
+            deferrable: false,
             apply: |range, _| {
                 CALLS.lock().unwrap_or_else(PoisonError::into_inner).push(range);
                 Ok(())
             },
         };
         let stream = create().unwrap();
+        let register = |range| {
+            enqueue(stream, Work::Range(RangeWork { verb: &RECORD, range, target: [0; 2] }))
+        };
         let open = stop_at_gate(stream);
         for i in 0..100 {
             let range = PageRange::new(i * 10, (i + 1) * 10);
-            in_order(stream, RangeWork { verb: &RECORD, range, target: Target::default() })
-                .unwrap();
+            register(range).unwrap();
         }
         let apart = PageRange::new(5000, 5010);
-        in_order(stream, RangeWork { verb: &RECORD, range: apart, target: Target::default() })
-            .unwrap();
+        register(apart).unwrap();
         open.send(()).unwrap();
         synchronize(stream).unwrap();
         assert_eq!(*CALLS.lock().unwrap(), [PageRange::new(0, 1000), apart]);

@@ -1,23 +1,26 @@
-//! The streams under every order of steps that a scheduler comes up with: their code as it is, with the locks, atomics
-//! and threads of `shuttle` in place of the standard library's. A wake-up that is lost is found as a deadlock.
+//! Model check of the streams: their code is compiled with the locks, atomics and threads of
+//! `shuttle` in place of the standard library's and run in many schedules. A lost wake-up shows up
+//! as a deadlock.
 
 #![allow(dead_code, reason = "the library uses what the model does not")]
 #![allow(clippy::duplicate_mod, reason = "that is what a model of the same code is")]
 
-#[path = "caller.rs"]
-mod caller;
+#[path = "current_thread.rs"]
+mod current_thread;
 #[path = "event.rs"]
 mod event;
-#[path = "foreign.rs"]
-mod foreign;
+#[path = "external.rs"]
+mod external;
 #[path = "pool.rs"]
 mod pool;
 #[path = "queue.rs"]
 mod queue;
+#[path = "spare.rs"]
+mod spare;
 #[path = "work.rs"]
 mod work;
 
-/// What `sync.rs` is to the library.
+/// Replaces `sync.rs`.
 mod sync {
     use std::sync::LazyLock;
     use std::time::{Duration, Instant};
@@ -26,7 +29,7 @@ mod sync {
     pub use shuttle::sync::{Arc, Mutex, MutexGuard, PoisonError};
     pub use shuttle::{thread, thread_local};
 
-    /// Shuttle's has no wait that ends by itself.
+    /// Shuttle's condition variable has no timeout.
     #[derive(Default)]
     pub struct Condvar(Arc<shuttle::sync::Condvar>);
 
@@ -42,7 +45,7 @@ mod sync {
         }
     }
 
-    /// Time passes when it is looked at.
+    /// Each look at the clock advances it.
     pub fn now() -> Instant {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         static LOOKS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
@@ -50,7 +53,8 @@ mod sync {
         *START + Duration::from_micros(60 * looks)
     }
 
-    /// With an end to it: a thread beside wakes the waiter, and others too, as a condition variable may.
+    /// Waits with a timeout: a helper thread wakes the waiter, and others too, as a condition
+    /// variable may.
     pub fn wait<'a, T>(
         condvar: &Condvar,
         guard: MutexGuard<'a, T>,
@@ -81,12 +85,12 @@ mod sync {
 mod tests {
     use std::sync::Mutex as StdMutex;
 
-    use super::event::{Event, Point};
-    use super::foreign::{self, Executor, Foreign};
+    use super::event::{Event, EventPoint};
+    use super::external::{Executor, External, Ticket};
     use super::pool::Pool;
     use super::queue::Stream;
     use super::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, PoisonError, thread, wait};
-    use super::work::{RangeVerb, RangeWork, Target, Work};
+    use super::work::{RangeVerb, RangeWork, Work};
     use crate::error::{Error, Result};
     use crate::page::PageRange;
 
@@ -104,7 +108,7 @@ mod tests {
     }
 
     fn stream(pool: &Arc<Pool>) -> Arc<Stream> {
-        Arc::new(Stream::new(1, Arc::clone(pool), None))
+        Arc::new(Stream::new(1, Arc::clone(pool), Arc::default(), None))
     }
 
     fn enqueue(stream: &Arc<Stream>, work: Work) {
@@ -116,8 +120,8 @@ mod tests {
         shuttle::check_random(move || with_pool(body), SCHEDULES);
     }
 
-    /// And in as many with few switches, at telling places; a thread that looks again and again would go on for ever in
-    /// some of those.
+    /// Run `body` in random schedules, and in schedules with few switches at decisive places. A
+    /// thread that polls would never end in some of the latter.
     fn explore(body: fn(&Arc<Pool>)) {
         explore_fairly(body);
         shuttle::check_pct(move || with_pool(body), SCHEDULES, 3);
@@ -151,38 +155,39 @@ mod tests {
     }
 
     static CALLS: StdMutex<Vec<PageRange>> = StdMutex::new(Vec::new());
-    static PATIENT: RangeVerb = RangeVerb {
-        name: "patient",
-        patient: true,
+    static DEFERRABLE: RangeVerb = RangeVerb {
+        name: "deferrable",
+        deferrable: true,
         apply: |range, _| {
             CALLS.lock().unwrap_or_else(PoisonError::into_inner).push(range);
             Ok(())
         },
     };
 
-    fn patient(index: usize) -> Work {
+    fn deferrable(index: usize) -> Work {
         let range = PageRange::new(index * 10, index * 10 + 10);
-        Work::Range(RangeWork { verb: &PATIENT, range, target: Target::default() })
+        Work::Range(RangeWork { verb: &DEFERRABLE, range, target: [0; 2] })
     }
 
-    /// All that touches what is patient, in one test, because of the static that its verb writes to.
+    /// All checks of deferrable work are in one test, because its verb writes to a static.
     #[test]
     fn patient_work_is_always_done() {
-        // Nobody waits; then somebody does; then something else comes behind it; on two streams, to share the clock.
+        // First nobody waits, then a thread does, then other work comes behind. Two streams share
+        // the clock.
         explore_fairly(|pool| {
             CALLS.lock().unwrap().clear();
             let (one, other, log) = (stream(pool), stream(pool), Log::default());
             let second = thread::spawn({
                 let other = Arc::clone(&other);
-                move || (10..12).for_each(|i| enqueue(&other, patient(i)))
+                move || (10..12).for_each(|i| enqueue(&other, deferrable(i)))
             });
-            enqueue(&one, patient(0));
-            enqueue(&one, patient(1));
+            enqueue(&one, deferrable(0));
+            enqueue(&one, deferrable(1));
             while CALLS.lock().unwrap().iter().map(|range| range.len()).sum::<usize>() < 40 {
                 thread::yield_now();
             }
             second.join().unwrap();
-            enqueue(&one, patient(2));
+            enqueue(&one, deferrable(2));
             let behind = thread::spawn({
                 let (one, log) = (Arc::clone(&one), Arc::clone(&log));
                 move || enqueue(&one, push(&log, 1))
@@ -198,7 +203,7 @@ mod tests {
     static NOTED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     static NOTE: RangeVerb = RangeVerb {
         name: "note",
-        patient: true,
+        deferrable: true,
         apply: |_, _| {
             NOTED.fetch_add(1, Ordering::SeqCst);
             Ok(())
@@ -212,21 +217,18 @@ mod tests {
         Ok(())
     }
 
-    /// Nobody but the clock sees to it: with a thread that sleeps already, and with one that is woken from watching the
-    /// clock for something else, which lasts until the patient work is done.
+    /// Only the clock ends the delay here. First with a thread that sleeps already, then with one
+    /// that is woken from watching the clock for work that lasts until the deferrable work is done.
     #[test]
     fn patient_work_is_not_left_behind() {
         explore_fairly(|pool| {
-            let (patient, other) = (stream(pool), stream(pool));
+            let (deferrable, other) = (stream(pool), stream(pool));
             enqueue(&other, Work::Task(Box::new(|| Ok(()))));
             other.synchronize().unwrap();
             for waits in [false, true] {
                 NOTED.store(0, Ordering::SeqCst);
                 let range = PageRange::new(0, 10);
-                enqueue(
-                    &patient,
-                    Work::Range(RangeWork { verb: &NOTE, range, target: Target::default() }),
-                );
+                enqueue(&deferrable, Work::Range(RangeWork { verb: &NOTE, range, target: [0; 2] }));
                 if waits {
                     enqueue(&other, Work::Task(Box::new(until_noted)));
                     other.synchronize().unwrap();
@@ -237,13 +239,13 @@ mod tests {
     }
 
     fn record(event: &Event, on: &Arc<Stream>) {
-        let point = Point::new(1, Arc::clone(on));
+        let point = EventPoint::new(1, on.clone());
         event.record(point, |point| Arc::clone(on).enqueue(Work::Record(point))).unwrap();
     }
 
     fn wait_event(stream: &Arc<Stream>, event: &Event) {
         if let Some(point) = event.pending() {
-            point.expect_one().unwrap();
+            point.reserve_waiter().unwrap();
             enqueue(stream, Work::Wait(point));
         }
     }
@@ -251,7 +253,7 @@ mod tests {
     #[test]
     fn streams_wait_for_events_and_hold_no_thread() {
         explore(|pool| {
-            // Six wait, and only four threads serve: the one they wait for comes last.
+            // Six streams wait and only four threads serve. The stream waited for comes last.
             let (first, log, event) = (stream(pool), Log::default(), Arc::new(Event::default()));
             let gate = Arc::new(Event::default());
             let opener = stream(pool);
@@ -291,20 +293,20 @@ mod tests {
         });
     }
 
-    /// An executor of two threads, which turn the order of what they run round.
+    /// An executor with two threads, which reverse the order of its work.
     #[derive(Default)]
     struct Hands {
-        places: Mutex<(Vec<usize>, bool)>,
+        tickets: Mutex<(Vec<usize>, bool)>,
         more: Condvar,
         launched: AtomicUsize,
     }
 
     impl Executor for Arc<Hands> {
-        fn launch(&self, place: usize) -> Result<()> {
+        fn launch(&self, ticket: usize) -> Result<()> {
             if self.launched.fetch_add(1, Ordering::SeqCst) == 1 {
                 return Err(Error::LaunchRefused { code: 7 });
             }
-            self.places.lock().unwrap().0.push(place);
+            self.tickets.lock().unwrap().0.push(ticket);
             self.more.notify_one();
             Ok(())
         }
@@ -313,13 +315,13 @@ mod tests {
     impl Hands {
         fn run(&self, stream: &Arc<Stream>) {
             loop {
-                let mut places = self.places.lock().unwrap();
-                while places.0.is_empty() && !places.1 {
-                    places = wait(&self.more, places, None);
+                let mut tickets = self.tickets.lock().unwrap();
+                while tickets.0.is_empty() && !tickets.1 {
+                    tickets = wait(&self.more, tickets, None);
                 }
-                let Some(place) = places.0.pop() else { return };
-                drop(places);
-                stream.reach(foreign::parts(place).1, None);
+                let Some(ticket) = tickets.0.pop() else { return };
+                drop(tickets);
+                stream.reach(Ticket::unpack(ticket).work, None);
             }
         }
     }
@@ -328,8 +330,8 @@ mod tests {
     fn an_executor_may_run_places_in_any_order_and_refuse_some() {
         explore(|pool| {
             let (hands, log) = (Arc::new(Hands::default()), Log::default());
-            let foreign = Foreign::new(Box::new(Arc::clone(&hands)), 3);
-            let stream = Arc::new(Stream::new(1, Arc::clone(pool), Some(foreign)));
+            let external = External::new(Box::new(Arc::clone(&hands)), 3);
+            let stream = Arc::new(Stream::new(1, Arc::clone(pool), Arc::default(), Some(external)));
             let threads: Vec<_> = (0..2)
                 .map(|_| {
                     let (hands, stream) = (Arc::clone(&hands), Arc::clone(&stream));
@@ -344,7 +346,7 @@ mod tests {
             stream.synchronize().unwrap();
             assert!(matches!(results[1], Err(Error::LaunchRefused { code: 7, .. })));
             assert_eq!(*log.lock().unwrap(), [0, 2, 3]);
-            hands.places.lock().unwrap().1 = true;
+            hands.tickets.lock().unwrap().1 = true;
             hands.more.notify_all();
             threads.into_iter().for_each(|thread| thread.join().unwrap());
         });

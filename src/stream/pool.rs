@@ -1,45 +1,68 @@
-//! The threads that serve streams: none before the first stream, then as many as have work, at most
-//! [`MAX_THREADS`] that can run at once. They live until the process ends.
+//! The threads that serve streams. There are none before the first stream, then one per stream with
+//! work, of which at most [`MAX_THREADS`] run at a time. They live until the process ends.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::caller;
-use super::queue::{Next, Stream};
+use super::current_thread;
 use super::sync::{self, Arc, Condvar, Mutex, MutexGuard, PoisonError, thread};
-use super::work::Work;
 use crate::error::{Errno, Error, Result};
 use crate::os::process;
 
-/// Threads that serve at once; those that wait for another stream do not count.
+/// Threads that serve at the same time. Threads that wait for another stream do not count.
 const MAX_THREADS: usize = 4;
-/// Pieces of work that room is kept for, some 640 KiB.
-const MOST_ROOM: usize = 1 << 14;
+
+/// A stream, as the pool and event points see it.
+pub(super) trait Served: Send + Sync {
+    /// Run one batch on the calling thread of the pool.
+    fn serve(self: Arc<Self>) -> Next;
+
+    /// When the stream is due, if it is deferred.
+    fn due(&self) -> Option<Instant>;
+
+    /// Called when the stream is due: whether to serve it now. If more work has arrived, it is deferred again.
+    fn end_deferral(&self, now: Instant) -> bool;
+
+    /// Whether the calling thread serves the stream.
+    fn is_served_by_caller(&self) -> bool;
+
+    /// Serve the stream again: the event point where it was parked has passed.
+    fn resume(self: Arc<Self>);
+}
+
+/// How the pool goes on with a stream that it has served.
+pub(super) enum Next {
+    /// Serve it again: more work has arrived.
+    Again,
+    /// Defer it: only deferrable work has arrived.
+    Defer,
+    /// Leave it until it is submitted again.
+    Rest,
+}
 
 #[derive(Default)]
 pub(super) struct Pool {
     state: Mutex<State>,
-    /// Signalled when a stream becomes ready, and when one begins to linger that nobody would wake for.
+    /// Signalled when a stream becomes ready, and when a stream is deferred and no thread would
+    /// wake in time for it.
     ready: Condvar,
-    /// Room for work that a stream has left when it became idle: the next one that needs much takes it.
-    room: Mutex<VecDeque<Work>>,
 }
 
 #[derive(Default)]
 struct State {
     /// Streams with work, in the order in which they got it.
-    ready: VecDeque<Arc<Stream>>,
-    /// Streams with work that may wait for more, until when.
-    lingering: Vec<(Instant, Arc<Stream>)>,
-    /// Threads that look for work or do it.
-    able: usize,
-    /// Of those, the ones that do.
+    ready: VecDeque<Arc<dyn Served>>,
+    /// Streams whose work is deferred, each with the time when it is due.
+    deferred: Vec<(Instant, Arc<dyn Served>)>,
+    /// Threads that look for work or run some.
+    active: usize,
+    /// Active threads that run work.
     busy: usize,
-    /// And the ones that wait for some.
-    asleep: usize,
-    /// When the first of these wakes by itself.
+    /// Active threads that sleep until there is work.
+    sleeping: usize,
+    /// When the first sleeping thread wakes by itself.
     alarm: Option<Instant>,
-    /// Threads that find nothing to do leave.
+    /// Makes threads leave once they find nothing to do.
     #[cfg(test)]
     closed: bool,
 }
@@ -52,93 +75,78 @@ impl Pool {
     /// Start the first thread.
     pub(super) fn ensure_thread(self: &Arc<Self>) -> Result<()> {
         let mut state = self.lock();
-        if state.able == 0 { self.start(&mut state) } else { Ok(()) }
+        if state.active == 0 { self.start(&mut state) } else { Ok(()) }
     }
 
-    /// Make room to have so many streams served, so that having one served needs no memory.
-    pub(super) fn expect(&self, streams: usize) -> Result<()> {
-        let State { ready, lingering, .. } = &mut *self.lock();
+    /// Make room for this number of streams, so that serving one of them needs no memory.
+    pub(super) fn reserve(&self, streams: usize) -> Result<()> {
+        let State { ready, deferred, .. } = &mut *self.lock();
         ready
             .try_reserve(streams.saturating_sub(ready.len()))
-            .and_then(|()| lingering.try_reserve(streams.saturating_sub(lingering.len())))
+            .and_then(|()| deferred.try_reserve(streams.saturating_sub(deferred.len())))
             .map_err(|_| Error::OutOfMemory { what: "another stream" })
     }
 
     /// Have a stream with work served.
-    pub(super) fn submit(self: &Arc<Self>, stream: Arc<Stream>) {
+    pub(super) fn submit(self: &Arc<Self>, stream: Arc<dyn Served>) {
         let mut state = self.lock();
         state.ready.push_back(stream);
-        self.find_hands(state);
+        self.assign_thread(state);
     }
 
     /// Have a stream served when it is due.
-    pub(super) fn linger(self: &Arc<Self>, stream: Arc<Stream>) {
+    pub(super) fn defer(self: &Arc<Self>, stream: Arc<dyn Served>) {
         let mut state = self.lock();
-        let Some(due) = state.linger(stream) else { return };
-        if state.able == state.busy && state.able < MAX_THREADS {
+        let Some(due) = state.defer(stream) else { return };
+        if state.active == state.busy && state.active < MAX_THREADS {
             let _ = self.start(&mut state);
-        } else if state.asleep > 0 && state.alarm.is_none_or(|alarm| due < alarm) {
+        } else if state.sleeping > 0 && state.alarm.is_none_or(|alarm| due < alarm) {
             drop(state);
             self.ready.notify_one();
         }
     }
 
-    /// A stream that lingered, or is about to, is due at once.
-    pub(super) fn hurry(self: &Arc<Self>, stream: Arc<Stream>) {
+    /// Have a deferred stream, or one that is about to be deferred, served immediately.
+    pub(super) fn flush(self: &Arc<Self>, stream: Arc<dyn Served>) {
         let mut state = self.lock();
-        state.lingering.retain(|(_, other)| !Arc::ptr_eq(other, &stream));
+        state.deferred.retain(|(_, other)| !Arc::ptr_eq(other, &stream));
         state.ready.push_back(stream);
-        self.find_hands(state);
+        self.assign_thread(state);
     }
 
-    /// Room that a stream has left, if any has.
-    pub(super) fn take_room(&self) -> VecDeque<Work> {
-        std::mem::take(&mut *self.room.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Keep the room of a stream that is idle, if it is more than what there is.
-    pub(super) fn leave_room(&self, mut room: VecDeque<Work>) {
-        let mut kept = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        if (kept.capacity() + 1..=MOST_ROOM).contains(&room.capacity()) {
-            std::mem::swap(&mut *kept, &mut room);
-        }
-        drop(kept);
-        drop(room);
-    }
-
-    /// The calling thread of this pool is about to wait: until the result is dropped, another runs in
-    /// its place. Refused where that would leave no thread at all to do what is waited for.
+    /// Let another thread run in place of the calling one, which is about to wait, until the result
+    /// is dropped. Refused where no thread would be left to do the work that is waited for.
     pub(super) fn step_aside(self: &Arc<Self>) -> Result<SteppedAside> {
         let mut state = self.lock();
-        state.able -= 1;
+        state.active -= 1;
         state.busy -= 1;
-        if state.able == state.busy
-            && state.able < MAX_THREADS
+        if state.active == state.busy
+            && state.active < MAX_THREADS
             && let Err(failure) = self.start(&mut state)
-            && state.able == 0
+            && state.active == 0
         {
-            state.able += 1;
+            state.active += 1;
             state.busy += 1;
             return Err(failure);
         }
         Ok(SteppedAside { pool: Arc::clone(self) })
     }
 
-    /// See to it that what is ready finds a thread: one that is free, or a new one.
-    fn find_hands(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        if state.ready.len() > state.able - state.busy && state.able < MAX_THREADS {
-            // If none can be started, the threads there are will come to it.
+    /// Give ready streams a thread: a free one, or a new one.
+    fn assign_thread(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if state.ready.len() > state.active - state.busy && state.active < MAX_THREADS {
+            // If no thread can be started, the existing ones serve the stream later.
             let _ = self.start(&mut state);
-        } else if state.asleep > 0 {
+        } else if state.sleeping > 0 {
             drop(state);
             self.ready.notify_one();
         }
     }
 
-    /// The calling thread has done its stream's work. It says so before whoever waits for that work
-    /// hears of it: the next piece then finds a free thread, and none is started on a thread of the
-    /// program's, where it would cost page faults.
-    pub(super) fn free_again(&self) {
+    /// Mark the calling thread as free. This comes before its waiters are woken, so that their next
+    /// piece of work finds a free thread. Otherwise a new one would be started on a thread of the
+    /// program, which costs that thread page faults.
+    pub(super) fn mark_free(&self) {
         self.lock().busy -= 1;
     }
 
@@ -149,7 +157,7 @@ impl Pool {
         });
         match spawned {
             Ok(_) => {
-                state.able += 1;
+                state.active += 1;
                 Ok(())
             }
             Err(failure) => Err(Error::NoThread {
@@ -158,31 +166,31 @@ impl Pool {
         }
     }
 
-    /// A thread's life.
+    /// The main loop of a thread.
     fn work(self: &Arc<Self>) {
-        caller::joins_pool();
+        current_thread::enter_pool();
         let mut state = self.lock();
         loop {
-            state.end_lingering();
+            state.release_due();
             let Some(stream) = state.ready.pop_front() else {
                 if state.may_leave() {
-                    state.able -= 1;
-                    self.leave_watch(&mut state);
+                    state.active -= 1;
+                    self.hand_over_clock(&mut state);
                     return;
                 }
                 state = self.sleep(state);
                 continue;
             };
             state.busy += 1;
-            self.leave_watch(&mut state);
+            self.hand_over_clock(&mut state);
             drop(state);
-            let next = stream.serve();
+            let next = Arc::clone(&stream).serve();
             state = self.lock();
             match next {
-                // Behind the others: one busy stream does not keep the rest waiting.
+                // At the end, so that one busy stream does not starve the others.
                 Next::Again => state.ready.push_back(stream),
-                Next::Linger => {
-                    state.linger(stream);
+                Next::Defer => {
+                    state.defer(stream);
                 }
                 Next::Rest => {}
             }
@@ -190,35 +198,35 @@ impl Pool {
     }
 
     fn sleep<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let first = state.lingering.iter().map(|(due, _)| *due).min();
+        let first = state.deferred.iter().map(|(due, _)| *due).min();
         let alarm = first.filter(|due| state.alarm.is_none_or(|alarm| *due < alarm));
         if alarm.is_some() {
             state.alarm = alarm;
         }
-        state.asleep += 1;
+        state.sleeping += 1;
         state = sync::wait(&self.ready, state, alarm);
-        state.asleep -= 1;
+        state.sleeping -= 1;
         if alarm.is_some() && state.alarm == alarm {
             state.alarm = None;
         }
         state
     }
 
-    /// The calling thread will look neither at the clock for a while, if any stream lingers, nor at what has just
-    /// become due: another has to.
-    fn leave_watch(self: &Arc<Self>, state: &mut State) {
-        let watched = state.lingering.is_empty() || state.alarm.is_some();
+    /// Wake another thread if need be: the calling thread will not watch the clock for a while, nor
+    /// serve what has just become due.
+    fn hand_over_clock(self: &Arc<Self>, state: &mut State) {
+        let watched = state.deferred.is_empty() || state.alarm.is_some();
         if watched && state.ready.is_empty() {
             return;
         }
-        if state.asleep > 0 {
+        if state.sleeping > 0 {
             self.ready.notify_one();
-        } else if state.able == state.busy && state.able < MAX_THREADS {
+        } else if state.active == state.busy && state.active < MAX_THREADS {
             let _ = self.start(state);
         }
     }
 
-    /// Have the threads leave when all is done.
+    /// Have the threads leave when all work is done.
     #[cfg(test)]
     #[allow(dead_code, reason = "the model's pools end; the process's never does")]
     pub(super) fn close(&self) {
@@ -232,28 +240,28 @@ impl Pool {
 }
 
 impl State {
-    /// Note a stream that lingers; `None` if it does so no more, or is noted.
-    fn linger(&mut self, stream: Arc<Stream>) -> Option<Instant> {
+    /// Add a deferred stream. `None` if it is no longer deferred, or listed already.
+    fn defer(&mut self, stream: Arc<dyn Served>) -> Option<Instant> {
         let due = stream.due()?;
-        if self.lingering.iter().any(|(_, other)| Arc::ptr_eq(other, &stream)) {
+        if self.deferred.iter().any(|(_, other)| Arc::ptr_eq(other, &stream)) {
             return None;
         }
-        self.lingering.push((due, stream));
+        self.deferred.push((due, stream));
         Some(due)
     }
 
-    /// What is due and has nothing more to wait for becomes ready.
-    fn end_lingering(&mut self) {
-        if self.lingering.is_empty() {
+    /// Move streams that are due, and for which nothing more has arrived, to the ready ones.
+    fn release_due(&mut self) {
+        if self.deferred.is_empty() {
             return;
         }
         let now = sync::now();
-        let Self { ready, lingering, .. } = self;
-        lingering.retain_mut(|(due, stream)| {
+        let Self { ready, deferred, .. } = self;
+        deferred.retain_mut(|(due, stream)| {
             if *due > now {
                 return true;
             }
-            if stream.has_lingered(now) {
+            if stream.end_deferral(now) {
                 ready.push_back(Arc::clone(stream));
             }
             match stream.due() {
@@ -266,13 +274,13 @@ impl State {
         });
     }
 
-    /// Whether a thread with nothing to do is one too many: those that had stepped aside are back.
+    /// Whether an idle thread is surplus, because threads that had stepped aside are back.
     fn may_leave(&self) -> bool {
         #[cfg(test)]
-        if self.closed && self.lingering.is_empty() {
+        if self.closed && self.deferred.is_empty() {
             return true;
         }
-        self.able > MAX_THREADS
+        self.active > MAX_THREADS
     }
 }
 
@@ -283,7 +291,7 @@ pub(super) struct SteppedAside {
 impl Drop for SteppedAside {
     fn drop(&mut self) {
         let mut state = self.pool.lock();
-        state.able += 1;
+        state.active += 1;
         state.busy += 1;
     }
 }

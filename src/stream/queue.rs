@@ -1,130 +1,129 @@
 //! One stream: a bounded queue that at most one thread serves at a time.
 //!
-//! Who serves it: the pool, or, where the stream is a foreign one, whichever thread its executor has run a
-//! place of it. What they have in common, and what waits, is here.
+//! The pool serves libgmem's own streams. An external stream is served by the thread on which its
+//! executor runs a ticket. Both kinds share this queue.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::caller::{self, Serving};
-use super::foreign::Foreign;
-use super::pool::Pool;
+use super::current_thread::{self, Serving};
+use super::external::External;
+use super::pool::{Next, Pool, Served};
+use super::spare::Spare;
 use super::sync::{
     self, Arc, AtomicU64, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, PoisonError,
 };
 use super::work::{self, Done, Failure, Work};
 use crate::error::{Error, Result};
 
-/// Work that may wait on one stream; a call beyond it waits until half of it is done.
+/// Work that may wait on one stream. A call beyond it blocks until half of it is done.
 const CAPACITY: u64 = 1 << 16;
-/// So much of it is not kept waiting for more.
-const FILLING: usize = 1 << 15;
-/// Room for waiting work that an idle stream keeps.
-const KEPT: usize = 8;
-/// Work taken at once where there is no memory to take all of it.
-const FEW: usize = 64;
+/// Deferred work is flushed once this much has accumulated.
+const HALF_FULL: usize = 1 << 15;
+/// Capacity that the queue of an idle stream keeps.
+const KEPT_CAPACITY: usize = 8;
+/// Work taken in one batch where memory is too short to take all of it.
+const SMALL_BATCH: usize = 64;
 
-/// How long patient work waits for more of its kind: at first, and in all. Each time that more has come it
-/// waits twice as long again.
-const FIRST_WAIT: Duration = Duration::from_micros(100);
-const LONGEST_WAIT: Duration = Duration::from_millis(4);
+/// How long deferrable work waits for neighbours: at first, and at most. The delay doubles each
+/// time that more work has arrived.
+const FIRST_DELAY: Duration = Duration::from_micros(100);
+const MAX_DELAY: Duration = Duration::from_millis(4);
 
-/// Nobody waits.
+/// No thread waits.
 const NOBODY: u64 = u64::MAX;
 
 pub(super) struct Stream {
     handle: usize,
     pool: Arc<Pool>,
-    /// The executor that runs it, if that is not the pool.
-    foreign: Option<Foreign>,
+    spare: Arc<Spare>,
+    /// The executor that serves the stream; `None` for the pool.
+    external: Option<External>,
     state: Mutex<State>,
-    /// Pieces of work done since the beginning. Counted without the lock, which belongs to those who register.
+    /// Pieces of work done since the beginning. Counted without the lock, which is for registering.
     completed: AtomicU64,
-    /// Someone wants to hear when so many are.
+    /// The value of `completed` at which waiters are woken.
     wake_at: AtomicU64,
-    /// Signalled then.
+    /// Signalled when `completed` reaches `wake_at`.
     progress: Condvar,
-    /// Which thread serves it, 0 for none.
+    /// Id of the thread that serves the stream; 0 for none.
     server: AtomicUsize,
 }
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Work>,
-    /// Room that a batch has left behind.
+    /// Empty queue left by a batch, kept for its capacity.
     spare: VecDeque<Work>,
-    /// Of a foreign stream: whether the executor has come to the place of each of `waiting`.
+    /// External streams only: whether the executor has reached the ticket of each entry of
+    /// `waiting`.
     reached: VecDeque<bool>,
-    /// Of `waiting`: how many wait for events.
+    /// Number of entries of `waiting` that wait for events.
     waits: usize,
-    /// Pieces of work since the beginning. What is not completed is waiting or running.
+    /// Pieces of work since the beginning. Those not completed are waiting or running.
     registered: u64,
     phase: Phase,
-    /// Something that waits, or someone, is in a hurry.
-    hurry: bool,
+    /// Deferred work must be done now.
+    flush: bool,
     /// The first failure since the last synchronize.
     failure: Option<Failure>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing waits, or nothing that its turn has come for.
+    /// Nothing waits, or the executor has not reached what waits.
     #[default]
     Idle,
-    /// All that waits is patient.
-    Lingering(Patience),
-    /// With the pool, being served, or held by an event.
+    /// All waiting work is deferrable.
+    Deferred(Deferral),
+    /// Queued in the pool, being served, or parked at an event point.
     Busy,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Patience {
+struct Deferral {
     due: Instant,
     step: Duration,
     since: Instant,
-    /// What was registered by then.
+    /// Work registered when the delay was last set.
     registered: u64,
 }
 
-impl Patience {
+impl Deferral {
     fn new(registered: u64) -> Self {
         let now = sync::now();
-        Self { due: now + FIRST_WAIT, step: FIRST_WAIT, since: now, registered }
+        Self { due: now + FIRST_DELAY, step: FIRST_DELAY, since: now, registered }
     }
 
-    /// For longer, if more has come.
+    /// A longer delay if more work has arrived, else `None`.
     fn extended(self, now: Instant, registered: u64) -> Option<Self> {
         let step = 2 * self.step;
         let due = now + step;
-        let goes_on = registered > self.registered && due - self.since <= LONGEST_WAIT;
+        let goes_on = registered > self.registered && due - self.since <= MAX_DELAY;
         goes_on.then_some(Self { due, step, registered, ..self })
     }
 }
 
-/// What became of work for a foreign stream.
-pub(super) enum Pushed {
-    /// It has this number.
+/// Outcome of registering work on an external stream.
+enum Pushed {
+    /// The work has this number.
     At(u64),
-    /// There was no room for it.
+    /// There was no space for the work.
     Full(Work),
 }
 
-/// What becomes of a stream that was served.
-pub(super) enum Next {
-    /// More has come: serve it again.
-    Again,
-    /// What has come is patient.
-    Linger,
-    /// Nothing, until someone says so.
-    Rest,
-}
-
 impl Stream {
-    pub(super) fn new(handle: usize, pool: Arc<Pool>, foreign: Option<Foreign>) -> Self {
+    pub(super) fn new(
+        handle: usize,
+        pool: Arc<Pool>,
+        spare: Arc<Spare>,
+        external: Option<External>,
+    ) -> Self {
         Self {
             handle,
             pool,
-            foreign,
+            spare,
+            external,
             state: Mutex::default(),
             completed: AtomicU64::new(0),
             wake_at: AtomicU64::new(NOBODY),
@@ -133,32 +132,28 @@ impl Stream {
         }
     }
 
-    pub(super) fn handle(&self) -> usize {
-        self.handle
+    pub(super) fn external(&self) -> Option<&External> {
+        self.external.as_ref()
     }
 
-    pub(super) fn foreign(&self) -> Option<&Foreign> {
-        self.foreign.as_ref()
-    }
-
-    // ---- those who register, and wait -------------------------------------------------------
+    // ---- registering and waiting -----------------------------------------------------------
 
     pub(super) fn enqueue(self: Arc<Self>, work: Work) -> Result<()> {
-        match &self.foreign {
-            Some(foreign) => foreign.enqueue(&self, work),
+        match &self.external {
+            Some(external) => self.enqueue_external(external, work),
             None => self.enqueue_own(work),
         }
     }
 
     fn enqueue_own(self: Arc<Self>, work: Work) -> Result<()> {
-        let patient = work.is_patient();
-        let mut state = self.with_room()?;
+        let deferrable = work.is_deferrable();
+        let mut state = self.with_space()?;
         self.push(&mut state, work)?;
-        state.hurry |= !patient || state.waiting.len() >= FILLING;
+        state.flush |= !deferrable || state.waiting.len() >= HALF_FULL;
         let before = state.phase;
         state.phase = match before {
-            Phase::Idle if !state.hurry => Phase::Lingering(Patience::new(state.registered)),
-            Phase::Lingering(_) if !state.hurry => before,
+            Phase::Idle if !state.flush => Phase::Deferred(Deferral::new(state.registered)),
+            Phase::Deferred(_) if !state.flush => before,
             _ => Phase::Busy,
         };
         let after = state.phase;
@@ -166,25 +161,20 @@ impl Stream {
         if before != after {
             let pool = Arc::clone(&self.pool);
             match before {
-                Phase::Lingering(_) => pool.hurry(self),
+                Phase::Deferred(_) => pool.flush(self),
                 _ if after == Phase::Busy => pool.submit(self),
-                _ => pool.linger(self),
+                _ => pool.defer(self),
             }
         }
         Ok(())
     }
 
-    /// Wait until there is room for one more piece of work.
-    pub(super) fn wait_for_room(&self) -> Result<()> {
-        self.with_room().map(drop)
-    }
-
-    /// The state, when there is.
-    fn with_room(&self) -> Result<MutexGuard<'_, State>> {
+    /// Lock the state once there is space in the queue.
+    fn with_space(&self) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock();
         while state.registered - self.completed.load(Ordering::Acquire) > CAPACITY {
-            if caller::is_serving() {
-                // Waiting here could be waiting for this very thread.
+            if current_thread::is_serving() {
+                // Waiting here could mean waiting for the calling thread itself.
                 return Err(Error::StreamFull { handle: self.handle, limit: CAPACITY });
             }
             let enough = state.registered - CAPACITY / 2;
@@ -195,12 +185,12 @@ impl Stream {
 
     fn push(&self, state: &mut State, work: Work) -> Result<()> {
         let queue = &mut state.waiting;
-        if queue.len() == queue.capacity() && (1..=KEPT).contains(&queue.len()) {
-            // Room that another has left, instead of growing in steps.
-            let mut room = self.pool.take_room();
-            if room.capacity() > queue.len() {
-                room.append(queue);
-                *queue = room;
+        if queue.len() == queue.capacity() && (1..=KEPT_CAPACITY).contains(&queue.len()) {
+            // Use the queue that another stream left instead of growing in steps.
+            let mut larger = self.spare.take();
+            if larger.capacity() > queue.len() {
+                larger.append(queue);
+                *queue = larger;
             }
         }
         if state.waiting.try_reserve(1).is_err() {
@@ -218,14 +208,10 @@ impl Stream {
             state.registered == self.completed.load(Ordering::Acquire)
         };
         if !idle {
-            // Whoever asks wants it done.
-            self.hurry();
+            // The caller wants the work done.
+            self.flush();
         }
         idle
-    }
-
-    pub(super) fn is_served_by_caller(&self) -> bool {
-        self.server.load(Ordering::Relaxed) == caller::id()
     }
 
     pub(super) fn synchronize(self: &Arc<Self>) -> Result<()> {
@@ -235,13 +221,16 @@ impl Stream {
         let target = self.lock().registered;
         let done = self.completed.load(Ordering::Acquire) >= target;
         if !done {
-            self.hurry();
+            self.flush();
         }
         // A thread of the pool cannot serve while it waits.
-        let aside =
-            if caller::is_in_pool() && !done { Some(self.pool.step_aside()?) } else { None };
+        let aside = if current_thread::is_in_pool() && !done {
+            Some(self.pool.step_aside()?)
+        } else {
+            None
+        };
         let mut state = self.wait_for(self.lock(), target);
-        // What was registered after this call is a later one's business, its failure too.
+        // Failures of work registered after this call belong to a later synchronize.
         let failure = state.failure.take_if(|failure| failure.index < target);
         drop(state);
         drop(aside);
@@ -256,14 +245,14 @@ impl Stream {
         }
     }
 
-    /// Wait until so much is completed.
+    /// Wait until `target` pieces of work are completed.
     fn wait_for<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         target: u64,
     ) -> MutexGuard<'a, State> {
         loop {
-            // In this order, because `complete` does the two the other way round.
+            // Store before load: `complete` does the two in reverse order, so no wake-up is lost.
             self.wake_at.fetch_min(target, Ordering::SeqCst);
             if self.completed.load(Ordering::SeqCst) >= target {
                 return state;
@@ -272,108 +261,35 @@ impl Stream {
         }
     }
 
-    /// Patient work waits no longer.
-    fn hurry(self: &Arc<Self>) {
-        let lingered = {
+    /// Have deferred work done now.
+    fn flush(self: &Arc<Self>) {
+        let was_deferred = {
             let mut state = self.lock();
-            state.hurry = true;
-            let lingers = matches!(state.phase, Phase::Lingering(_));
-            if lingers {
+            state.flush = true;
+            let is_deferred = matches!(state.phase, Phase::Deferred(_));
+            if is_deferred {
                 state.phase = Phase::Busy;
             }
-            lingers
+            is_deferred
         };
-        if lingered {
-            self.pool.hurry(Arc::clone(self));
+        if was_deferred {
+            self.pool.flush(self.clone());
         }
     }
 
-    /// An event that held it has come.
-    pub(super) fn go_on(self: Arc<Self>) {
-        let pool = Arc::clone(&self.pool);
-        pool.submit(self);
-    }
-
-    /// Whether anyone waits.
+    /// Whether any thread waits.
     #[cfg(test)]
     pub(super) fn is_waited_for(&self) -> bool {
         self.wake_at.load(Ordering::SeqCst) != NOBODY
     }
 
-    // ---- those who serve --------------------------------------------------------------------
+    // ---- serving ---------------------------------------------------------------------------
 
-    /// While it lingers: until when.
-    pub(super) fn due(&self) -> Option<Instant> {
-        match self.lock().phase {
-            Phase::Lingering(patience) => Some(patience.due),
-            _ => None,
-        }
-    }
-
-    /// It is due: whether it is to be served now. If more has come, it waits longer.
-    pub(super) fn has_lingered(&self, now: Instant) -> bool {
-        let mut state = self.lock();
-        let Phase::Lingering(patience) = state.phase else { return false };
-        match patience.extended(now, state.registered) {
-            Some(longer) => {
-                state.phase = Phase::Lingering(longer);
-                false
-            }
-            None => {
-                state.phase = Phase::Busy;
-                true
-            }
-        }
-    }
-
-    /// Run one batch, on a thread of the pool.
-    pub(super) fn serve(self: &Arc<Self>) -> Next {
-        let mut batch = VecDeque::new();
-        let last = {
-            let _serving = Serving::note(&self.server);
-            {
-                let mut state = self.lock();
-                std::mem::swap(&mut state.spare, &mut batch);
-                self.take(&mut state, &mut batch);
-            }
-            // All but the last piece of work is reported from here, so that nobody waits for what was
-            // registered after they asked.
-            work::run_all(&mut batch, |done| self.complete(done))
-        };
-        self.pool.free_again();
-        self.complete(last);
-
-        let mut state = self.lock();
-        let Some(first) = state.waiting.front() else {
-            state.phase = Phase::Idle;
-            // An idle stream keeps a little room, so that one piece of work at a time asks for none.
-            let spare = std::mem::take(&mut state.waiting);
-            for room in [batch, spare] {
-                if (1..=KEPT).contains(&room.capacity()) {
-                    state.waiting = room;
-                } else {
-                    self.pool.leave_room(room);
-                }
-            }
-            return Next::Rest;
-        };
-        if let Some(point) = first.held_by().map(Arc::clone) {
-            drop(state);
-            return if point.hold(self) { Next::Rest } else { Next::Again };
-        }
-        state.spare = batch;
-        if state.hurry || state.waiting.len() >= FILLING {
-            return Next::Again;
-        }
-        state.phase = Phase::Lingering(Patience::new(state.registered));
-        Next::Linger
-    }
-
-    /// Serve a foreign stream as far as its executor has come, on a thread of the executor's.
+    /// Serve an external stream up to the last ticket reached, on a thread of its executor.
     pub(super) fn serve_reached(self: &Arc<Self>) {
         let mut batch = VecDeque::new();
         loop {
-            let held_by = {
+            let blocked_on = {
                 let mut state = self.lock();
                 if state.reached.front() != Some(&true) {
                     state.phase = Phase::Idle;
@@ -381,13 +297,14 @@ impl Stream {
                 }
                 self.take(&mut state, &mut batch);
                 let first = state.waiting.front().filter(|_| batch.is_empty());
-                first.and_then(Work::held_by).map(Arc::clone)
+                first.and_then(Work::blocked_on).map(Arc::clone)
             };
             let _serving = Serving::note(&self.server);
-            if let Some(point) = held_by {
-                // Here, because what is the executor's own behind this place is to wait, too.
+            if let Some(point) = blocked_on {
+                // Block the executor's thread, because the executor's own work behind this ticket
+                // must wait too.
                 if let Err(error) = point.wait(&self.pool) {
-                    self.pass_by_front(error);
+                    self.skip_front(error);
                 }
                 continue;
             }
@@ -396,8 +313,8 @@ impl Stream {
         }
     }
 
-    /// The work at the front cannot be waited for.
-    fn pass_by_front(&self, error: Error) {
+    /// Drop the wait at the front, which cannot be done, and record why.
+    fn skip_front(&self, error: Error) {
         let mut state = self.lock();
         state.waiting.pop_front();
         state.reached.pop_front();
@@ -407,25 +324,25 @@ impl Stream {
         self.complete(Done { count: 1, failure: Some(failure), point: None });
     }
 
-    /// Take what may be done now.
+    /// Move the work that can be done now into `batch`.
     fn take(&self, state: &mut State, batch: &mut VecDeque<Work>) {
-        state.hurry = false;
-        if self.foreign.is_none() && state.waits == 0 {
+        state.flush = false;
+        if self.external.is_none() && state.waits == 0 {
             std::mem::swap(&mut state.waiting, batch);
             return;
         }
-        let own = self.foreign.is_none();
+        let own = self.external.is_none();
         let reached = state.reached.iter().copied().chain(std::iter::repeat(own));
-        let ready = |(work, reached): &(&Work, bool)| *reached && work.held_by().is_none();
+        let ready = |(work, reached): &(&Work, bool)| *reached && work.blocked_on().is_none();
         let mut count = state.waiting.iter().zip(reached).take_while(ready).count();
         if batch.try_reserve(count).is_err() {
-            count = count.min(FEW);
+            count = count.min(SMALL_BATCH);
         }
         batch.extend(state.waiting.drain(..count));
         state.reached.drain(..count.min(state.reached.len()));
         state.waits -= batch.iter().filter(|work| matches!(work, Work::Wait(_))).count();
-        // What is left is looked at again when it is taken.
-        state.hurry = !state.waiting.is_empty();
+        // The next call looks again at the work left here.
+        state.flush = !state.waiting.is_empty();
     }
 
     fn complete(&self, done: Done) {
@@ -450,10 +367,28 @@ impl Stream {
         self.lock().failure.get_or_insert(Failure { index, ..failure });
     }
 
-    // ---- foreign streams --------------------------------------------------------------------
+    // ---- external streams ------------------------------------------------------------------
 
-    /// Register work for which the executor gets a place.
-    pub(super) fn push_place(&self, work: Work) -> Result<Pushed> {
+    fn enqueue_external(self: &Arc<Self>, external: &External, work: Work) -> Result<()> {
+        let mut work = work;
+        let (number, _gate) = loop {
+            let gate = external.enter();
+            if external.is_closed() {
+                return Err(Error::UnknownStream { handle: self.handle });
+            }
+            match self.push_ticket(work)? {
+                Pushed::At(number) => break (number as u32, gate),
+                Pushed::Full(back) => work = back,
+            }
+            // The thread that makes space may be waiting for the gate.
+            drop(gate);
+            drop(self.with_space()?);
+        };
+        external.launch(number).inspect_err(|_| self.reach(number, Some(Work::Refused)))
+    }
+
+    /// Register work that gets a ticket.
+    fn push_ticket(&self, work: Work) -> Result<Pushed> {
         let mut state = self.lock();
         if state.registered - self.completed.load(Ordering::Acquire) > CAPACITY {
             return Ok(Pushed::Full(work));
@@ -466,8 +401,8 @@ impl Stream {
         Ok(Pushed::At(state.registered - 1))
     }
 
-    /// The executor has come to the place whose number ends in `number`, or will not come there: then `left` is
-    /// what is left of the work. Does what can be done now, unless another thread is at it.
+    /// Record that the executor has reached the ticket ending in `number`, or never will: then
+    /// `left` replaces the work. Runs what has become ready, unless another thread does.
     pub(super) fn reach(self: &Arc<Self>, number: u32, left: Option<Work>) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -475,7 +410,7 @@ impl Stream {
         let index = number.wrapping_sub(first as u32) as usize;
         match state.reached.get_mut(index) {
             Some(reached) if !*reached => *reached = true,
-            // An executor that calls twice.
+            // The executor called twice.
             _ => return,
         }
         let unwanted = left.zip(state.waiting.get_mut(index)).and_then(|(left, work)| {
@@ -487,7 +422,7 @@ impl Stream {
             state.phase = Phase::Busy;
         }
         drop(guard);
-        // The user's own, so not under the lock.
+        // Dropped after unlocking, because this may run code of the program.
         drop(unwanted);
         if serves {
             self.serve_reached();
@@ -495,7 +430,83 @@ impl Stream {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code of the user's runs under the lock, so a poisoned one is still consistent.
+        // No code of the program runs under the lock, so a poisoned state is still consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Served for Stream {
+    fn is_served_by_caller(&self) -> bool {
+        self.server.load(Ordering::Relaxed) == current_thread::id()
+    }
+
+    fn due(&self) -> Option<Instant> {
+        match self.lock().phase {
+            Phase::Deferred(deferral) => Some(deferral.due),
+            _ => None,
+        }
+    }
+
+    fn end_deferral(&self, now: Instant) -> bool {
+        let mut state = self.lock();
+        let Phase::Deferred(deferral) = state.phase else { return false };
+        match deferral.extended(now, state.registered) {
+            Some(longer) => {
+                state.phase = Phase::Deferred(longer);
+                false
+            }
+            None => {
+                state.phase = Phase::Busy;
+                true
+            }
+        }
+    }
+
+    fn serve(self: Arc<Self>) -> Next {
+        let mut batch = VecDeque::new();
+        let last = {
+            let _serving = Serving::note(&self.server);
+            {
+                let mut state = self.lock();
+                std::mem::swap(&mut state.spare, &mut batch);
+                self.take(&mut state, &mut batch);
+            }
+            // Each piece of work but the last is reported as it is done, so that nobody waits for
+            // work registered after theirs.
+            work::run_all(&mut batch, |done| self.complete(done))
+        };
+        self.pool.mark_free();
+        self.complete(last);
+
+        let mut state = self.lock();
+        let Some(first) = state.waiting.front() else {
+            state.phase = Phase::Idle;
+            // An idle stream keeps a small queue, so that one piece of work at a time allocates
+            // nothing.
+            let spare = std::mem::take(&mut state.waiting);
+            for queue in [batch, spare] {
+                if (1..=KEPT_CAPACITY).contains(&queue.capacity()) {
+                    state.waiting = queue;
+                } else {
+                    self.spare.keep(queue);
+                }
+            }
+            return Next::Rest;
+        };
+        if let Some(point) = first.blocked_on().map(Arc::clone) {
+            drop(state);
+            return if point.park(self) { Next::Rest } else { Next::Again };
+        }
+        state.spare = batch;
+        if state.flush || state.waiting.len() >= HALF_FULL {
+            return Next::Again;
+        }
+        state.phase = Phase::Deferred(Deferral::new(state.registered));
+        Next::Defer
+    }
+
+    fn resume(self: Arc<Self>) {
+        let pool = Arc::clone(&self.pool);
+        pool.submit(self);
     }
 }

@@ -1,4 +1,5 @@
-//! What streams are synchronized with, in one place: their model (`model.rs`) puts other things here.
+//! Clock, locks, atomics and threads of the streams in one place, which their model (`model.rs`)
+//! replaces.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ pub use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 pub use std::{thread, thread_local};
 
-/// A point in time.
+/// The current time.
 pub fn now() -> Instant {
     Instant::now()
 }

@@ -1,57 +1,50 @@
-//! What can wait on a stream.
+//! Work that can wait on a stream.
 
 use std::collections::VecDeque;
 use std::fmt;
 
-use super::event::Point;
+use super::event::EventPoint;
 use super::sync::Arc;
 use crate::error::{Error, Result};
 use crate::guard;
 use crate::page::PageRange;
 
-/// A function with what it needs.
+/// A function with everything it needs.
 pub type Task = Box<dyn FnOnce() -> Result<()> + Send>;
 
-/// A function with two words that it needs: a task that takes no memory of its own.
+/// A function with two words: a task that allocates nothing.
 #[derive(Clone, Copy)]
 pub struct Call {
-    /// Is given the two words.
+    /// Called with the two words.
     pub run: fn([usize; 2]) -> Result<()>,
-    /// Whatever it makes of them.
+    /// The two words, which only the function understands.
     pub with: [usize; 2],
 }
 
-/// One thing to do with a range. A stream only needs to know whether two calls are of one kind.
+/// An operation on a range. A stream needs to know only whether two operations are alike.
 pub struct RangeVerb {
-    /// What messages call it.
+    /// Name used in messages.
     pub name: &'static str,
     /// Do it now.
     pub apply: fn(PageRange, Target) -> Result<()>,
-    /// It may wait a little for neighbours that come after it, since nobody waits for it: when somebody does,
-    /// or when something else is registered behind it, it is done at once.
-    pub patient: bool,
+    /// Nobody waits for the operation as such, so it may wait a little for neighbours. Deferred
+    /// work is flushed when a thread waits for it and when other work is registered behind it.
+    pub deferrable: bool,
 }
 
 /// A verb with its range.
 #[derive(Clone, Copy)]
 pub struct RangeWork {
-    /// What to do; compared by address.
+    /// The operation; verbs are compared by address.
     pub verb: &'static RangeVerb,
-    /// With which addresses.
+    /// The addresses.
     pub range: PageRange,
-    /// Where to.
+    /// Passed on to the verb.
     pub target: Target,
 }
 
-/// A device and one of its nodes, of which a stream knows nothing but whether two are the same. The device is the one
-/// that was current when the work was registered.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Target {
-    /// Its place among the devices.
-    pub device: usize,
-    /// Heterogeneous NUMA id, where the verb has one.
-    pub hnid: i32,
-}
+/// Where a verb acts: two words that only the verb understands. A stream compares them.
+pub type Target = [usize; 2];
 
 impl RangeWork {
     /// Do it now.
@@ -59,7 +52,7 @@ impl RangeWork {
         (self.verb.apply)(self.range, self.target)
     }
 
-    /// Both as one call, if they are of one kind and overlap or touch.
+    /// Join two calls into one, if they are alike and their ranges overlap or touch.
     fn join(self, next: Self) -> Option<Self> {
         let same = std::ptr::eq(self.verb, next.verb) && self.target == next.target;
         let range = same.then(|| self.range.union(next.range))??;
@@ -67,44 +60,45 @@ impl RangeWork {
     }
 }
 
-/// What waits.
+/// A piece of work.
 pub enum Work {
-    /// A function of the user's, of C++.
+    /// A function from C++.
     Task(Task),
-    /// A function of the user's, of C.
+    /// A function from C.
     Call(Call),
     /// A prefetch or an eager free.
     Range(RangeWork),
-    /// The place of an event.
-    Record(Arc<Point>),
-    /// What follows waits for that place in another stream.
-    Wait(Arc<Point>),
-    /// What an executor has given up.
+    /// Marks an event point as passed.
+    Record(Arc<EventPoint>),
+    /// Holds up the work behind it until the event point, in another stream, has passed.
+    Wait(Arc<EventPoint>),
+    /// Replaces work that its executor dropped.
     GivenUp,
-    /// What an executor has refused, which its caller knows.
+    /// Replaces work that its executor refused; the caller has got the error already.
     Refused,
 }
 
 impl Work {
-    /// Whether it may wait for more of its kind.
-    pub(super) fn is_patient(&self) -> bool {
-        matches!(self, Work::Range(RangeWork { verb: RangeVerb { patient: true, .. }, .. }))
+    /// Whether it may be deferred.
+    pub(super) fn is_deferrable(&self) -> bool {
+        matches!(self, Work::Range(RangeWork { verb: RangeVerb { deferrable: true, .. }, .. }))
     }
 
-    /// The place it waits for, if that is still ahead.
-    pub(super) fn held_by(&self) -> Option<&Arc<Point>> {
+    /// The event point that holds it up, unless that has passed.
+    pub(super) fn blocked_on(&self) -> Option<&Arc<EventPoint>> {
         match self {
             Work::Wait(point) if !point.is_passed() => Some(point),
             _ => None,
         }
     }
 
-    /// What is left of it where it is not to be done; an event's place always is.
+    /// Put `left` in the place of work that will not be done. An event point stays: it always
+    /// passes.
     pub(super) fn give_up(&mut self, left: Work) -> Option<Work> {
         (!matches!(self, Work::Record(_))).then(|| std::mem::replace(self, left))
     }
 
-    /// In words.
+    /// A description for messages.
     fn description(&self) -> Description {
         match self {
             Work::Range(work) => Description::Range(work.verb.name, work.range),
@@ -125,7 +119,7 @@ impl Work {
     }
 }
 
-/// Names a piece of work after it has gone.
+/// Describes a piece of work that is gone.
 #[derive(Clone, Copy)]
 enum Description {
     Words(&'static str),
@@ -143,25 +137,25 @@ impl fmt::Display for Description {
     }
 }
 
-/// What is done, and how that went.
+/// Work done, and its outcome.
 #[derive(Default)]
 pub struct Done {
-    /// How many pieces of work.
+    /// Number of pieces of work.
     pub count: usize,
-    /// The first that failed: which of them, and of what.
+    /// The first failure.
     pub failure: Option<Failure>,
-    /// The event's place that it was.
-    pub point: Option<Arc<Point>>,
+    /// The event point reached, if the work was one.
+    pub point: Option<Arc<EventPoint>>,
 }
 
 /// A piece of work that failed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Its place among those that were done together, later among all of the stream.
+    /// Index in its batch; once recorded, index among all work of the stream.
     pub index: u64,
-    /// What it was.
+    /// Description of the work.
     pub what: String,
-    /// Why.
+    /// The error.
     pub error: Error,
 }
 
@@ -171,8 +165,8 @@ impl Failure {
     }
 }
 
-/// Run a batch in order; neighbouring ranges in it become one call. `done` hears of each call but the
-/// last, which is returned.
+/// Run a batch in order, joining neighbouring ranges into one call. Calls `done` after each call
+/// but the last, whose outcome is returned.
 pub(super) fn run_all(batch: &mut VecDeque<Work>, mut done: impl FnMut(Done)) -> Done {
     let mut last: Option<Done> = None;
     while let Some(work) = batch.pop_front() {
@@ -197,7 +191,7 @@ fn run_one(work: Work) -> Done {
     Done { count: 1, failure, point }
 }
 
-/// Do `first` and as many of the next in `batch` as join it, in one call.
+/// Do `first` and the ranges that follow it in `batch` and join it, in one call.
 fn run_joined(first: RangeWork, batch: &mut VecDeque<Work>) -> Done {
     let mut sum = first;
     let mut joined = 0;
@@ -212,8 +206,9 @@ fn run_joined(first: RangeWork, batch: &mut VecDeque<Work>) -> Done {
     }
     let mut failure = None;
     if Work::Range(sum).run().is_err() {
-        // One part spoils the whole call: each for itself, so that only that one fails. Doing a part
-        // twice is harmless, because nothing else runs on this stream in between.
+        // One bad part fails the joined call. Do each part by itself, so that only the bad one
+        // fails. Doing a part twice is harmless, because nothing else runs on this stream in
+        // between.
         let parts = batch.drain(..joined);
         for (index, part) in std::iter::once(Work::Range(first)).chain(parts).enumerate() {
             let what = part.description();
@@ -237,7 +232,7 @@ mod tests {
         }
         Ok(())
     }
-    static VERB: RangeVerb = RangeVerb { name: "verb", apply: fails_beyond_100, patient: false };
+    static VERB: RangeVerb = RangeVerb { name: "verb", apply: fails_beyond_100, deferrable: false };
 
     #[test]
     fn a_bad_part_fails_alone() {
@@ -245,7 +240,7 @@ mod tests {
             Work::Range(RangeWork {
                 verb: &VERB,
                 range: PageRange::new(start, end),
-                target: Target::default(),
+                target: [0; 2],
             })
         };
         let run = |parts: Vec<Work>| {
@@ -262,11 +257,9 @@ mod tests {
     }
 
     #[test]
-    fn different_nodes_stay_apart() {
-        let work = |hnid| {
-            let target = Target { device: 0, hnid };
-            RangeWork { verb: &VERB, range: PageRange::new(0, 10), target }
-        };
+    fn different_targets_stay_apart() {
+        let work =
+            |node| RangeWork { verb: &VERB, range: PageRange::new(0, 10), target: [0, node] };
         assert!(work(0).join(work(1)).is_none());
         assert!(work(0).join(work(0)).is_some());
     }

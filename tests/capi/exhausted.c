@@ -107,7 +107,7 @@ static void in_a_process_without_memory(void (*test)(void)) {
 	const pid_t child = fork();
 	NEED(child >= 0);
 	if (child == 0) {
-		alarm(200); /* it hangs: an error, but not on a slow machine */
+		alarm(200); /* ends a hang, on a busy machine, too */
 		checks_failed = 0;
 		NEED(gmemStreamCreate(&stream) == 0);
 		CHECK_EQUAL(gmemStreamLaunch(stream, nothing, NULL), 0);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Fault scopes: what is touched is counted, what was prefetched is not, and other threads' faults are theirs. */
+#include <fcntl.h>
 #include <pthread.h>
 
 #include <libgmem.h>
@@ -17,6 +18,52 @@ static char *fresh(void) {
 static void *touch(void *arg) {
 	(void)faults_of_writing(arg, SIZE);
 	return NULL;
+}
+
+static int is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }
+
+/* Whatever a scope contains, only one that was begun and has not ended is read and closed. */
+static void a_scope_that_is_not_open_touches_nothing(void) {
+	/* Standard input has something to read. */
+	int ends[2];
+	char text[8];
+	const int input = dup(0);
+	NEED(pipe(ends) == 0 && dup2(ends[0], 0) == 0 && write(ends[1], "12345678", 8) == 8);
+	for (int fill = 0; fill <= 0xff; fill += 0x11) {
+		gmemFaultScope_t scope;
+		memset(&scope, fill, sizeof scope);
+		CHECK_EQUAL(gmemFaultScopeCount(&scope), -EBADF);
+		CHECK(strstr(gmemLastError(), "gmemFaultScopeBegin()") != NULL);
+		gmemFaultScopeEnd(&scope);
+	}
+	gmemFaultScope_t zero = {0};
+	gmemFaultScopeEnd(&zero);
+	CHECK(is_open(0) && read(0, text, sizeof text) == 8);
+	NEED(dup2(input, 0) == 0 && close(input) == 0 && close(ends[0]) == 0 && close(ends[1]) == 0);
+
+	/* A copy outlives the scope, and another scope or a file gets its descriptor. */
+	gmemFaultScope_t scope, other;
+	NEED(gmemFaultScopeBegin(&scope, GMEM_FAULTS_THREAD) == 0);
+	gmemFaultScope_t copy = scope;
+	gmemFaultScopeEnd(&scope);
+	if (copy.counter < 0) {
+		printf("note: no software counter here, so no descriptor\n");
+		return;
+	}
+	CHECK_EQUAL(gmemFaultScopeCount(&copy), -EBADF);
+	NEED(gmemFaultScopeBegin(&other, GMEM_FAULTS_THREAD) == 0);
+	CHECK_EQUAL(other.counter, copy.counter);
+	CHECK_EQUAL(gmemFaultScopeCount(&copy), -EBADF);
+	gmemFaultScopeEnd(&copy);
+	CHECK(gmemFaultScopeCount(&other) >= 0);
+	/* The program takes the descriptor away. */
+	NEED(close(other.counter) == 0);
+	const int file = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	CHECK_EQUAL(file, other.counter);
+	CHECK_EQUAL(gmemFaultScopeCount(&other), -EBADF);
+	gmemFaultScopeEnd(&other);
+	CHECK(is_open(file));
+	close(file);
 }
 
 static long long faults_of(int whose, char *start, int in_a_thread) {
@@ -55,5 +102,6 @@ int main(void) {
 	memset(&scope, 0x7f, sizeof scope);
 	CHECK_EQUAL(gmemFaultScopeCount(&scope), -EBADF);
 	gmemFaultScopeEnd(NULL);
+	a_scope_that_is_not_open_touches_nothing();
 	return checks_result("faults");
 }

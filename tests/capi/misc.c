@@ -58,6 +58,62 @@ static void without_a_device_its_memory_is_the_heaps(void) {
 	CHECK(gmem_device_alloc(16, SIZE_MAX / 2) == NULL && errno == ENOMEM);
 }
 
+/* Clients that declare a wider result get the int, sign-extended. */
+static void results_fill_the_register(void) {
+	typedef size_t (*wide)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
+#define ANY(function) (wide)(void (*)(void)) function
+	const uint64_t most = UINT64_MAX;
+	const struct {
+		const char *name;
+		wide function;
+		uint64_t arguments[6];
+	} calls[] = {
+		{"gmemFreeEager", ANY(gmemFreeEager), {most, most}},
+		{"gmemPrefetch", ANY(gmemPrefetch), {most, most}},
+		{"gmemPrefetchEx", ANY(gmemPrefetchEx), {most, most}},
+		{"gmemSetHugePolicy", ANY(gmemSetHugePolicy), {9}},
+		{"gmemSetRangeHugePolicy", ANY(gmemSetRangeHugePolicy), {0, 0, 9}},
+		{"gmemTopology", ANY(gmemTopology), {0, 0, 1, 8}},
+		{"gmemNodeDistance", ANY(gmemNodeDistance), {0, most}},
+		{"gmemTopologyText", ANY(gmemTopologyText), {0, 1}},
+		{"gmemTopologyJson", ANY(gmemTopologyJson), {0, 1}},
+		{"gmemResidency", ANY(gmemResidency), {most, most}},
+		{"gmemResidencyText", ANY(gmemResidencyText), {0}},
+		{"gmemResidencyJson", ANY(gmemResidencyJson), {0}},
+		{"gmemResidencySvg", ANY(gmemResidencySvg), {0}},
+		{"gmemFaultScopeBegin", ANY(gmemFaultScopeBegin), {0}},
+		{"gmemSetDevice", ANY(gmemSetDevice), {0}},
+		{"gmemStreamCreate", ANY(gmemStreamCreate), {0}},
+		{"gmemStreamLaunch", ANY(gmemStreamLaunch), {0}},
+		{"gmemStreamQuery", ANY(gmemStreamQuery), {0}},
+		{"gmemStreamSynchronize", ANY(gmemStreamSynchronize), {0}},
+		{"gmemStreamDestroy", ANY(gmemStreamDestroy), {0}},
+		{"gmemStreamWrap", ANY(gmemStreamWrap), {0}},
+		{"gmemEventCreate", ANY(gmemEventCreate), {0}},
+		{"gmemEventRecord", ANY(gmemEventRecord), {0}},
+		{"gmemStreamWaitEvent", ANY(gmemStreamWaitEvent), {0}},
+		{"gmemEventQuery", ANY(gmemEventQuery), {0}},
+		{"gmemEventSynchronize", ANY(gmemEventSynchronize), {0}},
+		{"gmemEventDestroy", ANY(gmemEventDestroy), {0}},
+		{"gmemHeapStats", ANY(gmemHeapStats), {0}},
+		{"gmemHeapStatsJson", ANY(gmemHeapStatsJson), {0, 1}},
+		{"gmemHeapSetLimits", ANY(gmemHeapSetLimits), {2, 1}},
+	};
+	for (size_t i = 0; i < sizeof calls / sizeof *calls; ++i) {
+		const uint64_t *a = calls[i].arguments;
+		const size_t result = calls[i].function(a[0], a[1], a[2], a[3], a[4], a[5]);
+		if (result != (size_t)-EINVAL) {
+			fprintf(stderr, "%s filled the register with %zx\n", calls[i].name, result);
+			CHECK(0);
+		}
+	}
+	/* What is not negative, too. */
+	volatile wide huge_policy = ANY(gmemGetHugePolicy), numa_id = ANY(gmemGetNumaId);
+	CHECK_EQUAL(huge_policy(0, 0, 0, 0, 0, 0), gmemGetHugePolicy(0));
+	CHECK_EQUAL(numa_id(0, 0, 0, 0, 0, 0), gmemGetNumaId());
+#undef ANY
+}
+
 int main(void) {
 	char version[32];
 	snprintf(version, sizeof version, "%d.%d.%d", LIBGMEM_VERSION_MAJOR, LIBGMEM_VERSION_MINOR, LIBGMEM_VERSION_PATCH);
@@ -79,6 +135,7 @@ int main(void) {
 	CHECK(gmemGetDevice() != NULL && strcmp(gmemGetDevice(), "host") == 0);
 	CHECK(gmemGetNumaId() >= 0);
 	CHECK(gmemGetDeviceContext() == NULL);
+	results_fill_the_register();
 	the_last_error_stays_where_it_is();
 	without_a_device_its_memory_is_the_heaps();
 	return checks_result("misc");

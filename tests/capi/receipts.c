@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* gmemPrefetchEx: what the receipt says, and what the options do. */
+/* gmemPrefetchEx: what the report says, and what the options do. */
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 
 #include <libgmem.h>
 
@@ -35,7 +36,7 @@ static int prefetch(
 }
 
 static char *map_with(size_t size, int advice) {
-	char *start = map_private(size, page);
+	char *start = map_private(size, huge);
 	madvise(start, size, advice);
 	return start;
 }
@@ -48,7 +49,7 @@ static void what_was_done_is_counted(void) {
 	CHECK_EQUAL(report.size, sizeof report);
 	CHECK_EQUAL(report.result, 0);
 	CHECK_EQUAL(report.bytes, 4 * page);
-	CHECK_EQUAL(report.there, page / base);
+	CHECK_EQUAL(report.already_resident, page / base);
 	CHECK_EQUAL(report.populated, 3 * page / base);
 	CHECK_EQUAL(report.migrated, 0);
 	CHECK_EQUAL(report.failed, 0);
@@ -57,12 +58,12 @@ static void what_was_done_is_counted(void) {
 	CHECK_EQUAL(report.threads, 1);
 	CHECK_EQUAL(report.stalled, 0);
 	CHECK(report.huge == 0 || report.huge == GMEM_UNKNOWN);
-	CHECK(report.nanoseconds > 0);
+	CHECK(report.duration_ns > 0);
 	CHECK(is_all(start + page, page, 'x'));
 
 	/* Again: all of it is there. */
 	CHECK_EQUAL(prefetch(start, 4 * page, NULL, &report), 0);
-	CHECK_EQUAL(report.there, 4 * page / base);
+	CHECK_EQUAL(report.already_resident, 4 * page / base);
 	CHECK_EQUAL(report.populated, 0);
 	munmap(start, 4 * page);
 }
@@ -74,21 +75,21 @@ static void what_was_asked_for_is_counted(void) {
 	CHECK_EQUAL(prefetch(start + page - 1, 2, NULL, &report), 0);
 	CHECK_EQUAL(report.bytes, 2);
 	CHECK_EQUAL(report.populated, 2);
-	CHECK_EQUAL(report.there, 0);
+	CHECK_EQUAL(report.already_resident, 0);
 	CHECK_EQUAL(resident_pages(start, 2 * page), 2 * page / base);
 	CHECK_EQUAL(prefetch(start, 0, NULL, &report), 0);
-	CHECK_EQUAL(report.bytes + report.populated + report.there, 0);
+	CHECK_EQUAL(report.bytes + report.populated + report.already_resident, 0);
 	munmap(start, 2 * page);
 }
 
 static void fields_that_a_caller_does_not_know_stay_out(void) {
 	char *start = map_private(page, page);
 	gmemPrefetchReport_t report = empty_report();
-	report.size = offsetof(gmemPrefetchReport_t, there);
+	report.size = offsetof(gmemPrefetchReport_t, already_resident);
 	CHECK_EQUAL(prefetch(start, page, NULL, &report), 0);
-	CHECK_EQUAL(report.size, offsetof(gmemPrefetchReport_t, there));
+	CHECK_EQUAL(report.size, offsetof(gmemPrefetchReport_t, already_resident));
 	CHECK_EQUAL(report.bytes, page);
-	CHECK_EQUAL(report.there, 0x5a5a5a5a5a5a5a5a);
+	CHECK_EQUAL(report.already_resident, 0x5a5a5a5a5a5a5a5a);
 	/* A later header has more. */
 	struct {
 		gmemPrefetchReport_t known;
@@ -111,7 +112,7 @@ static void fields_that_a_caller_does_not_know_stay_out(void) {
 
 static void count_call(void *calls) { atomic_fetch_add((atomic_int *)calls, 1); }
 
-static void a_failure_is_in_the_receipt(void) {
+static void a_failure_is_in_the_report(void) {
 	char *start = map_private(3 * page, page);
 	NEED(munmap(start + page, page) == 0);
 	atomic_int finished = 0;
@@ -124,6 +125,8 @@ static void a_failure_is_in_the_receipt(void) {
 	CHECK_EQUAL(report.first_errno, ENOMEM);
 	CHECK_EQUAL(report.first_failed, address_of(start));
 	CHECK_EQUAL(report.populated, 0);
+	/* Nobody looked at the pages. */
+	CHECK_EQUAL(report.failed, GMEM_UNKNOWN);
 	CHECK_EQUAL(finished, 1);
 	/* Arguments too. */
 	CHECK_EQUAL(gmemPrefetchEx(address_of(start), page, -1, NULL, &options, &report), -EINVAL);
@@ -163,10 +166,10 @@ static void on_a_stream_it_is_ready_when_the_stream_has_passed(void) {
 	CHECK_EQUAL(finished, 2);
 	CHECK_EQUAL(first.result, 0);
 	CHECK_EQUAL(first.populated, page / base);
-	CHECK_EQUAL(second.there, page / base);
+	CHECK_EQUAL(second.already_resident, page / base);
 	CHECK_EQUAL(second.populated, page / base);
 	munmap(start, 2 * page);
-	/* What fails there is in the receipt and in the stream. */
+	/* What fails there is in the report and in the stream. */
 	CHECK_EQUAL(gmemPrefetchEx(address_of(start), page, here, stream, NULL, &first), 0);
 	CHECK_EQUAL(gmemStreamSynchronize(stream), -ENOMEM);
 	CHECK_EQUAL(first.result, -ENOMEM);
@@ -174,11 +177,11 @@ static void on_a_stream_it_is_ready_when_the_stream_has_passed(void) {
 }
 
 enum { PIECES = 5 };
-/* What is done between two looks at whether to go on: 16 MiB, or a huge page. */
+/* The amount of work between two looks at whether to go on: 16 MiB, or a huge page. */
 static size_t piece;
 
 static void it_can_be_cancelled_from_outside(void) {
-	char *start = map_private(PIECES * piece, page);
+	char *start = map_with(PIECES * piece, MADV_NOHUGEPAGE);
 	atomic_int cancel = 1;
 	gmemPrefetchOptions_t options = no_options();
 	options.cancel = (const int *)&cancel;
@@ -204,7 +207,7 @@ static int cancel_after_two(size_t done, size_t total, void *arg) {
 }
 
 static void progress_is_told_and_may_cancel(void) {
-	char *start = map_private(PIECES * piece, page);
+	char *start = map_with(PIECES * piece, MADV_NOHUGEPAGE);
 	int end_at = 2;
 	gmemPrefetchOptions_t options = no_options();
 	options.threads = 1;
@@ -215,24 +218,33 @@ static void progress_is_told_and_may_cancel(void) {
 	CHECK_EQUAL(report.populated, 2 * piece / base);
 	CHECK_EQUAL(resident_pages(start, PIECES * piece), 2 * piece / base);
 	CHECK_EQUAL(report.threads, 1);
+	CHECK_EQUAL(report.failed, (PIECES - 2) * piece / base);
+	CHECK_EQUAL(report.first_failed, address_of(start + 2 * piece));
 	/* To the end. */
 	end_at = steps = 0;
 	last_done = 0;
 	CHECK_EQUAL(prefetch(start, PIECES * piece, &options, &report), 0);
 	CHECK_EQUAL(steps, PIECES);
 	CHECK_EQUAL(last_done, PIECES * piece);
-	CHECK_EQUAL(report.there, 2 * piece / base);
+	CHECK_EQUAL(report.already_resident, 2 * piece / base);
 	munmap(start, PIECES * piece);
 }
 
 static void it_ends_when_its_time_is_over(void) {
-	char *start = map_private(PIECES * piece, page);
+	char *start = map_with(PIECES * piece, MADV_NOHUGEPAGE);
 	gmemPrefetchOptions_t options = no_options();
 	options.timeout_ns = 1;
 	gmemPrefetchReport_t report = empty_report();
 	CHECK_EQUAL(prefetch(start, PIECES * piece, &options, &report), -ETIMEDOUT);
 	CHECK(strstr(gmemLastError(), "timeout_ns = 1") != NULL);
 	CHECK_EQUAL(report.populated, 0);
+	CHECK_EQUAL(report.failed, PIECES * piece / base);
+	CHECK_EQUAL(report.first_errno, ETIMEDOUT);
+	CHECK_EQUAL(report.first_failed, address_of(start));
+	/* Pages that are there already do not fail. */
+	memset(start + piece, 'x', page);
+	CHECK_EQUAL(prefetch(start, PIECES * piece, &options, &report), -ETIMEDOUT);
+	CHECK_EQUAL(report.failed, (PIECES * piece - page) / base);
 	options.timeout_ns = 600000000000ULL;
 	CHECK_EQUAL(prefetch(start, PIECES * piece, &options, &report), 0);
 	munmap(start, PIECES * piece);
@@ -298,6 +310,37 @@ static void prefer_takes_huge_pages_where_there_are_some(void) {
 		CHECK(report.huge > 0 || !system_has_huge_pages());
 	}
 	munmap(start, size);
+}
+
+/* Small pages that the call was to make huge: when it returns, no page moves any more. */
+static long faults_after_prefer(char *start, size_t size) {
+	enum { TOUCHES = 20 };
+	long faults = 0;
+	memset(start, 'x', size);
+	for (int policy = GMEM_HUGE_PREFER; policy >= GMEM_HUGE_AS_IS; policy -= GMEM_HUGE_PREFER) {
+		prefetch_huge(start, size, policy, 0);
+		for (int touch = 0; touch < TOUCHES; ++touch) {
+			faults += faults_of_writing(start, size);
+		}
+	}
+	CHECK(is_all(start, size, 'x'));
+	munmap(start, size);
+	return faults;
+}
+
+static void prefer_leaves_no_fault_behind(void) {
+	enum { ROUNDS = 100 };
+	const size_t size = 4 * page;
+	long private = 0, shared = 0;
+	for (int round = 0; round < ROUNDS; ++round) {
+		private += faults_after_prefer(map_with(size, MADV_NOHUGEPAGE), size);
+		const int memory = (int)syscall(SYS_memfd_create, "shared", 0);
+		NEED(memory >= 0 && ftruncate(memory, (off_t)size) == 0);
+		shared += faults_after_prefer(map_at_page(size, page, PROT_READ | PROT_WRITE, MAP_SHARED, memory), size);
+		close(memory);
+	}
+	CHECK_EQUAL(private, 0);
+	CHECK_EQUAL(shared, 0);
 }
 
 static void require_takes_huge_pages_throughout(void) {
@@ -397,7 +440,7 @@ int main(void) {
 	what_was_done_is_counted();
 	what_was_asked_for_is_counted();
 	fields_that_a_caller_does_not_know_stay_out();
-	a_failure_is_in_the_receipt();
+	a_failure_is_in_the_report();
 	on_a_stream_it_is_ready_when_the_stream_has_passed();
 	if (huge <= (size_t)32 << 20) {
 		it_can_be_cancelled_from_outside();
@@ -405,13 +448,14 @@ int main(void) {
 		it_ends_when_its_time_is_over();
 		large_ranges_are_populated_by_several_threads();
 	} else {
-		printf("note: pieces of %zu MiB, of which this test would need several GiB\n", piece >> 20);
+		printf("note: pieces of %zu MiB, of which these tests would need several GiB\n", piece >> 20);
 	}
 	off_takes_base_pages();
 	prefer_takes_huge_pages_where_there_are_some();
+	prefer_leaves_no_fault_behind();
 	require_takes_huge_pages_throughout();
 	what_cannot_be_huge_is_refused_untouched();
 	a_policy_holds_for_a_range_and_for_the_process();
 	what_the_machine_has_no_room_for_is_refused();
-	return checks_result("receipts");
+	return checks_result("reports");
 }

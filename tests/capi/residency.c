@@ -358,6 +358,58 @@ static void wrong_arguments_are_refused(void) {
 	CHECK_EQUAL(all.mapped, 0);
 }
 
+/* Numbers that no range has: refused, and no crash, whatever the pages' states. */
+static void nonsense_is_refused(void) {
+	static int (*const writers[])(const gmemResidency_t *, const gmemPageState_t *, char *, size_t) = {
+		gmemResidencyText, gmemResidencyJson, gmemResidencySvg};
+	gmemResidency_t good = {.size = sizeof good};
+	CHECK_EQUAL(gmemResidency((uintptr_t)states, sizeof states, 0, states, 16, &good), 0);
+	good.pages = 16;
+	const size_t sizes[] = {0, 3, base + 1, SIZE_MAX};
+	const size_t counts[] = {SIZE_MAX, SIZE_MAX / 2, SIZE_MAX / base + 2};
+	for (size_t writer = 0; writer < sizeof writers / sizeof *writers; ++writer) {
+		for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
+			gmemResidency_t bad = good;
+			bad.page_size = sizes[i];
+			CHECK_EQUAL(writers[writer](&bad, states, NULL, 0), -EINVAL);
+			CHECK(strstr(gmemLastError(), "summary->page_size") != NULL);
+		}
+		for (size_t i = 0; i < sizeof counts / sizeof *counts; ++i) {
+			gmemResidency_t bad = good;
+			bad.pages = counts[i];
+			CHECK_EQUAL(writers[writer](&bad, states, NULL, 0), -EINVAL);
+			CHECK(strstr(gmemLastError(), "summary->pages") != NULL);
+		}
+		gmemResidency_t bad = good;
+		bad.addr += 1;
+		CHECK_EQUAL(writers[writer](&bad, states, NULL, 0), -EINVAL);
+		CHECK(strstr(gmemLastError(), "summary->addr") != NULL);
+		/* Odd, but possible. */
+		const size_t possible[] = {1, 512, page, (size_t)1 << 63};
+		for (size_t i = 0; i < sizeof possible / sizeof *possible; ++i) {
+			gmemResidency_t odd = good;
+			odd.page_size = possible[i];
+			odd.addr = 0;
+			odd.pages = possible[i] == (size_t)1 << 63 ? 2 : 16;
+			for (int fill = 0; fill <= 0xff; fill += 0x11) {
+				memset(states, fill, 16 * sizeof *states);
+				CHECK(writers[writer](&odd, states, NULL, 0) > 0);
+			}
+		}
+		/* Flags that contradict each other. */
+		for (unsigned flags = 0; flags < 1 << 16; flags += 1 + flags / 8) {
+			for (size_t i = 0; i < 16; ++i) {
+				states[i].node = (short)(flags * i);
+				states[i].flags = (unsigned short)(flags * (i % 3));
+			}
+			CHECK(writers[writer](&good, states, NULL, 0) > 0);
+		}
+	}
+	gmemNode_t node;
+	CHECK_EQUAL(gmemTopology(NULL, &node, SIZE_MAX / 4, sizeof node), -EINVAL);
+	CHECK_EQUAL(gmemTopology(NULL, &node, 1, SIZE_MAX), -EINVAL);
+}
+
 int main(int count, char **arguments) {
 	base = (size_t)sysconf(_SC_PAGESIZE);
 	page = gmemGetPageSize();
@@ -374,6 +426,7 @@ int main(int count, char **arguments) {
 	nodes_are_those_of_the_pages(count > 1);
 	pictures();
 	wrong_arguments_are_refused();
+	nonsense_is_refused();
 	/* QEMU's machine has a controller for disks. */
 	CHECK(devices_are_mapped_only() || count == 1);
 	swapped();

@@ -28,13 +28,18 @@ namespace {
 // ---- what holds at compile time ------------------------------------------------------------------
 
 static_assert(std::is_empty_v<gmem_allocator<float>>);
+static_assert(std::is_same_v<gmem_allocator<float>, gmem::gmem_allocator<float>>);
+namespace both_names {
+using namespace gmem; // NOLINT(*-using-namespace*): neither name may hide the other or make it ambiguous
+static_assert(std::is_same_v<gmem_allocator<float>, allocator<float>>);
+} // namespace both_names
 static_assert(sizeof(std::vector<float, gmem_allocator<float>>) == sizeof(std::vector<float>));
 static_assert(std::allocator_traits<gmem_allocator<int>>::is_always_equal::value);
 template <class T>
 constexpr bool is_owner = std::is_nothrow_move_constructible_v<T> && std::is_nothrow_move_assignable_v<T> &&
 						  !std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T>;
 static_assert(is_owner<gmem::buffer<float>> && is_owner<gmem::stream>);
-static_assert(is_owner<gmem::wrapped_stream> && is_owner<gmem::event>);
+static_assert(is_owner<gmem::external_stream> && is_owner<gmem::event>);
 static_assert(!std::is_copy_constructible_v<gmem::eager_free_guard>);
 static_assert(std::is_trivially_copyable_v<gmem::stream_ref> && sizeof(gmem::stream_ref) == sizeof(void *));
 static_assert(std::is_base_of_v<std::system_error, gmem::error>);
@@ -132,19 +137,19 @@ void buffers_are_prefetched_and_freed() {
 	CHECK(none.begin() == none.end());
 }
 
-void a_prefetch_gives_a_receipt() {
+void a_prefetch_gives_a_report() {
 	gmem::buffer<char> buffer(4 * gmem::page_size());
 	const std::size_t pages = buffer.size() / static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 	const int node = gmem::device::numa_id();
-	const gmem::receipt first = buffer.prefetch(node);
+	const gmem::prefetch_report first = buffer.prefetch(node);
 	CHECK(first.ready() && !first.result() && !first.first_error() && first.first_failed() == nullptr);
 	CHECK_EQUAL(first.bytes(), buffer.size());
-	CHECK_EQUAL(first.there() + first.populated(), pages);
-	CHECK(first.migrated() == 0 && first.failed() == 0 && first.threads() == 1 && first.time().count() > 0);
-	CHECK_EQUAL(gmem::prefetch(buffer).there(), pages);
+	CHECK_EQUAL(first.already_resident() + first.populated(), pages);
+	CHECK(first.migrated() == 0 && first.failed() == 0 && first.threads() == 1 && first.duration().count() > 0);
+	CHECK_EQUAL(gmem::prefetch(buffer).already_resident(), pages);
 
 	// In a stream's order, and outliving stream and buffer.
-	gmem::receipt later;
+	gmem::prefetch_report later;
 	CHECK(later.ready() && later.bytes() == 0);
 	std::atomic<bool> open = false;
 	{
@@ -157,9 +162,9 @@ void a_prefetch_gives_a_receipt() {
 		(void)gmem::prefetch(buffer, node, stream); // dropped
 		CHECK(!later.ready());
 		open = true;
-		CHECK_EQUAL(later.there(), pages); // waits
+		CHECK_EQUAL(later.already_resident(), pages); // waits
 	}
-	CHECK(later.ready() && gmem::receipt(later).there() == pages);
+	CHECK(later.ready() && gmem::prefetch_report(later).already_resident() == pages);
 }
 
 void a_prefetch_takes_options() {
@@ -178,7 +183,7 @@ void a_prefetch_takes_options() {
 		return true;
 	};
 	options.threads = 1;
-	const gmem::receipt done = gmem::prefetch(buffer, node, {}, options);
+	const gmem::prefetch_report done = gmem::prefetch(buffer, node, {}, options);
 	CHECK(told >= buffer.size() && done.threads() == 1 && !done.stalled());
 	options.progress = [](std::size_t, std::size_t) { return false; };
 	options.timeout = std::chrono::hours(1);
@@ -191,7 +196,7 @@ void a_prefetch_takes_options() {
 
 	gmem::set_huge_policy(buffer, gmem::huge_pages::prefer);
 	CHECK(gmem::huge_policy(buffer.data()) == gmem::huge_pages::prefer);
-	const gmem::receipt huge = buffer.prefetch(node);
+	const gmem::prefetch_report huge = buffer.prefetch(node);
 	CHECK(huge.huge().has_value() == huge.fallen_back().has_value());
 	gmem::set_huge_policy(buffer, gmem::huge_pages::as_is);
 	CHECK(gmem::huge_policy(buffer.data()) == gmem::huge_pages::as_is);
@@ -458,7 +463,7 @@ int main() {
 	default_init_touches_nothing();
 	pmr_containers_work();
 	buffers_are_prefetched_and_freed();
-	a_prefetch_gives_a_receipt();
+	a_prefetch_gives_a_report();
 	a_prefetch_takes_options();
 	verbs_take_any_contiguous_range();
 	streams_run_callables_in_order();

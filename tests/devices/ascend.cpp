@@ -127,7 +127,7 @@ static void calls_lie_among_the_streams_own_work() {
 	munmap(start, page);
 }
 
-static void receipts_and_options() {
+static void reports_and_options() {
 	aclrtStream stream = new_stream();
 	char *start = map(2 * page);
 	gmemPrefetchReport_t report = {};
@@ -140,7 +140,7 @@ static void receipts_and_options() {
 	CHECK_EQUAL(gmemStreamSynchronize(raw(stream)), 0);
 	NEED(aclrtSynchronizeStream(stream) == ACL_SUCCESS);
 	CHECK_EQUAL(report.result, 0);
-	CHECK_EQUAL(report.there + report.populated, 2 * page / static_cast<size_t>(sysconf(_SC_PAGESIZE)));
+	CHECK_EQUAL(report.already_resident + report.populated, 2 * page / static_cast<size_t>(sysconf(_SC_PAGESIZE)));
 	end(stream);
 	munmap(start, 2 * page);
 }
@@ -334,7 +334,7 @@ static void cpp_takes_it() {
 static void the_adapter_goes_with_it() {
 #ifndef BY_CALLBACK
 	aclrtStream stream = new_stream();
-	const gmem::wrapped_stream wrapped = gmem::streams::ascend(stream);
+	const gmem::external_stream wrapped = gmem::streams::ascend(stream);
 	for (int round = 0; round < 10; ++round) {
 		CHECK_EQUAL(gmemStreamLaunch(raw(stream), note_number, number(1)), 0);
 		CHECK_EQUAL(gmemStreamLaunch(wrapped.get(), note_number, number(2)), 0);
@@ -579,7 +579,7 @@ int main() {
 	NEED(aclrtSetDevice(0) == ACL_SUCCESS);
 	memory();
 	calls_lie_among_the_streams_own_work();
-	receipts_and_options();
+	reports_and_options();
 	events_join_it_with_streams_of_libgmem();
 	a_failure_comes_out_of_synchronize();
 	what_is_refused_is_not_registered();

@@ -99,10 +99,10 @@ void there_and_back(const cuda::kernels &kernels) {
 		// Odd offsets and sizes, too.
 		const gmem::mutable_range odd(data.data() + 77, (data.size() - 1077) * sizeof(float));
 		for (const gmem::mutable_range what : {gmem::mutable_range(data), odd}) {
-			const auto receipt = gmem::prefetch(what, node);
+			const auto report = gmem::prefetch(what, node);
 			CHECK(bytes_on(gpu, what) >= what.size_bytes());
-			CHECK(receipt.there() == GMEM_UNKNOWN && receipt.migrated() == GMEM_UNKNOWN);
-			CHECK(receipt.populated() == GMEM_UNKNOWN && receipt.failed() == 0);
+			CHECK(report.already_resident() == GMEM_UNKNOWN && report.migrated() == GMEM_UNKNOWN);
+			CHECK(report.populated() == GMEM_UNKNOWN && report.failed() == 0);
 			kernels.add(data.data(), data.size(), 1.0F, stream.get());
 			stream.synchronize();
 			gmem::prefetch(what, host);
@@ -252,7 +252,7 @@ void nothing_is_nothing() {
 	CHECK_EQUAL(count("cuMemDiscardBatchAsync"), freed);
 }
 
-void receipts_come_with_the_stream() {
+void reports_come_with_the_stream() {
 	floats data(1 << 20, 0.0F);
 	const cuda::stream stream;
 	gate before(stream);
@@ -266,7 +266,7 @@ void receipts_come_with_the_stream() {
 	raw(stream).synchronize();
 	CHECK_EQUAL(report.result, 0);
 	CHECK_EQUAL(report.bytes, size);
-	CHECK(report.there == GMEM_UNKNOWN && report.migrated == GMEM_UNKNOWN && report.huge == GMEM_UNKNOWN);
+	CHECK(report.already_resident == GMEM_UNKNOWN && report.migrated == GMEM_UNKNOWN && report.huge == GMEM_UNKNOWN);
 	CHECK_EQUAL(report.failed, 0);
 	// What is cancelled before it is registered is not.
 	const int cancel = 1;
@@ -323,6 +323,19 @@ void captured_streams_refuse() {
 	CHECK_EQUAL(gmemStreamLaunch(handle, [](void *) {}, nullptr), -EOPNOTSUPP);
 	CHECK_EQUAL(gmemStreamQuery(handle), -EOPNOTSUPP);
 	CHECK_EQUAL(gmemStreamSynchronize(handle), -EOPNOTSUPP);
+	const gmem::event event;
+	CHECK_EQUAL(gmemEventRecord(event.get(), handle), -EOPNOTSUPP);
+	std::atomic<bool> is_over = false;
+	const gmem::stream own;
+	own.launch([&is_over] {
+		while (!is_over) {
+			std::this_thread::yield();
+		}
+	});
+	own.record(event);
+	CHECK_EQUAL(gmemStreamWaitEvent(handle, event.get()), -EOPNOTSUPP);
+	is_over = true;
+	own.synchronize();
 	// What the heap does meanwhile leaves the graph alone.
 	gmemHeapTrim();
 	const long allocated = count("cuMemAllocManaged");
@@ -571,6 +584,9 @@ void the_driver_is_not_called_from_within(bool heap_is_the_processs) {
 	auto *kept = new floats(4 << 20, 0.0F);
 	gmemHeapTrim();
 	const cuda::stream stream;
+	const gmem::event behind;
+	const gmem::event other;
+	std::atomic<bool> is_recorded = false;
 	raw(stream).launch([&] {
 		delete std::exchange(kept, nullptr);
 		const floats ordinary(4 << 20, 1.0F);
@@ -578,8 +594,20 @@ void the_driver_is_not_called_from_within(bool heap_is_the_processs) {
 		CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(data.data()), data.size(), gmemGetNumaId(), nullptr),
 			-EDEADLK);
 		CHECK(said("a function that the driver calls"));
-		CHECK_EQUAL(gmemStreamSynchronize(static_cast<gmemStream_t>(stream.get())), -EDEADLK);
+		auto *const handle = static_cast<gmemStream_t>(stream.get());
+		CHECK_EQUAL(gmemStreamSynchronize(handle), -EDEADLK);
+		CHECK_EQUAL(gmemStreamQuery(handle), -EDEADLK);
+		CHECK_EQUAL(gmemStreamLaunch(handle, [](void *) {}, nullptr), -EDEADLK);
+		CHECK_EQUAL(gmemFreeEager(reinterpret_cast<unsigned long>(data.data()), data.size(), handle), -EDEADLK);
+		CHECK_EQUAL(gmemEventRecord(other.get(), handle), -EDEADLK);
+		while (!is_recorded) {
+			std::this_thread::yield();
+		}
+		CHECK_EQUAL(gmemEventQuery(behind.get()), -EDEADLK);
+		CHECK_EQUAL(gmemStreamWaitEvent(handle, behind.get()), -EDEADLK);
 	});
+	raw(stream).record(behind);
+	is_recorded = true;
 	// The program's own host functions as well.
 	cuda::launch_host(
 		stream.get(),
@@ -631,6 +659,7 @@ void a_lost_context_is_an_error() {
 	stand_in<void>("standin_cuda_lose_context");
 	CHECK_EQUAL(gmemEventQuery(place.get()), -EIO);
 	CHECK_EQUAL(gmemEventSynchronize(place.get()), -EIO);
+	CHECK_EQUAL(gmemStreamQuery(handle), -EIO);
 	CHECK_EQUAL(gmemStreamSynchronize(handle), -EIO);
 	CHECK(said("CUDA_ERROR_ILLEGAL_ADDRESS") && said("context is lost"));
 	const auto address = reinterpret_cast<unsigned long>(data.data());
@@ -721,7 +750,7 @@ int main(int argc, char **argv) {
 		two_streams_wait_for_each_other(kernels);
 		threads_have_streams_by_one_name();
 		nothing_is_nothing();
-		receipts_come_with_the_stream();
+		reports_come_with_the_stream();
 		mixed_ranges_go_back_and_are_freed();
 		captured_streams_refuse();
 		bad_arguments_are_refused();

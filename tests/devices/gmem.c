@@ -356,7 +356,8 @@ static void a_device_may_fail_or_be_full(void) {
 	CHECK_EQUAL(report.bytes, 4 * page);
 	CHECK_EQUAL(report.huge, 4);
 	CHECK_EQUAL(report.failed, 0);
-	CHECK(report.populated == GMEM_UNKNOWN && report.there == GMEM_UNKNOWN && report.migrated == GMEM_UNKNOWN);
+	CHECK(
+		report.populated == GMEM_UNKNOWN && report.already_resident == GMEM_UNKNOWN && report.migrated == GMEM_UNKNOWN);
 	munmap(start, 4 * page);
 }
 

@@ -125,7 +125,7 @@ void prefetched_memory_takes_no_fault(const shared_words &data) {
 }
 
 void kernels_and_libgmem_take_turns_in_one_queue(const adder &on, const shared_words &data) {
-	const gmem::wrapped_stream stream = gmem::streams::opencl(on.queue);
+	const gmem::external_stream stream = gmem::streams::opencl(on.queue);
 	for (cl_uint round = 1; round < 5; ++round) {
 		gmem::prefetch(data.range(), gmem::device::numa_id(), stream);
 		on.add(data, round);

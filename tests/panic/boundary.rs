@@ -1,11 +1,9 @@
 //! Test code: a C function that panics inside the guard of the library's own functions.
 #![allow(clippy::unwrap_used, reason = "it is here to panic")]
 
-use std::ffi::c_int;
-
 /// What a fault of the library's own would do.
 #[unsafe(no_mangle)]
-pub extern "C" fn panic_in_guard() -> c_int {
+pub extern "C" fn panic_in_guard() -> gmem::guard::IntResult {
     gmem::guard::guard(|| {
         let nothing: Option<i32> = std::hint::black_box(None);
         Ok(nothing.unwrap())

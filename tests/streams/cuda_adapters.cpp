@@ -21,7 +21,7 @@ int main() {
 	const cuda::stream stream;
 	for (auto *const native : {static_cast<CUstream>(stream.get()), static_cast<CUstream>(nullptr)}) {
 		for (int round = 0; round < 5; ++round) {
-			const gmem::wrapped_stream order = gmem::streams::cuda_driver(native);
+			const gmem::external_stream order = gmem::streams::cuda_driver(native);
 			CHECK(order.get() == static_cast<void *>(native != nullptr ? native : CU_STREAM_LEGACY));
 			int seen = 0;
 			gmem::prefetch(data, gmem::device::numa_id(), order);
@@ -34,7 +34,7 @@ int main() {
 	}
 	// On another device it is one of libgmem's.
 	gmem::device::set_current("host");
-	const gmem::wrapped_stream order = gmem::streams::cuda_driver(static_cast<CUstream>(stream.get()));
+	const gmem::external_stream order = gmem::streams::cuda_driver(static_cast<CUstream>(stream.get()));
 	CHECK(order.get() != stream.get());
 	bool called = false;
 	order.launch([&] { called = true; });

@@ -26,7 +26,7 @@ namespace {
 
 /// libgmem's calls among functions of the executor's own, which runs one at a time.
 template <class Give>
-void calls_take_their_place(const gmem::wrapped_stream &stream, Give &&give) {
+void calls_take_their_place(const gmem::external_stream &stream, Give &&give) {
 	gmem::buffer<char> memory(gmem::page_size());
 	std::vector<int> seen;
 	for (int round = 0; round < 20; ++round) {
@@ -47,7 +47,7 @@ void calls_take_their_place(const gmem::wrapped_stream &stream, Give &&give) {
 
 void a_pool_of_one_thread_is_a_stream() {
 	thread_pool pool(1);
-	const gmem::wrapped_stream stream = gmem::streams::executor(pool);
+	const gmem::external_stream stream = gmem::streams::executor(pool);
 	calls_take_their_place(stream, [&](auto function) { pool.execute(function); });
 	stream.launch([] { throw std::runtime_error("the kernel failed"); });
 	std::error_code code;
@@ -57,7 +57,7 @@ void a_pool_of_one_thread_is_a_stream() {
 
 void a_pool_of_several_keeps_libgmems_calls_in_order() {
 	thread_pool pool(4);
-	const gmem::wrapped_stream stream = gmem::streams::executor(pool);
+	const gmem::external_stream stream = gmem::streams::executor(pool);
 	std::vector<int> seen;
 	for (int i = 0; i < 1000; ++i) {
 		stream.launch([&seen, i] { seen.push_back(i); });
@@ -73,9 +73,9 @@ void a_pool_of_several_keeps_libgmems_calls_in_order() {
 void a_lambda_is_an_executor() {
 	std::vector<std::function<void()>> kept;
 	{
-		gmem::wrapped_stream stream =
+		gmem::external_stream stream =
 			gmem::streams::executor([&](auto function) { kept.emplace_back(std::move(function)); });
-		gmem::wrapped_stream moved = std::move(stream);
+		gmem::external_stream moved = std::move(stream);
 		CHECK(stream.get() == nullptr); // NOLINT(*-use-after-move)
 		stream = std::move(moved);
 		int ran = 0;
@@ -88,7 +88,7 @@ void a_lambda_is_an_executor() {
 	// The stream has gone, and its last function comes now.
 	kept.back()();
 	// At once.
-	const gmem::wrapped_stream direct = gmem::streams::executor([](auto function) { function(); });
+	const gmem::external_stream direct = gmem::streams::executor([](auto function) { function(); });
 	int ran = 0;
 	direct.launch([&ran] { ++ran; });
 	CHECK_EQUAL(ran, 1);
@@ -97,7 +97,7 @@ void a_lambda_is_an_executor() {
 void what_an_executor_drops_fails() {
 	std::vector<std::function<void()>> kept;
 	auto keep = [&](auto function) { kept.emplace_back(std::move(function)); };
-	const gmem::wrapped_stream stream = gmem::streams::executor(keep);
+	const gmem::external_stream stream = gmem::streams::executor(keep);
 	bool ran = false;
 	const auto owned = std::make_shared<int>();
 	stream.launch([&ran, owned] { ran = true; });
@@ -119,7 +119,7 @@ void an_executor_that_throws_has_refused() {
 		}
 		function();
 	};
-	const gmem::wrapped_stream stream = gmem::streams::executor(refuse);
+	const gmem::external_stream stream = gmem::streams::executor(refuse);
 	int ran = 0;
 	try {
 		stream.launch([&ran] { ++ran; });
@@ -136,7 +136,7 @@ void an_executor_that_throws_has_refused() {
 
 void events_join_streams() {
 	thread_pool pool(1);
-	const gmem::wrapped_stream foreign = gmem::streams::executor(pool);
+	const gmem::external_stream foreign = gmem::streams::executor(pool);
 	const gmem::stream own;
 	gmem::event there, back;
 	int value = 0;
@@ -162,7 +162,7 @@ void asio_is_an_executor() {
 	{
 		asio::thread_pool pool(3);
 		auto strand = asio::make_strand(pool);
-		const gmem::wrapped_stream stream = gmem::streams::executor(strand);
+		const gmem::external_stream stream = gmem::streams::executor(strand);
 		calls_take_their_place(stream, [&](auto function) { asio::post(strand, function); });
 		pool.join();
 	}
@@ -170,7 +170,7 @@ void asio_is_an_executor() {
 		asio::io_context context;
 		auto work = asio::make_work_guard(context);
 		std::thread thread([&] { context.run(); });
-		const gmem::wrapped_stream stream = gmem::streams::executor(context.get_executor());
+		const gmem::external_stream stream = gmem::streams::executor(context.get_executor());
 		calls_take_their_place(stream, [&](auto function) { asio::post(context, function); });
 		work.reset();
 		thread.join();
@@ -179,7 +179,7 @@ void asio_is_an_executor() {
 	std::error_code code;
 	bool ran = false;
 	auto context = std::make_unique<asio::io_context>();
-	const gmem::wrapped_stream stream = gmem::streams::executor(context->get_executor());
+	const gmem::external_stream stream = gmem::streams::executor(context->get_executor());
 	stream.launch([&ran] { ran = true; });
 	context.reset();
 	stream.synchronize(code);

@@ -80,7 +80,7 @@ void enqueue(cl_command_queue queue, cl_kernel kernel) {
 
 /// A slow kernel writes; libgmem looks, frees and prefetches; another kernel reads zeros. In that order each time.
 void calls_take_their_place_among_kernels(
-	const machine &on, cl_command_queue queue, const gmem::wrapped_stream &stream) {
+	const machine &on, cl_command_queue queue, const gmem::external_stream &stream) {
 	using word = cl_uint;
 	const std::size_t size = 2 * gmem::page_size();
 	const auto count = static_cast<word>(size / sizeof(word));
@@ -121,7 +121,7 @@ void calls_take_their_place_among_kernels(
 }
 
 /// A kernel enqueued behind a function waits for it.
-void kernels_wait_for_functions(const machine &on, cl_command_queue queue, const gmem::wrapped_stream &stream) {
+void kernels_wait_for_functions(const machine &on, cl_command_queue queue, const gmem::external_stream &stream) {
 	gmem::buffer<cl_uint> memory(1024), result(1024);
 	cl_int code = CL_SUCCESS;
 	cl_mem data = clCreateBuffer(on.context, CL_MEM_USE_HOST_PTR, 4096, memory.data(), &code);
@@ -158,7 +158,7 @@ void kernels_wait_for_functions(const machine &on, cl_command_queue queue, const
 void on_a_queue(const machine &on, cl_command_queue_properties properties, bool at_markers) {
 	cl_command_queue queue = on.queue(properties);
 	{
-		const gmem::wrapped_stream stream =
+		const gmem::external_stream stream =
 			at_markers ? gmem::streams::detail::opencl_at_markers(queue) : gmem::streams::opencl(queue);
 		if ((properties & CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE) == 0) {
 			calls_take_their_place_among_kernels(on, queue, stream);

@@ -12,21 +12,21 @@ static cudaStream_t new_stream() {
 	cudaStream_t stream = nullptr;
 	return cudaStreamCreate(&stream) == cudaSuccess ? stream : nullptr;
 }
-static gmem::wrapped_stream wrap(cudaStream_t stream) { return gmem::streams::cuda(stream); }
+static gmem::external_stream wrap(cudaStream_t stream) { return gmem::streams::cuda(stream); }
 #elif defined(RUNTIME_HIP)
 #include <libgmem/streams/hip.hpp>
 static hipStream_t new_stream() {
 	hipStream_t stream = nullptr;
 	return hipStreamCreate(&stream) == hipSuccess ? stream : nullptr;
 }
-static gmem::wrapped_stream wrap(hipStream_t stream) { return gmem::streams::hip(stream); }
+static gmem::external_stream wrap(hipStream_t stream) { return gmem::streams::hip(stream); }
 #elif defined(RUNTIME_ASCEND)
 #include <libgmem/streams/ascend.hpp>
 static aclrtStream new_stream() {
 	aclrtStream stream = nullptr;
 	return aclrtSetDevice(0) == 0 && aclrtCreateStream(&stream) == 0 ? stream : nullptr;
 }
-static gmem::wrapped_stream wrap(aclrtStream stream) { return gmem::streams::ascend(stream); }
+static gmem::external_stream wrap(aclrtStream stream) { return gmem::streams::ascend(stream); }
 #endif
 
 #include "../check.h"
@@ -34,7 +34,7 @@ static gmem::wrapped_stream wrap(aclrtStream stream) { return gmem::streams::asc
 int main() {
 	alarm(120);
 	auto *native = new_stream();
-	const gmem::wrapped_stream stream = wrap(native);
+	const gmem::external_stream stream = wrap(native);
 	gmem::buffer<char> memory(gmem::page_size());
 	std::vector<int> seen;
 	memory[0] = 'a';

@@ -2,5 +2,5 @@
 // gmem::streams::sycl against the real headers: compiling it is the test.
 #include <libgmem/streams/sycl.hpp>
 
-gmem::wrapped_stream stream_of(const sycl::queue &queue);
-gmem::wrapped_stream stream_of(const sycl::queue &queue) { return gmem::streams::sycl(queue); }
+gmem::external_stream stream_of(const sycl::queue &queue);
+gmem::external_stream stream_of(const sycl::queue &queue) { return gmem::streams::sycl(queue); }

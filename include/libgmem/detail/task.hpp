@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// A C++ callable on its way through a stream: owned by the stream from launch to completion.
+/// A C++ callable that a stream owns from launch to completion.
 #pragma once
 
 #include <exception>
@@ -13,7 +13,7 @@
 
 namespace gmem::detail {
 
-/// What a stream owns and runs once; destroyed unrun when the stream is dropped before its turn.
+/// Owned by a stream, which runs it once; destroyed without running if the work is dropped.
 class task {
 public:
 	task() = default;
@@ -33,14 +33,14 @@ public:
 	~callable() override { happens_before(&work_done); }
 	void run() override {
 		happened_before(this);
-		// What it may have waited for on another stream.
+		// It may have waited for work on another stream.
 		happened_before(&work_done);
 		try {
 			function_();
 		} catch (const std::exception &) {
 			throw;
 		} catch (...) {
-			// The core takes what() along, and terminates on anything that has none.
+			// The core keeps what(), and terminates on an exception that has none.
 			throw std::runtime_error("an exception that is not a std::exception");
 		}
 	}

@@ -10,7 +10,7 @@
 
 namespace gmem::detail {
 
-/// All that `write(buffer, size)` has to say, which may be longer at the second call.
+/// The whole text of `write(buffer, size)`, which may be longer on the second call.
 /// @throws error, std::bad_alloc
 template <class Write>
 [[nodiscard]] std::string text_of(Write write) {

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Tells ThreadSanitizer what a stream orders: it does not see the synchronization inside the library, and would
-/// report races between a callable and the code around its launch. Nothing in other builds.
+/// Tells ThreadSanitizer what a stream and the heap order. It does not see the synchronization inside the library, and
+/// would report races between a callable and the code around its launch, or between a thread that frees a block and
+/// another one that gets the same memory. Does nothing in other builds.
 #pragma once
+
+#include <cstddef>
+#include <cstdint>
 
 #if defined(__SANITIZE_THREAD__)
 #define LIBGMEM_THREAD_SANITIZER
@@ -19,7 +23,7 @@ extern "C" void __tsan_release(void *address); // NOLINT(bugprone-reserved-ident
 
 namespace gmem::detail {
 
-/// What happened before this call happens before a happened_before() of the same address that follows it.
+/// Everything before this call happens before a later happened_before() of the same address.
 inline void happens_before([[maybe_unused]] void *address) noexcept {
 #ifdef LIBGMEM_THREAD_SANITIZER
 	__tsan_release(address);
@@ -32,7 +36,26 @@ inline void happened_before([[maybe_unused]] void *address) noexcept {
 #endif
 }
 
-/// Stands for the end of all work on all streams: coarser than what is so, and never wrong about a race it reports.
+/// A thread may get memory that another thread freed. The heap orders the two. Memory moves between blocks inside
+/// pieces of 2 MiB, so each piece has its own clock.
+template <class Tell>
+void each_heap_page(
+	[[maybe_unused]] void *block, [[maybe_unused]] std::size_t size, [[maybe_unused]] Tell tell) noexcept {
+#ifdef LIBGMEM_THREAD_SANITIZER
+	constexpr std::uintptr_t heap_page = std::uintptr_t{2} << 20U;
+	const auto address = reinterpret_cast<std::uintptr_t>(block);
+	for (std::uintptr_t page = address & ~(heap_page - 1); block != nullptr && page < address + size;
+		page += heap_page) {
+		tell(reinterpret_cast<void *>(page));
+	}
+#endif
+}
+/// Call it with a block before it is freed.
+inline void block_freed(void *block, std::size_t size) noexcept { each_heap_page(block, size, happens_before); }
+/// Call it with a block that was allocated.
+inline void block_allocated(void *block, std::size_t size) noexcept { each_heap_page(block, size, happened_before); }
+
+/// The end of all work on all streams: coarser than the truth, so some races are missed, but none is invented.
 inline char work_done;
 
 } // namespace gmem::detail

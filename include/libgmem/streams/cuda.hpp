@@ -5,21 +5,21 @@
 
 #include <cuda_runtime_api.h>
 
-#include <libgmem/detail/native_stream.hpp>
+#include <libgmem/detail/cuda_stream.hpp>
 #include <libgmem/stream.hpp>
 
 namespace gmem::streams {
 
-/// `stream` as libgmem takes it; nullptr is the default stream.
+/// Wrap a stream; nullptr is the default stream.
 ///
-/// While the device "cuda" is the current one, that is the stream itself: the driver is asked to prefetch and to
-/// discard in its order. On other devices libgmem's work is a host function on the stream, so choose the device before;
-/// what needs "cuda" must not be registered on a stream that was wrapped without it.
+/// On the device "cuda" the result refers to the stream itself, and the driver prefetches and discards in its order. On
+/// other devices libgmem's work is a host function on the stream. So select the device first: work that needs "cuda"
+/// must not be queued on a stream that was wrapped without it.
 ///
-/// CUDA's rules for host functions hold: what is launched makes no CUDA calls, and after an error of the
-/// context nothing is called any more, so ask cudaStreamSynchronize() before stream_ref::synchronize(). Not for a
-/// stream that is being captured, since a graph runs its functions any number of times.
-[[nodiscard]] inline wrapped_stream cuda(cudaStream_t stream) {
+/// CUDA's rules for host functions apply: launched functions must not call CUDA. After an error of the context nothing
+/// is called any more, so call cudaStreamSynchronize() before stream_ref::synchronize(). A stream that is being
+/// captured is not supported, because a graph runs its functions any number of times.
+[[nodiscard]] inline external_stream cuda(cudaStream_t stream) {
 	return detail::cuda(stream, [](void *native, gmemHostFn fn, void *arg) {
 		return static_cast<int>(cudaLaunchHostFunc(static_cast<cudaStream_t>(native), fn, arg));
 	});

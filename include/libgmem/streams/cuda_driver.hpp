@@ -5,13 +5,13 @@
 
 #include <cuda.h>
 
-#include <libgmem/detail/native_stream.hpp>
+#include <libgmem/detail/cuda_stream.hpp>
 #include <libgmem/stream.hpp>
 
 namespace gmem::streams {
 
-/// `stream` as libgmem takes it, with the rules of gmem::streams::cuda().
-[[nodiscard]] inline wrapped_stream cuda_driver(CUstream stream) {
+/// Wrap a stream; the rules of gmem::streams::cuda() apply.
+[[nodiscard]] inline external_stream cuda_driver(CUstream stream) {
 	return detail::cuda(stream, [](void *native, gmemHostFn fn, void *arg) {
 		return static_cast<int>(cuLaunchHostFunc(static_cast<CUstream>(native), fn, arg));
 	});

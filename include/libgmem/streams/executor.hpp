@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::streams::executor: anything that takes functions to run, such as asio, a thread pool, or a lambda.
+/// gmem::streams::executor: anything that runs functions, such as asio, a thread pool, or a lambda.
 #pragma once
 
 #include <cerrno>
@@ -15,14 +15,14 @@ namespace gmem::streams {
 
 namespace detail {
 
-/// A function on its way through an executor. One that is destroyed without having run tells libgmem so, or who
-/// waits for it would do so for ever.
-class place {
+/// A function on its way through an executor. If it is destroyed without having run, it tells libgmem; otherwise its
+/// waiters would wait forever.
+class ticket {
 public:
-	place(gmemHostFn fn, void *arg) noexcept : fn_(fn), arg_(arg) {}
-	place(const place &) = delete;
-	place &operator=(const place &) = delete;
-	~place() {
+	ticket(gmemHostFn fn, void *arg) noexcept : fn_(fn), arg_(arg) {}
+	ticket(const ticket &) = delete;
+	ticket &operator=(const ticket &) = delete;
+	~ticket() {
 		if (fn_ != nullptr) {
 			gmemLaunchDropped(arg_);
 		}
@@ -49,7 +49,7 @@ struct has_post : std::false_type {};
 template <class E, class F>
 struct has_post<E, F, std::void_t<decltype(std::declval<E &>().post(std::declval<F>()))>> : std::true_type {};
 
-/// asio's, for one, found by its argument.
+/// A free function found by its argument, such as asio's.
 template <class E, class F, class = void>
 struct has_free_post : std::false_type {};
 template <class E, class F>
@@ -70,38 +70,38 @@ void give(E &executor, F function) {
 
 template <class E>
 int launch(void *native, gmemHostFn fn, void *arg) noexcept {
-	std::shared_ptr<place> shared;
+	std::shared_ptr<ticket> shared;
 	try {
-		// Shared, because many executors copy what they are given.
-		shared = std::make_shared<place>(fn, arg);
+		// Shared, because many executors copy functions.
+		shared = std::make_shared<ticket>(fn, arg);
 		give(*static_cast<E *>(native), [shared] { (*shared)(); });
 		return 0;
 	} catch (const std::bad_alloc &) {
 		return shared == nullptr || shared->dismiss() != nullptr ? -ENOMEM : 0;
 	} catch (...) {
-		// It threw: what it was given is not run, unless it has been already.
+		// It threw, so the function is not run, unless it has been already.
 		return shared->dismiss() != nullptr ? -ECANCELED : 0;
 	}
 }
 
 } // namespace detail
 
-/// `target` as libgmem takes it: `target.execute(f)`, else `target.post(f)`, else `post(target, f)`, else `target(f)`
-/// has f() called later, on any thread, or now. f may be copied and moved, and returns nothing.
+/// Wrap an executor: `target.execute(f)`, else `target.post(f)`, else `post(target, f)`, else `target(f)` must call
+/// f(), now or later, on any thread. f can be copied and moved, and returns nothing.
 ///
-/// An lvalue has to outlive the result, an rvalue (such as asio's executors) is moved into it. A target that runs
-/// several functions at once keeps libgmem's calls in order, but not its own work around them: use a strand for that.
-/// Functions that it destroys without running them become the stream's failure (ECANCELED).
+/// An lvalue must outlive the result; an rvalue (such as asio's executors) is moved into it. If a target runs several
+/// functions concurrently, libgmem's calls stay in order, but the target's own work around them does not: use a strand.
+/// A function that is destroyed without having run becomes the stream's failure (ECANCELED).
 template <class E>
-[[nodiscard]] wrapped_stream executor(E &&target) {
+[[nodiscard]] external_stream executor(E &&target) {
 	using executor_type = std::remove_reference_t<E>;
 	if constexpr (std::is_lvalue_reference_v<E>) {
-		return wrapped_stream(
+		return external_stream(
 			&detail::launch<executor_type>, const_cast<std::remove_const_t<executor_type> *>(&target));
 	} else {
 		auto kept = std::make_shared<executor_type>(std::forward<E>(target));
 		void *native = kept.get();
-		return wrapped_stream(&detail::launch<executor_type>, native, std::move(kept));
+		return external_stream(&detail::launch<executor_type>, native, std::move(kept));
 	}
 }
 

@@ -26,7 +26,7 @@ template <class T, class Get, class Object>
 /// OpenCL's codes are negative, as errnos are here.
 [[nodiscard]] inline int positive(cl_int code) noexcept { return code < 0 ? -code : code; }
 
-/// As a kernel, for a device that calls host functions among its kernels.
+/// Queue a native kernel, for a device that runs host functions among its kernels.
 inline int launch_native_kernel(void *native, gmemHostFn fn, void *arg) noexcept {
 	struct call {
 		gmemHostFn fn;
@@ -42,7 +42,7 @@ inline int launch_native_kernel(void *native, gmemHostFn fn, void *arg) noexcept
 	return positive(code);
 }
 
-/// A queue, and the stream that its functions run on, since OpenCL's callbacks are not to take long.
+/// A queue, and the stream that its functions run on, because OpenCL's callbacks must be short.
 struct marked_queue {
 	explicit marked_queue(cl_command_queue taken) : queue(taken) { clRetainCommandQueue(queue); }
 	marked_queue(const marked_queue &) = delete;
@@ -57,7 +57,7 @@ struct marked_queue {
 	stream runner;
 };
 
-/// A function in such a queue, and what the commands behind it wait for.
+/// A function in a marked queue, and the event that the commands behind it wait for.
 struct turn {
 	gmemHostFn fn;
 	void *arg;
@@ -80,7 +80,7 @@ struct turn {
 	}
 };
 
-/// Behind a marker, and ahead of a barrier that waits until the function has returned.
+/// Queue a function behind a marker, and a barrier that waits until the function has returned.
 inline int launch_at_marker(void *native, gmemHostFn fn, void *arg) noexcept {
 	const auto *self = static_cast<marked_queue *>(native);
 	cl_int code = CL_SUCCESS;
@@ -114,27 +114,26 @@ inline int launch_at_marker(void *native, gmemHostFn fn, void *arg) noexcept {
 	return 0;
 }
 
-[[nodiscard]] inline wrapped_stream opencl_at_markers(cl_command_queue queue) {
+[[nodiscard]] inline external_stream opencl_at_markers(cl_command_queue queue) {
 	auto kept = std::make_shared<marked_queue>(queue);
 	void *native = kept.get();
-	return wrapped_stream(launch_at_marker, native, std::move(kept));
+	return external_stream(launch_at_marker, native, std::move(kept));
 }
 
 } // namespace detail
 
-/// `queue`, in order or not, as libgmem takes it: what is registered runs when all commands ahead of it have ended, and
-/// all behind it wait. Each call flushes the queue. After a failure, gmemLastError() has OpenCL's code without its
-/// sign.
+/// Wrap a command queue, in order or not. Queued work runs when all earlier commands have ended, and all later ones
+/// wait for it. Each call flushes the queue. After a failure, gmemLastError() has OpenCL's code without its sign.
 ///
-/// The queue has to live as long as the result. What is launched must not wait for the queue.
-[[nodiscard]] inline wrapped_stream opencl(cl_command_queue queue) {
+/// The queue must outlive the result. Launched functions must not wait for the queue.
+[[nodiscard]] inline external_stream opencl(cl_command_queue queue) {
 	const auto device = detail::ask_opencl<cl_device_id>(clGetCommandQueueInfo, queue, CL_QUEUE_DEVICE);
 	const auto able =
 		detail::ask_opencl<cl_device_exec_capabilities>(clGetDeviceInfo, device, CL_DEVICE_EXECUTION_CAPABILITIES);
 	const auto order =
 		detail::ask_opencl<cl_command_queue_properties>(clGetCommandQueueInfo, queue, CL_QUEUE_PROPERTIES);
 	if ((able & CL_EXEC_NATIVE_KERNEL) != 0 && (order & CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE) == 0) {
-		return wrapped_stream(detail::launch_native_kernel, queue);
+		return external_stream(detail::launch_native_kernel, queue);
 	}
 	return detail::opencl_at_markers(queue);
 }

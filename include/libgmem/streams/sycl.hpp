@@ -12,9 +12,9 @@
 
 namespace gmem::streams {
 
-/// `queue`, which has to be in order, as libgmem takes it.
-/// @throws error (EINVAL) for a queue that is not
-[[nodiscard]] inline wrapped_stream sycl(::sycl::queue queue) {
+/// Wrap a queue, which must be in order.
+/// @throws std::system_error: EINVAL if it is not
+[[nodiscard]] inline external_stream sycl(::sycl::queue queue) {
 	if (!queue.is_in_order()) {
 		throw std::system_error(EINVAL, std::generic_category(),
 			"gmem::streams::sycl: queue is out of order; make it with sycl::property::queue::in_order");

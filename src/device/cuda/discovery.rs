@@ -28,12 +28,12 @@ pub static MEMORY: Setting<String> = Setting {
     parse: config::text,
 };
 
-/// The oldest driver, as the newest CUDA that it can do: 1000 for each major version, 10 for each minor one.
+/// The oldest CUDA version that will do: 1000 for each major version, 10 for each minor one.
 const VERSION: i32 = 11000;
 
-/// The GPU and what to talk to it with.
+/// Open the driver and the GPU.
 pub fn open() -> Result<Accelerator> {
-    // Two threads that ask for the first time take turns.
+    // Only one thread at a time opens the driver.
     static ONE: PerProcess<Mutex<()>> = PerProcess::new(|_| Mutex::new(()));
     let _one = ONE.get().lock().unwrap_or_else(PoisonError::into_inner);
     let driver = Arc::new(Driver::open().map_err(no_driver)?);
@@ -69,8 +69,8 @@ fn describe(node: &Node, memory: Memory, free: usize) -> String {
     )
 }
 
-/// Those that can be used, each with its node: the kernel's where its memory is one, else behind all that the kernel can
-/// have.
+/// The GPUs that can be used, each with its node: the kernel's if the memory of the GPU is one, else an id above all that the
+/// kernel can have.
 fn nodes_of(gpus: Vec<Gpu>) -> Vec<Node> {
     let first = numa::first_impossible_node();
     let usable = gpus.into_iter().filter(|gpu| why_not(gpu).is_none());
@@ -109,19 +109,19 @@ fn is_new_enough(version: std::result::Result<i32, CuCode>) -> Result<()> {
     let why = match version {
         Ok(version) if version >= VERSION => return Ok(()),
         Ok(version) => format!(
-            "the driver is one of CUDA {}.{}, and CUDA 11.0 is the oldest that will do",
+            "the driver supports CUDA {}.{}, and CUDA 11.0 is the oldest that libgmem supports",
             version / 1000,
             version % 1000 / 10
         ),
-        Err(code) => format!("the driver does not tell its version: {code}"),
+        Err(code) => format!("the driver does not report its version: {code}"),
     };
     Err(unavailable(why, "Install a newer driver of NVIDIA's"))
 }
 
 fn not_initialized(code: CuCode) -> Error {
     let remedy = match code {
-        CuCode::NO_DEVICE => "Put one in, or mend CUDA_VISIBLE_DEVICES",
-        CuCode::STUB_LIBRARY => "Take the folder of the toolkit's stubs out of LD_LIBRARY_PATH",
+        CuCode::NO_DEVICE => "Install a GPU, or correct CUDA_VISIBLE_DEVICES",
+        CuCode::STUB_LIBRARY => "Remove the folder of the toolkit's stubs from LD_LIBRARY_PATH",
         CuCode::SYSTEM_DRIVER_MISMATCH => {
             "Load the kernel module of the driver's own version: restart, or `modprobe -r` and `modprobe nvidia`"
         }
@@ -141,7 +141,7 @@ fn listed(gpus: std::result::Result<Vec<Gpu>, CuCode>) -> Result<Vec<Gpu>> {
     }
 }
 
-/// Index of the first that can be used, or of the one that is `wanted`, by its number or the beginning of its UUID.
+/// The index of the GPU that is `wanted`, by its number or the beginning of its UUID, or else of the first that can be used.
 fn choose(gpus: &[Gpu], wanted: Option<&str>) -> Result<usize> {
     let refused = |why: String| {
         unavailable(
@@ -170,7 +170,7 @@ fn is_beginning(of: &str, uuid: &str) -> bool {
         && of.len() > "GPU-".len()
 }
 
-/// What a GPU lacks, if anything.
+/// The reason why a GPU cannot be used, if there is one.
 fn why_not(gpu: &Gpu) -> Option<&'static str> {
     if !gpu.managed {
         Some("no managed memory")
@@ -191,7 +191,7 @@ fn list(gpus: &[Gpu]) -> String {
     lines.collect::<Vec<_>>().join(", ")
 }
 
-/// What the heap's large blocks are made of.
+/// The memory for large blocks of the heap.
 fn memory_of(gpu: &Gpu, wanted: Option<&str>) -> Result<Memory> {
     let why = match wanted {
         None if gpu.pageable => return Ok(Memory::Ordinary),

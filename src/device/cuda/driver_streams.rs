@@ -1,5 +1,5 @@
-//! The program's `CUstream`s. Functions go through `cuLaunchHostFunc`; prefetches and eager frees of the driver's memory do
-//! not, because such a function must make no calls of CUDA's: they are commands of the driver's own.
+//! The program's `CUstream`s. Functions go through `cuLaunchHostFunc`. Prefetches and eager frees of the driver's memory are
+//! commands of the driver, because a host function must not call CUDA.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,16 +18,16 @@ const PER_THREAD: usize = 2;
 
 impl DriverStreams for Cuda {
     fn may_be(&self, stream: usize) -> bool {
-        // Where the last one lay: asking the kernel takes longer than what is then done.
+        // The last stream that was checked: the check takes longer than the work that follows.
         static SEEN: AtomicUsize = AtomicUsize::new(0);
         if matches!(stream, LEGACY | PER_THREAD) || stream == SEEN.load(Ordering::Relaxed) {
             return true;
         }
-        let is_one = stream.is_multiple_of(align_of::<usize>()) && mapping::is_mapped(stream);
-        if is_one {
+        let is_stream = stream.is_multiple_of(align_of::<usize>()) && mapping::is_mapped(stream);
+        if is_stream {
             SEEN.store(stream, Ordering::Relaxed);
         }
-        is_one
+        is_stream
     }
 
     fn launch(&self, stream: usize, function: HostFunction, argument: usize) -> Result<()> {
@@ -77,7 +77,7 @@ impl DriverStreams for Cuda {
     }
 
     fn identity(&self, stream: usize) -> Result<usize> {
-        // Apart from addresses.
+        // A bit that no address of a process has.
         const NUMBERED: usize = 1 << (usize::BITS - 1);
         if !matches!(stream, LEGACY | PER_THREAD) {
             return Ok(stream);
@@ -95,21 +95,21 @@ impl DriverStreams for Cuda {
     fn record_event(&self, stream: usize) -> Result<Option<Box<dyn DriverEvent>>> {
         let device = opened()?;
         device.is_ready("gmemEventRecord", stream)?;
-        reserve::ask(size_of::<Place>(), "the event's place in the stream")?;
+        reserve::ask(size_of::<RecordedEvent>(), "an event in the stream")?;
         let event = device.record_event(stream)?;
-        Ok(Some(Box::new(Place { device, stream, event: Some(event) })))
+        Ok(Some(Box::new(RecordedEvent { device, stream, event: Some(event) })))
     }
 }
 
-/// A place in a stream.
-struct Place {
+/// An event in a stream of the program.
+struct RecordedEvent {
     device: &'static Accelerator,
     stream: usize,
-    /// Until it is dropped.
+    /// Present until the value is dropped.
     event: Option<Event>,
 }
 
-impl Place {
+impl RecordedEvent {
     fn ask<T>(
         &self,
         what: &'static str,
@@ -117,7 +117,7 @@ impl Place {
         ask: impl FnOnce(&Context, &Event) -> CuResult<T>,
     ) -> Result<T> {
         self.device.refuse_in_host_function(what)?;
-        let lost = Error::OutOfMemory { what: "the event's place in the stream" };
+        let lost = Error::OutOfMemory { what: "an event in the stream" };
         let event = self.event.as_ref().ok_or(lost)?;
         let stream = self.stream;
         let outcome = ask(&self.device.context, event);
@@ -125,7 +125,7 @@ impl Place {
     }
 }
 
-impl DriverEvent for Place {
+impl DriverEvent for RecordedEvent {
     fn make_wait(&self, stream: usize) -> Result<()> {
         self.device.is_ready("gmemStreamWaitEvent", stream)?;
         self.ask("gmemStreamWaitEvent", "cuStreamWaitEvent", |context, event| {
@@ -142,7 +142,7 @@ impl DriverEvent for Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for RecordedEvent {
     fn drop(&mut self) {
         if let Some(event) = self.event.take() {
             self.device.context.give_back(event);
@@ -151,12 +151,12 @@ impl Drop for Place {
 }
 
 impl Accelerator {
-    /// Whether calls may be made on a stream now.
+    /// Fails unless calls on a stream are allowed now.
     fn is_ready(&self, what: &'static str, stream: usize) -> Result<()> {
         self.refuse_in_host_function(what)?;
         match self.context.is_capturing(stream) {
             Ok(false) => Ok(()),
-            // The legacy stream waits for those that are captured, so it is refused with them.
+            // The legacy stream synchronizes with streams that are being captured, so it is refused, too.
             Ok(true) | Err(CuCode::CAPTURE_IMPLICIT) => Err(Error::StreamNotReady {
                 stream,
                 why: "is being captured into a graph, which would repeat the call at each launch, while libgmem's streams run \
@@ -167,7 +167,7 @@ impl Accelerator {
         }
     }
 
-    /// The driver refuses to discard on the legacy stream, so one of libgmem's does it in its place.
+    /// Discard in the order of a stream. The driver refuses that on the legacy stream, so a stream of libgmem does it then.
     fn discard_in_order(&self, stream: usize, parts: &[PageRange], pages: PageRange) -> Result<()> {
         if stream != LEGACY {
             return self.discard(stream, parts, pages);
@@ -178,7 +178,7 @@ impl Accelerator {
         self.let_wait(stream, helper)
     }
 
-    /// What comes onto a stream from now on waits for what is on another by now.
+    /// Make later work on a stream wait for the present work on another.
     fn let_wait(&self, stream: usize, other: usize) -> Result<()> {
         let event = self.record_event(other)?;
         let outcome = self.context.make_wait(stream, &event);

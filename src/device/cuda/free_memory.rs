@@ -1,7 +1,7 @@
-//! How much memory a GPU has free: a prefetch of more would have the driver move other memory out, back and forth.
+//! The free memory of a GPU. A prefetch of more would make the driver move other memory out, and back again.
 //!
-//! What was there once keeps its room there when it goes back, until somebody else needs that: the driver counts such room
-//! as taken. So libgmem notes which of its blocks were there.
+//! Memory that moves back to the machine keeps its space on the GPU until other memory needs it, and the driver counts such
+//! space as used. So libgmem records which of its blocks have space there.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,33 +13,33 @@ use crate::error::{Error, Result, Target};
 use crate::os::mapping;
 use crate::page::PageRange;
 
-/// Asking takes much longer than registering a prefetch does, so small ones share an answer.
+/// What is known about the free memory. A query takes much longer than enqueuing a prefetch, so small prefetches share one.
 #[derive(Default)]
-pub struct Room {
+pub struct FreeMemory {
     asked: Mutex<Option<Answer>>,
-    /// What of libgmem's blocks has been on the current GPU.
-    there: Mutex<RangeSet>,
-    /// What is on its way there, as long as the place behind it in its stream has not been reached.
+    /// The parts of libgmem's blocks that have space on the current GPU.
+    resident: Mutex<RangeSet>,
+    /// Transfers to the GPU whose event has not completed, with their bytes.
     underway: Mutex<Vec<(Event, usize)>>,
-    /// The other GPUs that something went to, by their ordinals. The driver moves nothing to one that has no context.
+    /// Contexts of the other GPUs that were destinations. The driver moves nothing to a GPU without one.
     others: Mutex<Vec<(i32, Arc<Context>)>>,
 }
 
 struct Answer {
     when: Instant,
     free: usize,
-    /// Bytes that were sent there since.
+    /// Bytes that were sent to the GPU since.
     since: usize,
 }
 
-/// For so long, and for so much of it, an answer holds.
+/// An answer is valid for this time, and for this share of the free bytes.
 const LASTS: Duration = Duration::from_millis(100);
 const SHARE: usize = 8;
-/// Parts of a range that are asked for apart: 64.
+/// A range is queried in up to 64 parts.
 const HALVINGS: u32 = 6;
 
-impl Room {
-    /// Whether the last answer is enough to know that so many bytes more fit.
+impl FreeMemory {
+    /// Whether `bytes` more certainly fit, according to the last answer.
     fn is_known_to_fit(&self, bytes: usize) -> bool {
         let mut asked = lock(&self.asked);
         let Some(answer) = asked.as_mut() else { return false };
@@ -56,27 +56,27 @@ impl Room {
         *lock(&self.asked) = Some(answer);
     }
 
-    /// Bytes of libgmem's blocks that have room on the GPU.
-    pub fn bytes_there(&self) -> usize {
-        lock(&self.there).iter().map(PageRange::len).sum()
+    /// The bytes of libgmem's blocks that have space on the GPU.
+    pub fn resident_bytes(&self) -> usize {
+        lock(&self.resident).iter().map(PageRange::len).sum()
     }
 
-    /// What of these parts has none there, as far as libgmem knows.
-    fn without_room(&self, parts: &[PageRange]) -> Vec<PageRange> {
-        let there = lock(&self.there);
-        parts.iter().flat_map(|part| there.missing(*part)).collect()
+    /// The parts of these ranges that have no space on the GPU, as far as libgmem knows.
+    fn without_space(&self, parts: &[PageRange]) -> Vec<PageRange> {
+        let resident = lock(&self.resident);
+        parts.iter().flat_map(|part| resident.missing(*part)).collect()
     }
 
-    /// What has room there and is none of these parts.
+    /// The ranges that have space on the GPU and are not among these parts.
     fn apart_from(&self, parts: &[PageRange]) -> RangeSet {
-        let mut others = lock(&self.there).clone();
+        let mut others = lock(&self.resident).clone();
         parts.iter().for_each(|part| others.remove(*part));
         others
     }
 
-    /// A block is about to be given back.
+    /// A block is about to be freed.
     pub fn has_gone(&self, block: PageRange) {
-        lock(&self.there).remove(block);
+        lock(&self.resident).remove(block);
     }
 }
 
@@ -84,21 +84,26 @@ fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the answer to [`Accelerator::has_room`] was worth.
+/// How a prefetch fits into the free memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fits {
-    /// A small part of what is free.
+    /// It is a small share of the free memory.
     Easily,
-    /// It is to be counted until it is there.
+    /// Its bytes have to be counted until they have arrived.
     Counted(usize),
 }
 
 impl Accelerator {
-    /// Refuse what the GPU has no room for.
-    pub fn has_room(&self, asked: PageRange, parts: &[PageRange], gpu: &Gpu) -> Result<Fits> {
+    /// Refuse a prefetch that does not fit into the free memory of the GPU.
+    pub fn check_free_memory(
+        &self,
+        asked: PageRange,
+        parts: &[PageRange],
+        gpu: &Gpu,
+    ) -> Result<Fits> {
         let is_current = *gpu == self.current().gpu;
         let all: usize = parts.iter().map(|part| part.len()).sum();
-        if is_current && self.room.is_known_to_fit(all) {
+        if is_current && self.free_memory.is_known_to_fit(all) {
             return Ok(Fits::Easily);
         }
         let on = Target::Range { from: asked.start(), to: asked.end() };
@@ -109,10 +114,11 @@ impl Accelerator {
             self.context_on(gpu).and_then(|other| other.free_bytes())
         }
         .map_err(failed)?;
-        let without = if is_current { self.room.without_room(parts) } else { parts.to_vec() };
+        let without =
+            if is_current { self.free_memory.without_space(parts) } else { parts.to_vec() };
         let new = without.iter().map(|range| range.len()).sum();
         if new <= free / SHARE && is_current {
-            self.room.note(free, new);
+            self.free_memory.note(free, new);
             return Ok(Fits::Easily);
         }
         if new <= free {
@@ -120,18 +126,19 @@ impl Accelerator {
         }
         let not_sent = |range: PageRange| self.not_sent(range, gpu.ordinal, HALVINGS);
         let needed = without.into_iter().map(not_sent).sum();
-        let others = if is_current { self.room.apart_from(parts) } else { RangeSet::default() };
+        let others =
+            if is_current { self.free_memory.apart_from(parts) } else { RangeSet::default() };
         let left_behind: usize = others.iter().map(not_sent).sum();
         if needed <= free + left_behind {
             return Ok(Fits::Counted(needed));
         }
         let (from, to) = (asked.start(), asked.end());
         let whose = format!("GPU {} ({})", gpu.ordinal, gpu.name);
-        Err(Error::NoRoom { from, to, needed, free: free + left_behind, whose })
+        Err(Error::NotEnoughMemory { from, to, needed, free: free + left_behind, whose })
     }
 
     fn context_on(&self, gpu: &Gpu) -> CuResult<Arc<Context>> {
-        let mut others = lock(&self.room.others);
+        let mut others = lock(&self.free_memory.others);
         if let Some((_, known)) = others.iter().find(|(ordinal, _)| *ordinal == gpu.ordinal) {
             return Ok(Arc::clone(known));
         }
@@ -140,27 +147,27 @@ impl Accelerator {
         Ok(made)
     }
 
-    /// A prefetch to the current GPU was put on a stream.
+    /// Record a prefetch to the current GPU that was enqueued on a stream.
     pub fn was_sent(&self, parts: &[PageRange], stream: usize, fits: Fits) {
         for part in parts {
-            if lock(&self.room.there).has(*part) {
+            if lock(&self.free_memory.resident).has(*part) {
                 continue;
             }
             let own = self.regions.within(*part);
-            let mut there = lock(&self.room.there);
-            own.into_iter().for_each(|own| there.insert(own));
+            let mut resident = lock(&self.free_memory.resident);
+            own.into_iter().for_each(|own| resident.insert(own));
         }
         if let Fits::Counted(bytes) = fits
             && bytes != 0
             && let Ok(event) = self.context.record_event(stream)
         {
-            lock(&self.room.underway).push((event, bytes));
+            lock(&self.free_memory.underway).push((event, bytes));
         }
     }
 
-    /// Bytes that the driver has been told to move and has not moved yet.
+    /// The bytes of transfers that have not arrived yet.
     fn bytes_underway(&self) -> usize {
-        let mut underway = lock(&self.room.underway);
+        let mut underway = lock(&self.free_memory.underway);
         let (left, done): (Vec<_>, _) = underway
             .drain(..)
             .partition(|(event, _)| matches!(self.context.has_completed(event), Ok(false)));
@@ -169,8 +176,8 @@ impl Accelerator {
         underway.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Bytes of a part that were not asked to go to the GPU before. Of a range that is so in part the driver only says
-    /// that; so it is halved, a few times.
+    /// The bytes of a part that no earlier prefetch sent to the GPU. For a range that was sent in part the driver only says that
+    /// not all of it was, so the range is halved a few times.
     fn not_sent(&self, part: PageRange, ordinal: i32, halvings: u32) -> usize {
         if self.context.was_sent_to(ordinal, part) {
             return 0;
@@ -191,12 +198,12 @@ mod tests {
 
     #[test]
     fn an_answer_is_enough_for_a_small_part_of_it() {
-        let room = Room::default();
-        assert!(!room.is_known_to_fit(1));
-        room.note(800, 0);
-        assert!(room.is_known_to_fit(60) && room.is_known_to_fit(40));
-        assert!(!room.is_known_to_fit(1));
-        room.note(800, 0);
-        assert!(!room.is_known_to_fit(101) && !room.is_known_to_fit(usize::MAX));
+        let memory = FreeMemory::default();
+        assert!(!memory.is_known_to_fit(1));
+        memory.note(800, 0);
+        assert!(memory.is_known_to_fit(60) && memory.is_known_to_fit(40));
+        assert!(!memory.is_known_to_fit(1));
+        memory.note(800, 0);
+        assert!(!memory.is_known_to_fit(101) && !memory.is_known_to_fit(usize::MAX));
     }
 }

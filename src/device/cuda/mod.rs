@@ -1,13 +1,14 @@
-//! Device `cuda`: a GPU of NVIDIA's whose kernels read the process's memory by its addresses.
+//! Device `cuda`: an NVIDIA GPU whose kernels access the memory of the process by its addresses.
 //!
-//! - [`discovery`]: finding the driver and the GPU, and saying why there is none
+//! - [`discovery`]: finding the driver and the GPU, or saying why there is none
+//! - [`driver`]: bindings of the driver, and its error codes
 //! - [`regions`]: managed memory for the heap's large blocks
-//! - [`free_memory`]: how much the GPU has free
-//! - [`driver_streams`]: the program's streams, onto which work is put without a function in between
+//! - [`free_memory`]: the free memory of the GPU
+//! - [`driver_streams`]: the program's streams
 //!
-//! Two kinds of memory go to a GPU and back: managed memory of the driver's, whoever in the process took it, and, where the
-//! GPU can read all of the process's (HMM, ATS), ordinary memory. The driver does what is asked for and does not tell what
-//! it did; receipts say so.
+//! Two kinds of memory move to a GPU and back: managed memory, whichever part of the process allocated it, and ordinary memory,
+//! if the GPU can access all memory of the process (HMM, ATS). The driver does not report what it did, so reports have the
+//! counts as unknown.
 
 mod discovery;
 mod driver;
@@ -36,20 +37,20 @@ use crate::os::{numa, process};
 use crate::page::PageRange;
 use crate::report::Report;
 use driver::{Context, CuCode, Destination, Driver, Gpu, unavailable};
-use free_memory::Room;
+use free_memory::FreeMemory;
 use regions::Regions;
 
 /// The GPU that `GMEM_CUDA_DEVICE` names, else the first that can be used.
 pub struct Cuda;
 
-/// Opened on first use, and for good; a failure is kept, too.
+/// Opened on first use and never closed. A failure is kept, too.
 static OPENED: Lazy<Result<Accelerator>> = Lazy::new(discovery::open);
 
 fn opened() -> Result<&'static Accelerator> {
     OPENED.get().as_ref().map_err(Clone::clone)
 }
 
-/// The same for `malloc`, which must not open a driver.
+/// The device if it is open. For `malloc`, which must not open a driver.
 fn opened_already() -> Option<&'static Accelerator> {
     OPENED.known().and_then(|opened| opened.as_ref().ok())
 }
@@ -124,39 +125,39 @@ impl DeviceMemory for Cuda {
     }
 }
 
-/// What the heap's large blocks are made of.
+/// The memory for large blocks of the heap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Memory {
-    /// The driver's (`cuMemAllocManaged`).
+    /// Managed memory (`cuMemAllocManaged`).
     Managed,
-    /// The process's own, all of which the GPU reads.
+    /// Ordinary memory, all of which the GPU can access.
     Ordinary,
 }
 
-/// A GPU with the node that stands for it.
+/// A GPU and its node.
 struct Node {
     node: usize,
     gpu: Gpu,
 }
 
-/// The driver and its GPUs, of which one is the current.
+/// The driver and its GPUs, one of which is current.
 struct Accelerator {
     context: Context,
     driver: Arc<Driver>,
-    /// Those that can be used.
+    /// The GPUs that can be used.
     gpus: Vec<Node>,
-    /// Which of them it is.
+    /// The index of the current GPU.
     current: usize,
     memory: Memory,
-    /// The machine's memory is one node.
+    /// Whether the machine has one memory node.
     has_one_node: bool,
     regions: Regions,
-    room: Room,
-    /// The process that opened it: CUDA does not survive a fork.
+    free_memory: FreeMemory,
+    /// The process that opened the driver: CUDA does not work after a fork.
     process: i32,
 }
 
-/// A range, as far as the driver moves it and as far as the kernel does.
+/// The parts of a range that the driver moves, and those that the kernel moves.
 #[derive(Default)]
 struct Split {
     drivers: Vec<PageRange>,
@@ -172,9 +173,9 @@ impl Accelerator {
         memory: Memory,
         free: usize,
     ) -> Self {
-        let (regions, room) = (Regions::with_room_for(free), Room::default());
+        let (regions, free_memory) = (Regions::with_capacity(free), FreeMemory::default());
         let (has_one_node, process) = (numa::memory_nodes().len() == 1, process::process_id());
-        Self { context, driver, gpus, current, memory, has_one_node, regions, room, process }
+        Self { context, driver, gpus, current, memory, has_one_node, regions, free_memory, process }
     }
 
     fn current(&self) -> &Node {
@@ -192,7 +193,7 @@ impl Accelerator {
         })
     }
 
-    /// What of its GPUs the kernel does not list itself.
+    /// The nodes of the GPUs that the kernel does not list.
     fn nodes(&self) -> Vec<DeviceNode> {
         let kernels = numa::memory_nodes();
         let free_of = |gpu: &Node| {
@@ -209,7 +210,7 @@ impl Accelerator {
     fn destination(&self, node: usize) -> (Destination, Option<&Gpu>) {
         match self.gpus.iter().find(|gpu| gpu.node == node) {
             Some(found) => (Destination::Gpu(found.gpu.ordinal), Some(&found.gpu)),
-            // Without nodes the driver need not know them, either.
+            // On a machine with one node the driver need not support nodes.
             None if self.has_one_node && node == 0 => (Destination::Processor, None),
             None => (Destination::Node(node), None),
         }
@@ -228,33 +229,35 @@ impl Accelerator {
         let moved = self
             .send(request, &split, stream)
             .and_then(|()| self.synchronize_own("cuMemPrefetchAsync", request.asked));
-        *report = Report::untold(request.asked.len());
+        *report = Report::unknown(request.asked.len());
         report.threads = 1;
         report.nanoseconds = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         moved.inspect_err(|_| report.failed = Report::UNKNOWN)?;
         for rest in split.kernels {
             let mut part = Report::EMPTY;
-            // A part knows nothing of the whole.
+            // A part does not know the progress of the whole range.
             let watch = if rest == request.asked { request.watch } else { &Unwatched };
             let outcome = Host.prefetch(&Request { asked: rest, watch, ..*request }, &mut part);
             report.failed += part.failed;
             report.nanoseconds += part.nanoseconds;
             outcome?;
         }
-        // All is done, whatever the caller says.
+        // All is done, so a request to end comes too late.
         let _ = request.watch.progress(request.asked.len(), request.asked.len());
         Ok(())
     }
 
-    /// Have the driver move its part, in the order of a stream.
+    /// Enqueue the part of the driver on a stream.
     fn send(&self, request: &Request<'_>, split: &Split, stream: usize) -> Result<()> {
         let (to, gpu) = self.destination(request.node);
-        let fits = gpu.map(|gpu| self.has_room(request.asked, &split.drivers, gpu)).transpose()?;
+        let fits = gpu
+            .map(|gpu| self.check_free_memory(request.asked, &split.drivers, gpu))
+            .transpose()?;
         request.watch.go_on(0, request.asked.len())?;
         for part in &split.drivers {
             match self.context.prefetch(stream, *part, to) {
                 Ok(()) => {}
-                // Ordinary memory is brought back by the kernel as well.
+                // The kernel brings ordinary memory back as well.
                 Err(_) if gpu.is_none() && !split.kernels.is_empty() => {}
                 Err(code) => return Err(self.failed("cuMemPrefetchAsync", stream, *part, code)),
             }
@@ -267,7 +270,7 @@ impl Accelerator {
         Ok(())
     }
 
-    /// Who moves what; refused where a part cannot go where it is to go.
+    /// Divide a range between driver and kernel; fails if a part cannot go to the destination.
     fn split_for_prefetch(&self, request: &Request<'_>) -> Result<Split> {
         let (asked, gpu) = (request.asked, self.destination(request.node).1);
         let to_gpu = gpu.is_some();
@@ -298,11 +301,11 @@ impl Accelerator {
         } else {
             managed
         };
-        // On the way back the driver is quicker, and only the kernel makes sure that no fault follows.
+        // On the way back the driver is faster, but only the kernel ensures that no fault follows. So both work.
         Ok(Split { drivers, kernels: if to_gpu { Vec::new() } else { ordinary } })
     }
 
-    /// What of a range is managed memory, of libgmem's or of the program's own. A forked child has none.
+    /// Divide a range into managed memory, of libgmem or of the program, and other memory. A forked child has no managed memory.
     fn split(&self, range: PageRange) -> Split {
         let mut split = Split::default();
         let mut at = range.start();
@@ -367,7 +370,7 @@ impl Accelerator {
         }
     }
 
-    /// In the order of a stream, which is not the legacy one.
+    /// Enqueue a discard on a stream, which must not be the legacy one.
     fn discard(&self, stream: usize, parts: &[PageRange], pages: PageRange) -> Result<()> {
         self.context
             .discard(stream, parts)
@@ -381,7 +384,7 @@ impl Accelerator {
         self.context.synchronize(stream).map_err(|code| self.failed(call, stream, range, code))
     }
 
-    /// A failure of one that is done with a range on a stream.
+    /// The error of a call for a range on a stream.
     fn failed(&self, call: &'static str, stream: usize, range: PageRange, code: CuCode) -> Error {
         if code.is_of_the_stream() && stream != self.context.own_stream() {
             return code.error(call, Target::Stream(stream));
@@ -425,8 +428,8 @@ fn cannot_go_there(asked: PageRange) -> Error {
     }
 }
 
-/// Whether all of a range is mapped, and can be moved to a GPU if it is to: the driver leaves files and shared memory where
-/// they are, and says nothing.
+/// Fails unless all of a range is mapped and, if it is to go to a GPU, can go there: the driver silently leaves files and shared
+/// memory where they are.
 fn is_mapped(range: PageRange, asked: PageRange, to_gpu: bool) -> Result<()> {
     let mut at = range.start();
     let mut stays = false;

@@ -1,10 +1,10 @@
-//! Managed memory that the driver gives for blocks of the heap.
+//! Managed memory for blocks of the heap.
 //!
-//! The driver calls `malloc` and `free` itself, with its locks held, and threads of its own call the program's functions, in
-//! which calls of the driver are forbidden. Wherever one of its frames is on the stack, ordinary memory is given.
+//! The driver calls `malloc` and `free` while it holds its locks, and its threads run host functions, in which calls of the
+//! driver are forbidden. While the driver is on the call stack, blocks come from ordinary memory.
 //!
-//! What is freed goes back by a thread of libgmem's: `cuMemFree` waits for all that the GPU has to do, and that may be
-//! waiting for whoever calls `free`.
+//! A thread of libgmem frees the blocks: `cuMemFree` waits for all work of the GPU, and that work may wait for the thread that
+//! calls `free`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -17,23 +17,23 @@ use crate::os::mapping::{self, Region};
 use crate::os::process;
 use crate::page::PageRange;
 
-/// What the driver has given.
+/// The blocks of managed memory.
 pub struct Regions {
     blocks: Blocks<Allocation>,
-    /// Bytes in all of them, and at most: what the GPU had free when it was opened. More would not fit there together, and
-    /// the driver would move it to and fro.
+    /// The bytes of all blocks, and their maximum: the free memory of the GPU when it was opened. More would not fit there
+    /// together, and the driver would move blocks to and fro.
     live: AtomicUsize,
     most: usize,
-    /// Held by whoever gives blocks back, so that another one can wait for that.
+    /// Held while blocks are freed, so that another thread can wait for that.
     door: Mutex<()>,
-    /// Whether something was kept since the thread last looked.
+    /// Whether a block was kept since the thread last looked.
     kept: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Regions {
-    /// None yet, and at most so many bytes.
-    pub fn with_room_for(most: usize) -> Self {
+    /// No blocks yet, and at most `most` bytes.
+    pub fn with_capacity(most: usize) -> Self {
         Self {
             blocks: Blocks::default(),
             live: AtomicUsize::new(0),
@@ -44,7 +44,7 @@ impl Regions {
         }
     }
 
-    /// The parts of a range that the driver gave.
+    /// The parts of a range that lie in a block.
     pub fn within(&self, range: PageRange) -> Vec<PageRange> {
         self.blocks.within(range)
     }
@@ -69,19 +69,22 @@ impl Accelerator {
             return Err(Error::OutOfMemory { what: "the CUDA driver's own use" });
         }
         let allocated = self.allocate(length).or_else(|| {
-            // What is on its way back may be what is missing.
+            // Blocks that are waiting to be freed may be what is missing.
             self.give_back_what_was_kept();
             self.allocate(length)
         });
-        allocated.ok_or(Error::OutOfMemory { what: "a block that the GPU has room for" })
+        allocated.ok_or(Error::OutOfMemory { what: "a block that fits into the memory of the GPU" })
     }
 
-    /// One more block, if all of them can be on the GPU together.
+    /// Allocate a block, if all blocks fit into the memory of the GPU together.
     fn allocate(&self, length: usize) -> Option<Region> {
         let regions = &self.regions;
         let live = regions.live.fetch_add(length, Ordering::Relaxed).saturating_add(length);
         let fits = live <= regions.most
-            && self.context.free_bytes().is_ok_and(|free| live <= free + self.room.bytes_there());
+            && self
+                .context
+                .free_bytes()
+                .is_ok_and(|free| live <= free + self.free_memory.resident_bytes());
         let allocated =
             if fits { self.context.allocate(length, mapping::gmem_page()).ok() } else { None };
         if allocated.is_none() {
@@ -101,16 +104,16 @@ impl Accelerator {
         if self.regions.blocks.keep_for_later(first) {
             self.regions.wake();
         } else if !is_called_by_the_driver() {
-            // Else it is lost, which is better than waiting for ever.
+            // Otherwise the block leaks, which is better than waiting for ever.
             let removed = self.regions.blocks.remove(first);
             removed.into_iter().for_each(|(block, given)| self.give_back(block, given));
         }
     }
 
-    /// Start the thread that gives blocks back; without it they are given back when there is no room for more.
+    /// Start the thread that frees blocks. Without it they are freed when memory for a new one is missing.
     pub fn start_giving_back(&'static self) {
         let thread = std::thread::Builder::new().name("gmem-cuda".into());
-        // Where there are no threads to be had, nothing is lost but time.
+        // If no thread can be started, only time is lost.
         let _ = process::with_signals_blocked(|| {
             thread.spawn(move || {
                 loop {
@@ -121,15 +124,15 @@ impl Accelerator {
         });
     }
 
-    /// All of it, also what the thread is about to.
+    /// Free all blocks that were kept.
     fn give_back_what_was_kept(&self) {
         let _door = self.regions.door.lock().unwrap_or_else(PoisonError::into_inner);
         self.regions.blocks.kept().for_each(|(block, given)| self.give_back(block, given));
     }
 
     fn give_back(&self, block: PageRange, given: Allocation) {
-        // Before its addresses can be somebody else's.
-        self.room.has_gone(block);
+        // Before another block can get the addresses.
+        self.free_memory.has_gone(block);
         self.context.free(given);
         self.regions.live.fetch_sub(block.len(), Ordering::Relaxed);
     }

@@ -1,10 +1,10 @@
 //! Device `gmem`: an accelerator behind openEuler's GMEM kernel, which moves *peer-shared* memory between the processor
 //! and the device in pages of 2 MiB.
 //!
-//! Memory nodes of the machine and ordinary memory are [`Host`]'s as ever. A device is a node too, with an id behind all
-//! that memory nodes may have. To name this device asks for nothing; without such a kernel what needs it fails.
+//! [`Host`] handles memory nodes of the machine and ordinary memory. An accelerator is a node, too, with an id above all that
+//! memory nodes can have. Choosing this device needs nothing; calls that need the kernel fail without it.
 //!
-//! - [`peer_shared`]: which flag of `mmap(2)` gives such memory, if any
+//! - [`peer_shared`]: maps peer-shared memory, for which kernels use different flags of `mmap(2)`
 
 mod peer_shared;
 
@@ -35,7 +35,7 @@ impl Device for Gmem {
         let hnid = gmem::hnuma_id().map_err(|refusal| {
             refused(refusal, "GMEM_GET_HNUMA_ID", Target::Device, remedy_for_id)
         })?;
-        // A kernel that says yes and writes nothing has no device.
+        // A kernel that succeeds and writes nothing has no device.
         if hnid < 0 { Err(not_a_node(hnid)) } else { Ok(hnid) }
     }
 
@@ -78,7 +78,7 @@ impl DeviceMemory for Gmem {
     }
 
     fn unmap(&self, region: Region) {
-        // Whole GMEM pages of one mapping, as the kernel wants it; it cannot fail but for memory, and then they stay.
+        // The region is whole GMEM pages of one mapping, as the kernel requires. It fails only without memory; then it stays mapped.
         let _ = region.unmap();
     }
 
@@ -87,8 +87,8 @@ impl DeviceMemory for Gmem {
     }
 }
 
-/// The node that a device's id stands for. The first kernels look for it in a set of bits without asking whether it is
-/// that large, so it is made sure of here.
+/// The node with the id of a device. The id is checked here, because the first kernels use it as an index of a bit set without
+/// checking it.
 fn device_node(hnid: i32) -> Result<usize> {
     let node = usize::try_from(hnid).map_err(|_| not_a_node(hnid))?;
     let is_possible = node < numa::MAX_NODES && !numa::possible_nodes().contains(node);
@@ -96,12 +96,12 @@ fn device_node(hnid: i32) -> Result<usize> {
         Some(devices) if devices.contains(node) => Ok(node),
         Some(_) => Err(not_a_node(hnid)),
         None if !is_possible => Err(not_a_node(hnid)),
-        // A kernel that lists none: it is asked.
+        // This kernel has no list; it checks the id itself.
         None => gmem::open().map(|()| node).map_err(not_there),
     }
 }
 
-/// At most so much in one call of the kernel's, which works on four parts of it at once and cannot be cancelled.
+/// The maximum bytes of one call of the kernel, which works on four parts at the same time and cannot be cancelled.
 const PIECE_BYTES: usize = 64 << 20;
 
 fn to_device(request: &Request<'_>, hnid: i32, report: &mut Report) -> Result<()> {
@@ -113,8 +113,8 @@ fn to_device(request: &Request<'_>, hnid: i32, report: &mut Report) -> Result<()
     }
     let parts = mappings(pages)?;
     report.threads = 1;
-    // The kernel tells of none of these.
-    report.there = Report::UNKNOWN;
+    // The kernel does not report these.
+    report.already_resident = Report::UNKNOWN;
     report.populated = Report::UNKNOWN;
     report.migrated = Report::UNKNOWN;
     let pieces = parts.iter().flat_map(|part| {
@@ -137,7 +137,7 @@ fn to_device(request: &Request<'_>, hnid: i32, report: &mut Report) -> Result<()
     Ok(())
 }
 
-/// The parts of `pages` that lie in one mapping each, because the kernel takes no more at once.
+/// The parts of `pages` by mapping, because a call of the kernel takes one mapping at most.
 fn mappings(pages: PageRange) -> Result<Vec<PageRange>> {
     let mut parts: Vec<PageRange> = Vec::new();
     let mut covered = pages.start();
@@ -173,7 +173,7 @@ fn mappings(pages: PageRange) -> Result<Vec<PageRange>> {
     Ok(parts)
 }
 
-/// What of private memory is peer-shared is the kernel's to know: it skips the rest. Where there is no such kernel, nothing is.
+/// Drop the peer-shared parts of private memory. The kernel skips the rest; without such a kernel there are none.
 fn drop_peer_shared(range: PageRange) -> Result<()> {
     const ANY_DEVICE: i32 = -1;
     match gmem::advise(ANY_DEVICE, range, Advice::DontNeed) {
@@ -181,7 +181,7 @@ fn drop_peer_shared(range: PageRange) -> Result<()> {
         Err(Refusal::NotOpened(Errno(errno))) if errno != libc::EMFILE && errno != libc::ENFILE => {
             Ok(())
         }
-        // Another driver's node of that name.
+        // A device node of another driver with this name.
         Err(Refusal::Answer(GmemAnswer::Errno(Errno(libc::ENOTTY)))) => Ok(()),
         Err(refusal) => {
             let on = Target::Range { from: range.start(), to: range.end() };

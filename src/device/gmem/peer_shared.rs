@@ -1,7 +1,7 @@
-//! Peer-shared memory: what a GMEM kernel maps for the processor and the device alike.
+//! Peer-shared memory, which a GMEM kernel maps for the CPU and the device.
 //!
-//! The flag of `mmap(2)` that asks for it has had three values, and a kernel gives ordinary memory for one that it does
-//! not know. So it is tried out, with a length that is no multiple of the GMEM page: others are aligned anyway.
+//! The flag of `mmap(2)` for it has had three values, and a kernel maps ordinary memory for a value that it does not know. So
+//! each value is probed, with a length that is not a multiple of the GMEM page: only peer-shared memory is aligned then.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -27,16 +27,16 @@ fn is_aligned(region: &Region) -> bool {
     mapping::gmem_page().floor(start) == start
 }
 
-/// What a kernel makes of a value of the flag.
+/// The meaning of a value of the flag to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// It gives peer-shared memory.
+    /// It maps peer-shared memory.
     Live,
-    /// It may later: there is no device yet, or no huge pages, or no memory.
+    /// It may map peer-shared memory later: there is no device yet, or no huge page, or no memory.
     NotYet,
     /// It knows the flag and was booted without gmem=on.
     Off,
-    /// It gives ordinary memory.
+    /// It maps ordinary memory.
     Unknown,
 }
 
@@ -45,13 +45,13 @@ fn no_memory(why: &'static str, remedy: &'static str, errno: Errno) -> Error {
     Error::DeviceUnavailable { device: "gmem", why, remedy, errno }
 }
 
-/// Every value of the flag gives ordinary memory.
+/// The error if the kernel knows no value of the flag.
 fn unknown_flag() -> Error {
     let why = "mmap(2) gives ordinary memory for every known value of MAP_PEER_SHARED";
     no_memory(why, "Boot openEuler's GMEM kernel with gmem=on", Errno(libc::ENODEV))
 }
 
-/// The value that gives peer-shared memory. Found out once, unless it is not there yet.
+/// The value that maps peer-shared memory. It is found once; a kernel that is not ready yet is probed again.
 fn bit() -> Result<i32> {
     const NOT_TRIED: i32 = 0;
     const NONE: i32 = -1;
@@ -101,7 +101,7 @@ fn try_out(bit: i32) -> Verdict {
         Err(Errno(libc::EINVAL)) => return Verdict::Off,
         Err(_) => return Verdict::NotYet,
     };
-    // Held while the next are mapped, so that not each of them is aligned by chance.
+    // Several mappings at the same time are not all aligned by chance.
     let more = [(); 2].map(|()| gmem::map(length, bit));
     let are_aligned =
         is_aligned(&first) && more.iter().all(|mapped| mapped.as_ref().is_ok_and(is_aligned));
@@ -110,12 +110,12 @@ fn try_out(bit: i32) -> Verdict {
         Err(_) => Verdict::Unknown,
         Ok(shared) => {
             let _ = shared.unmap();
-            // The first kernels took it for anything; some of them only tell.
+            // The first kernels accept every combination; some only show the kind in smaps.
             let is_live = are_aligned || smaps::is_peer_shared(first.range().start());
             if is_live { Verdict::Live } else { Verdict::Unknown }
         }
     };
-    // Such a kernel rounds the length up itself; and no other may be told to unmap what is not ours.
+    // A GMEM kernel rounds the length up itself. Unmap no more than was mapped, for the sake of other kernels.
     for region in std::iter::once(first).chain(more.into_iter().flatten()) {
         let _ = region.unmap();
     }

@@ -1,4 +1,4 @@
-//! Eager free: whole GMEM pages go back to the kernel.
+//! Eager free: releases whole GMEM pages.
 
 use std::ops::ControlFlow;
 
@@ -8,8 +8,8 @@ use crate::os::advice;
 use crate::os::vma::Backing;
 use crate::page::PageRange;
 
-/// Drop what is mapped in `pages`; nothing where a part of it must not be dropped. Private memory is shown to `first`
-/// before.
+/// Drop the memory that is mapped in `pages`, or nothing if a part must not be dropped. `first` is called before with each part
+/// that is private memory.
 pub fn drop_pages(pages: PageRange, first: impl Fn(PageRange) -> Result<()>) -> Result<()> {
     let plan = plan(pages)?;
     plan.segments.iter().try_for_each(|(range, kind)| match kind {
@@ -27,7 +27,7 @@ pub fn drop_pages(pages: PageRange, first: impl Fn(PageRange) -> Result<()>) -> 
     }
 }
 
-/// How memory is dropped.
+/// The way in which memory is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Memory {
     Private,
@@ -36,11 +36,11 @@ enum Memory {
 
 struct Plan {
     segments: Vec<(PageRange, Memory)>,
-    /// First address that is not mapped.
+    /// The first address that is not mapped.
     hole: Option<usize>,
 }
 
-/// What is mapped in `pages`, by how it is dropped; an error where part of it must not be dropped.
+/// The memory that is mapped in `pages`, by the way in which it is dropped; an error if a part must not be dropped.
 fn plan(pages: PageRange) -> Result<Plan> {
     let mut plan = Plan { segments: Vec::new(), hole: None };
     let mut refusal = None;

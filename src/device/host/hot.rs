@@ -1,7 +1,7 @@
-//! Pages that are there already are marked as used, so that under memory pressure others go first.
+//! Marks pages that are already resident as used, so that the kernel reclaims others first.
 //!
-//! Populating marks a page as used once, and the kernel takes one mark for nothing: it activates a page at the second,
-//! with multi-generational LRU (`lru_gen`) at the fifth. A huge page has one mark, set by the first.
+//! Populating a page again marks it once. The kernel activates a base page at the second mark, with multi-generational LRU
+//! (`lru_gen`) at the fifth. For a huge page one mark suffices.
 
 use super::plan::Segment;
 use super::touch::populate_and_touch;
@@ -10,33 +10,33 @@ use crate::os::lazy::Lazy;
 use crate::os::{advice, machine, mapping, pagemap};
 use crate::page::PageRange;
 
-/// Runs of pages that are marked one by one; where a range has more of them, it is marked as a whole.
+/// The maximum number of runs that are marked separately; the rest of the range is one run.
 const MAX_RUNS: usize = 64;
 
-/// How often a base page has to be marked.
+/// The number of marks that a base page needs.
 fn marks() -> u32 {
     static MARKS: Lazy<u32> =
         Lazy::new(|| if machine::multi_generational() == Some(true) { 5 } else { 2 });
     *MARKS.get()
 }
 
-/// The base pages of a range that are in memory, in runs.
+/// The runs of resident base pages in a range.
 #[derive(Default)]
 pub struct ResidentRuns {
     runs: Vec<PageRange>,
 }
 
 impl ResidentRuns {
-    /// As it is now.
+    /// The runs now.
     pub fn in_range(range: PageRange) -> Self {
         let mut runs: Vec<PageRange> = Vec::new();
-        // What the kernel will not tell is not marked.
+        // Pages about which the kernel gives no information are not marked.
         let _ = pagemap::scan(range, |run| {
             if !run.present || run.huge == Some(true) {
                 return;
             }
             if runs.capacity() == 0 && runs.try_reserve_exact(MAX_RUNS).is_err() {
-                // Without memory for a list nothing is marked.
+                // Without memory for the list nothing is marked.
                 return;
             }
             let is_full = runs.len() == MAX_RUNS;
@@ -50,7 +50,7 @@ impl ResidentRuns {
         Self { runs }
     }
 
-    /// Mark them, after `segment`, which they lie in, was populated.
+    /// Mark the pages, after `segment`, which contains them, was populated.
     pub fn mark(&self, segment: Segment) -> Result<()> {
         for run in &self.runs {
             for _ in 1..marks() {
@@ -61,8 +61,8 @@ impl ResidentRuns {
     }
 }
 
-/// The quick way for a range of which nothing has to be looked up: all of it, with its margin, is in memory on pages of
-/// one kind. False where that is not so; then nothing was done but to mark pages.
+/// The fast path: if all of a range and its margin is resident, on pages of one kind, mark it and return true. Otherwise return
+/// false, having marked some pages at most.
 pub fn mark_if_all_resident(asked: PageRange) -> bool {
     let outer = asked.outward(mapping::gmem_page());
     let mut first = None;
@@ -71,15 +71,15 @@ pub fn mark_if_all_resident(asked: PageRange) -> bool {
         runs += 1;
         first.get_or_insert(run);
     });
-    let there = match first {
+    let resident = match first {
         Some(run) if scanned.is_ok() && runs == 1 => run,
         _ => return false,
     };
-    if !there.present || there.range != outer {
+    if !resident.present || resident.range != outer {
         return false;
     }
-    let marks = if there.huge == Some(true) { 1 } else { marks() };
-    // What is there may be shared with a forked child, or the zero page: this takes care of it. Memory that may not be
-    // written is refused.
+    let marks = if resident.huge == Some(true) { 1 } else { marks() };
+    // Pages may be shared with a forked child, or be the zero page; populating for writing replaces those. It fails for memory
+    // that is not writable.
     (0..marks).all(|_| advice::populate_write(asked.outward(mapping::base_page())).is_ok())
 }

@@ -1,18 +1,18 @@
-//! Huge pages or not: what the kernel is told, and whether there are enough.
+//! The huge-page policy: what the kernel is advised, and whether there are enough huge pages.
 
 use std::ops::ControlFlow;
 
 use super::plan::Segment;
 use super::{has_one_node, walk};
 use crate::device::Request;
-use crate::error::{Error, Result};
+use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::mapping::Mapping;
 use crate::os::vma::Backing;
 use crate::os::{advice, machine, mapping, memory, numa, pagemap};
 use crate::page::PageRange;
 
-/// Before anything is populated: see to it that what is required can be had, and tell the kernel what is wanted.
+/// Before anything is populated: refuse if required huge pages are not available, and advise the kernel of the policy.
 pub fn prepare(segments: &[Segment], request: &Request<'_>) -> Result<()> {
     match request.huge {
         HugePolicy::AsIs => return Ok(()),
@@ -25,7 +25,7 @@ pub fn prepare(segments: &[Segment], request: &Request<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Tell the kernel what is wanted of the memory mapped in a range. It is kept with the mapping.
+/// Advise the kernel of the policy for the memory that is mapped in a range. The mapping keeps it.
 pub fn advise(range: PageRange, policy: HugePolicy) -> Result<()> {
     let range = range.outward(mapping::base_page());
     walk(range, |vma| {
@@ -47,7 +47,7 @@ fn tell(segment: Segment, policy: HugePolicy) {
     }
 }
 
-/// Whether a page of such memory may turn out huge.
+/// Whether a page of the segment may become huge under the policy.
 pub fn is_wanted(segment: Segment, policy: HugePolicy) -> bool {
     match policy {
         HugePolicy::Off => false,
@@ -59,22 +59,31 @@ pub fn is_wanted(segment: Segment, policy: HugePolicy) -> bool {
     }
 }
 
-/// Make one page after the other huge; what the kernel cannot do now it does by itself later (khugepaged).
-pub fn collapse_all(pages: PageRange) {
+/// Make the pages of a segment huge, one by one, until the kernel has no memory for another huge page. For what was
+/// populated under [`HugePolicy::Prefer`].
+pub fn collapse_available(segment: Segment) {
     let page = mapping::huge_page();
-    let pages = pages.inward(page);
+    let pages = segment.huge_candidates();
+    if segment.huge_tlb || huge_already(pages) * page.bytes() == pages.len() {
+        return;
+    }
     for at in (pages.start()..pages.end()).step_by(page.bytes()) {
-        let _ = advice::collapse(PageRange::new(at, at + page.bytes()));
+        // After other failures go on: this page cannot be huge now, for example because it is pinned.
+        if let Err(Errno(libc::ENOMEM | libc::EBUSY)) =
+            advice::collapse(PageRange::new(at, at + page.bytes()))
+        {
+            return;
+        }
     }
 }
 
-/// Make the pages of a segment huge, now. For what was populated under [`HugePolicy::Require`].
+/// Turn all pages of a segment into huge pages, or fail. For segments that were populated under [`HugePolicy::Require`].
 pub fn insist(segment: Segment) -> Result<()> {
     let page = mapping::huge_page();
     let pages = segment.huge_candidates();
     for at in (pages.start()..pages.end()).step_by(page.bytes()) {
         match advice::collapse(PageRange::new(at, at + page.bytes())) {
-            // Pages of the pool are huge and cannot be made so.
+            // Pages of the hugetlb pool are huge already, and collapsing them fails.
             Err(_) if segment.huge_tlb => {}
             Err(errno) => {
                 let (from, to) = (segment.asked.start(), segment.asked.end());
@@ -86,7 +95,7 @@ pub fn insist(segment: Segment) -> Result<()> {
     Ok(())
 }
 
-/// Refuse what cannot be had: huge pages for all of the segments, where they are not there already.
+/// Refuse unless all segments are on huge pages already or can get them.
 fn are_there(segments: &[Segment], request: &Request<'_>) -> Result<()> {
     let (from, to) = (request.asked.start(), request.asked.end());
     let refuse = |why, remedy| Err(Error::NoHugePages { from, to, why, remedy });
@@ -140,14 +149,14 @@ fn huge_already(pages: PageRange) -> usize {
     bytes / mapping::huge_page().bytes()
 }
 
-/// How many of `needed` huge pages the node can give: what is free in one piece; and if that is not enough, what the
-/// kernel can make free, found out by taking them elsewhere and giving them back.
+/// The number of huge pages, up to `needed`, that the node can provide. If too few are free, the kernel has to compact memory;
+/// how many that yields is found out by populating a scratch mapping and unmapping it.
 fn obtainable(needed: usize, node: usize) -> usize {
     let page = mapping::huge_page();
     let free = memory::free_huge_pages(node).unwrap_or(0);
-    let room = memory::available_on(node).or_else(memory::available).unwrap_or(0);
+    let available = memory::available_on(node).or_else(memory::available).unwrap_or(0);
     let Some(bytes) = needed.checked_mul(page.bytes()) else { return free };
-    if free >= needed || bytes > room {
+    if free >= needed || bytes > available {
         return free;
     }
     let Ok(mapping) = Mapping::new(bytes, page) else { return free };

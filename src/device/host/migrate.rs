@@ -1,4 +1,4 @@
-//! Pages that are on another node than they should be.
+//! Moves pages that are on another node than the requested one.
 
 use super::{hnid, system};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use crate::error::{Errno, Error, Result};
 use crate::os::{SysResult, mapping, numa, pagemap, process};
 use crate::page::PageRange;
 
-/// Pages asked about at once; their addresses lie on the stack.
+/// The pages of one query; their addresses are on the stack.
 const ASKED_AT_ONCE: usize = 1024;
 
-/// Refuse a node that the process's cpuset does not have: there every attempt to place a page ends elsewhere.
+/// Refuse a node that is not in the cpuset of the process: the kernel would place every page elsewhere.
 pub fn is_allowed(node: usize) -> Result<()> {
     match numa::allowed_nodes() {
         Some(nodes) if !nodes.contains(node) => {
@@ -20,29 +20,28 @@ pub fn is_allowed(node: usize) -> Result<()> {
     }
 }
 
-/// A page, which moves as a whole; or the part of one that a range holds.
+/// A page, which moves as a whole, or the part of it in a range.
 #[derive(Debug, Clone, Copy)]
 pub struct Page {
-    /// An address in it.
+    /// An address in the page.
     pub address: usize,
-    /// Base pages of the range that move with it.
+    /// The base pages of the range that move with it.
     pub base_pages: usize,
 }
 
-/// What moving did to the pages.
+/// The effect of moving pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
-    /// None had to be moved.
+    /// No page had to be moved.
     Nothing,
-    /// They are what they were.
+    /// All moved pages are whole.
     AsTheyWere,
-    /// Huge pages were among them. Where the node has none free, the kernel takes them apart, and what of them is all
-    /// zeros is not there any more (Linux 6.12).
+    /// Huge pages were moved. If the node has none free, the kernel splits them and drops the parts that are all zeros
+    /// (Linux 6.12), so the range has to be populated again.
     PerhapsApart,
 }
 
-/// Move the pages of `range` that lie on another node. Pages without a place of their own, such as
-/// the zero page, are as good anywhere.
+/// Move the pages of `range` that are on another node. Pages that belong to no node, such as the zero page, stay.
 pub fn migrate_misplaced(range: PageRange, node: usize) -> Result<Moved> {
     let failed = |errno| system("move_pages", range, errno, "");
     let huge = mapping::gmem_page().bytes();
@@ -51,8 +50,8 @@ pub fn migrate_misplaced(range: PageRange, node: usize) -> Result<Moved> {
         return Ok(Moved::Nothing);
     }
     let has_huge = !pagemap::knows_huge() || left.iter().any(|page| page.base_pages > 1);
-    // One address moves a whole huge page, and naming its others as well would report them busy. Where the kernel
-    // does not tell which are huge, one address of each that might be goes first.
+    // One address moves a whole huge page; with several addresses of one page the kernel reports it busy. If the kernel does not
+    // tell which pages are huge, the first attempt has one address for each GMEM page.
     if !pagemap::knows_huge() {
         left.dedup_by_key(|page| page.address / huge);
     }
@@ -60,8 +59,7 @@ pub fn migrate_misplaced(range: PageRange, node: usize) -> Result<Moved> {
         let mut addresses = Vec::new();
         addresses.try_reserve_exact(left.len()).map_err(|_| failed(Errno(libc::ENOMEM)))?;
         addresses.extend(left.iter().map(|page| page.address));
-        // A partial move is an error on some kernels and a count on others; the truth is where the pages are
-        // afterwards.
+        // Kernels report a partial move as an error or as a count. Only the locations afterwards are reliable.
         let _ = numa::migrate(&addresses, node);
         left = misplaced_at_rest(range, node).map_err(failed)?;
         if left.is_empty() {
@@ -77,8 +75,8 @@ pub fn migrate_misplaced(range: PageRange, node: usize) -> Result<Moved> {
     })
 }
 
-/// The same as [`misplaced`] of a range that is in memory: a page that the kernel is moving at this moment, to join
-/// free memory for one, is nowhere, and is asked about again.
+/// The misplaced pages of a resident range, once no page is in transit: while the kernel moves a page, for compaction, it
+/// reports no location for it, so the query is repeated.
 fn misplaced_at_rest(range: PageRange, node: usize) -> SysResult<Vec<Page>> {
     const ATTEMPTS: usize = 20;
     for _ in 1..ATTEMPTS {
@@ -91,12 +89,12 @@ fn misplaced_at_rest(range: PageRange, node: usize) -> SysResult<Vec<Page>> {
     misplaced(range, node)
 }
 
-/// The pages of `range` that lie on another node than `node`.
+/// The pages of `range` that are on another node than `node`.
 pub fn misplaced(range: PageRange, node: usize) -> SysResult<Vec<Page>> {
     look(range, node).map(|(left, _)| left)
 }
 
-/// Those, and whether any page is nowhere: swapped out, or being moved.
+/// The misplaced pages, and whether a page has no location: it is swapped out, or in transit.
 fn look(range: PageRange, node: usize) -> SysResult<(Vec<Page>, bool)> {
     let (base, huge) = (mapping::base_page(), mapping::gmem_page());
     let mut left: Vec<Page> = Vec::new();

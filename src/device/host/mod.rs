@@ -1,13 +1,13 @@
 //! Device `host`: a stock Linux kernel with any number of memory nodes, CXL included.
 //!
-//! - [`plan`]: what is mapped in a range, and what of it is to be populated or must not be touched
-//! - [`populate`]: pages that are not there yet, by several threads where that pays
-//! - [`migrate`]: pages that are on another node
-//! - [`huge`]: huge pages or not, and whether there are enough
-//! - [`free_memory`]: whether there is enough memory for it
-//! - [`tally`]: what a range looks like, before and after
-//! - [`hot`]: pages that are there already
-//! - [`free`]: pages that go back
+//! - [`plan`]: divides a range into segments that are populated alike, or refuses it
+//! - [`free_memory`]: whether there is enough memory
+//! - [`huge`]: the huge-page policy, and whether there are enough huge pages
+//! - [`populate`]: the work, piece by piece, on several threads where that pays; [`touch`]: one piece
+//! - [`migrate`]: moves pages that are on another node
+//! - [`hot`]: marks pages that are already resident as used
+//! - [`tally`]: counts the pages of a range, before and after
+//! - [`free`]: eager free
 
 mod free;
 mod free_memory;
@@ -60,7 +60,7 @@ impl Device for Host {
         if known_nodes().contains(node) {
             return Ok(node);
         }
-        // Memory may have been plugged in since.
+        // Memory may have been added since.
         let nodes = numa::memory_nodes();
         if nodes.contains(node) {
             return Ok(node);
@@ -84,10 +84,6 @@ impl Device for Host {
         populate::run(&segments, request, report)
     }
 
-    fn collapse_all(&self, pages: PageRange) {
-        huge::collapse_all(pages);
-    }
-
     fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {
         huge::advise(range, policy)
     }
@@ -97,7 +93,7 @@ impl Device for Host {
     }
 }
 
-/// Free, after `first` has done its part for each stretch of private memory.
+/// Free a range; `first` is called before with each part that is private memory.
 pub(super) fn free_eager_after(
     pages: PageRange,
     first: impl Fn(PageRange) -> Result<()>,
@@ -105,14 +101,14 @@ pub(super) fn free_eager_after(
     free::drop_pages(pages, first)
 }
 
-/// The memory nodes when first asked for: reading them is three system calls, and they seldom change.
-/// A node that has gone since is found out by the pages that are not there.
+/// The memory nodes at the first call. Reading them takes three system calls, and they rarely change. If a node has gone since,
+/// the missing pages show it.
 fn known_nodes() -> &'static numa::NodeSet {
     static NODES: Lazy<numa::NodeSet> = Lazy::new(numa::memory_nodes);
     NODES.get()
 }
 
-/// Whether the machine has no node but this one: then nothing can be elsewhere.
+/// Whether this is the only node of the machine, so that no page can be elsewhere.
 fn has_one_node(node: usize) -> bool {
     known_nodes().contains(node) && known_nodes().len() == 1
 }
@@ -166,10 +162,10 @@ mod tests {
         };
         let mut report = Report::EMPTY;
         Host.prefetch(&request, &mut report).unwrap();
-        assert_eq!((report.populated, report.there), (512, 0));
+        assert_eq!((report.populated, report.already_resident), (512, 0));
         assert_eq!(migrate::migrate_misplaced(range, node), Ok(migrate::Moved::Nothing));
         let mut report = Report::EMPTY;
         Host.prefetch(&request, &mut report).unwrap();
-        assert_eq!((report.populated, report.there), (0, 512));
+        assert_eq!((report.populated, report.already_resident), (0, 512));
     }
 }

@@ -1,5 +1,4 @@
-//! What is mapped in a range that is to be prefetched: all of it in pieces that are populated alike, or an error
-//! before anything is touched.
+//! Divides a range that is to be prefetched into segments that are populated alike, or refuses it before anything is touched.
 
 use std::ops::ControlFlow;
 
@@ -9,25 +8,25 @@ use crate::os::mapping;
 use crate::os::vma::{Backing, Vma};
 use crate::page::PageRange;
 
-/// Memory to populate alike.
+/// Memory that is populated in one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// With the margin that was added by rounding outward.
+    /// The addresses, including the margin that rounding outward added.
     pub range: PageRange,
-    /// The part that was asked for; the rest is margin, which may change or be refused at any time.
+    /// The part that was requested. The rest is margin; it may change, and a failure there does not count.
     pub asked: PageRange,
-    /// As if written: where the mapping permits it, so that the first store takes no fault either.
+    /// Whether to populate as if written. That is done wherever the mapping permits it, so that the first store takes no fault.
     pub write: bool,
-    /// What it is.
+    /// The kind of memory.
     pub backing: Backing,
-    /// On pages of the hugetlb pool.
+    /// Whether it is on pages of the hugetlb pool.
     pub huge_tlb: bool,
-    /// Bytes of a page; 0 where that is not known.
+    /// Bytes of a page; 0 if unknown.
     pub page_bytes: usize,
 }
 
 impl Segment {
-    /// Do it with the margin; if that fails, what counts is the part that was asked for.
+    /// Act on the segment with its margin; if that fails, on the requested part alone.
     pub fn with_margin(self, act: impl Fn(Self) -> Result<()>) -> Result<()> {
         match act(self) {
             Err(_) if self.asked.is_empty() => Ok(()),
@@ -36,7 +35,7 @@ impl Segment {
         }
     }
 
-    /// The whole huge pages of which some was asked for, where there may be any.
+    /// The whole huge pages that contain requested bytes.
     pub fn huge_candidates(self) -> PageRange {
         let page = mapping::huge_page();
         if self.backing == Backing::File || self.asked.is_empty() {
@@ -45,8 +44,8 @@ impl Segment {
         self.range.inward(page).intersect(self.asked.outward(page))
     }
 
-    /// In pieces of at most `bytes`, cut where GMEM pages end, and where huge pages do if a piece can hold one. `bytes`
-    /// is a multiple of either.
+    /// Pieces of at most `bytes` that end where GMEM pages end, and where huge pages end if a piece can hold one. `bytes` is a
+    /// multiple of the GMEM page.
     pub fn cut(self, bytes: usize) -> impl Iterator<Item = Self> {
         let huge = mapping::huge_page();
         let page = if bytes >= huge.bytes() { huge } else { mapping::gmem_page() };
@@ -64,7 +63,7 @@ impl Segment {
     }
 }
 
-/// What to populate for `asked`, and of the margin up to whole GMEM pages what is ordinary memory.
+/// The segments of `asked`, together with the ordinary memory in the margin up to whole GMEM pages.
 pub fn segments(asked: PageRange) -> Result<Vec<Segment>> {
     let outer = asked.outward(mapping::gmem_page());
     let asked = asked.outward(mapping::base_page());
@@ -128,14 +127,14 @@ fn is_ordinary(vma: Vma) -> bool {
     vma.backing == Backing::Anonymous && vma.write
 }
 
-/// Neighbours that are populated alike become one.
+/// Add a segment; neighbours that are populated alike become one.
 fn push(segments: &mut Vec<Segment>, next: Segment) {
     if let Some(last) = segments.last_mut()
         && last.is_alike(next)
         && last.range.end() == next.range.start()
         && let Some(range) = last.range.union(next.range)
     {
-        // Of neighbours the asked parts touch too, unless one of them has none.
+        // The requested parts of neighbours are adjacent, too, unless one has none.
         last.asked = match (last.asked.is_empty(), next.asked.is_empty()) {
             (true, _) => next.asked,
             (_, true) => last.asked,

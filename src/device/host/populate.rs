@@ -25,7 +25,7 @@ use crate::report::Report;
 /// Bytes in a piece of work: between two pieces it can be ended, shared with another thread, done in another way.
 pub const PIECE_BYTES: usize = 16 << 20;
 
-/// The largest huge page that a piece holds as a whole in any case. Pieces of 512 MiB could hardly be cancelled or shared.
+/// The largest huge page that every piece can hold. Pieces of 512 MiB could hardly be cancelled or shared.
 const USUAL_HUGE_PAGE: usize = 32 << 20;
 
 /// A piece holds whole huge pages where they matter piece by piece: they are required, or pages are counted.
@@ -70,6 +70,7 @@ pub fn run(segments: &[Segment], request: &Request<'_>, report: &mut Report) -> 
         outcome: Mutex::new(Outcome { report: Report::EMPTY, failure: None }),
     };
     run.with_others();
+    run.count_untaken();
     let outcome = run.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
     *report = outcome.report;
     report.stalled = run.stalls.have_won();
@@ -101,7 +102,7 @@ struct Run<'a> {
 
 struct Outcome {
     report: Report,
-    /// Of the failures the one of the first piece, with its index.
+    /// The failure of the first piece that failed, with its index.
     failure: Option<(usize, Error)>,
 }
 
@@ -166,7 +167,10 @@ impl Run<'_> {
         let Some(piece) = self.pieces.get(index) else { return false };
         let watch = self.request.watch;
         if let Err(end) = watch.go_on(self.done.load(Ordering::Relaxed), self.total) {
-            self.fail(&mut self.lock(), index, end);
+            let untouched = self.untouched(*piece, end.errno());
+            let mut all = self.lock();
+            all.report.add(&untouched);
+            self.fail(&mut all, index, end);
             return false;
         }
         let (part, outcome) = self.do_piece(*piece);
@@ -201,19 +205,49 @@ impl Run<'_> {
     }
 
     fn do_piece(&self, piece: Segment) -> (Report, Result<()>) {
-        let counts = self.request.wants_report && !piece.asked.is_empty();
-        let node = (!self.one_node).then_some(self.request.node);
-        let before = counts.then(|| Tally::of(piece, node));
+        let before = self.tally(piece);
         let outcome = self.bring(piece);
+        let errno = outcome.as_ref().err().map(Error::errno);
+        (self.difference(piece, before, self.tally(piece), errno), outcome)
+    }
+
+    /// Count the pages of the pieces that no thread has taken, where the prefetch ended early.
+    fn count_untaken(&self) {
+        let first = self.next.load(Ordering::Relaxed).min(self.pieces.len());
+        let mut all = self.lock();
+        let Some(errno) = all.failure.as_ref().map(|(_, failure)| failure.errno()) else { return };
+        for piece in &self.pieces[first..] {
+            all.report.add(&self.untouched(*piece, errno));
+        }
+    }
+
+    /// The report of a piece that is left as it is because of `errno`.
+    fn untouched(&self, piece: Segment, errno: Errno) -> Report {
+        let now = self.tally(piece);
+        self.difference(piece, now, now, Some(errno))
+    }
+
+    /// A look at the piece, if somebody wants the report.
+    fn tally(&self, piece: Segment) -> Option<Tally> {
+        let counts = self.request.wants_report && !piece.asked.is_empty();
+        counts.then(|| Tally::of(piece, (!self.one_node).then_some(self.request.node)))
+    }
+
+    fn difference(
+        &self,
+        piece: Segment,
+        before: Option<Tally>,
+        after: Option<Tally>,
+        errno: Option<Errno>,
+    ) -> Report {
         let mut report = Report::EMPTY;
-        if let Some(before) = before {
-            let errno = outcome.as_ref().err().map(Error::errno);
-            count(&mut report, piece, before, Tally::of(piece, node), errno);
+        if let (Some(before), Some(after)) = (before, after) {
+            count(&mut report, piece, before, after, errno);
             if !huge::is_wanted(piece, self.request.huge) && !self.stalls.have_won() {
                 report.fallen_back = Some(0);
             }
         }
-        (report, outcome)
+        report
     }
 
     fn bring(&self, piece: Segment) -> Result<()> {
@@ -225,9 +259,14 @@ impl Run<'_> {
             let _ = resident.mark(piece);
         }
         match self.request.huge {
-            HugePolicy::Require => huge::insist(piece),
-            _ => Ok(()),
+            HugePolicy::Require => huge::insist(piece)?,
+            HugePolicy::Prefer if !self.stalls.have_won() => {
+                self.timed(piece, || huge::collapse_available(piece));
+            }
+            HugePolicy::Prefer | HugePolicy::AsIs | HugePolicy::Off => return Ok(()),
         }
+        // The kernel may take the page table entries of shared memory away when it collapses it.
+        if piece.backing == Backing::Anonymous { Ok(()) } else { piece.with_margin(populate_and_touch) }
     }
 
     /// Populate on the node, and move there what is elsewhere; `moved` is set where there was any.
@@ -262,19 +301,24 @@ impl Run<'_> {
             advice::huge_pages(part.range);
             return outcome;
         }
+        if may_be_huge { self.timed(part, || populate_and_touch(part)) } else { populate_and_touch(part) }
+    }
+
+    /// Call `act`, which makes huge pages of a piece, and notice whether the kernel stalls.
+    fn timed<R>(&self, part: Segment, act: impl FnOnce() -> R) -> R {
         let begun = Instant::now();
-        let outcome = populate_and_touch(part);
-        if may_be_huge && part.range.len() >= PIECE_BYTES {
+        let result = act();
+        if part.range.len() >= PIECE_BYTES {
             self.stalls.note(begun.elapsed(), part.range);
         }
-        outcome
+        result
     }
 }
 
 /// What the difference between two tallies says.
 fn count(report: &mut Report, piece: Segment, before: Tally, after: Tally, errno: Option<Errno>) {
     let pages = piece.asked.len() / mapping::base_page().bytes();
-    report.there = before.present - before.elsewhere.min(before.present);
+    report.already_resident = before.present - before.elsewhere.min(before.present);
     report.populated = after.present.saturating_sub(before.present);
     report.migrated = before.elsewhere.saturating_sub(after.elsewhere);
     report.failed = pages.saturating_sub(after.present) + after.elsewhere;

@@ -1,27 +1,27 @@
-//! What a range looks like: counted before a prefetch and after, the difference is what it did.
+//! Counts the pages of a range. The difference between the counts before and after a prefetch is its effect.
 
 use super::migrate;
 use super::plan::Segment;
 use crate::os::{mapping, pagemap};
 use crate::page::PageRange;
 
-/// Pages of the part of a segment that was asked for.
+/// The pages of the requested part of a segment.
 #[derive(Debug, Clone, Copy)]
 pub struct Tally {
-    /// Base pages in memory, ready for the access that the segment is populated for.
+    /// Base pages in memory, ready for the access for which the segment is populated.
     pub present: usize,
-    /// Those of them on another node.
+    /// Base pages in memory on another node.
     pub elsewhere: usize,
-    /// GMEM pages of which some was asked for that lie on a huge page; `None` where the kernel does not tell.
+    /// GMEM pages with requested bytes that are huge pages; `None` if the kernel does not report them.
     pub huge: Option<usize>,
-    /// First address that is not in memory.
+    /// The first address that is not in memory.
     pub first_absent: Option<usize>,
-    /// First address on another node.
+    /// The first address on another node.
     pub first_elsewhere: Option<usize>,
 }
 
 impl Tally {
-    /// As it is now. `node` is where the pages should be, `None` if they cannot be elsewhere.
+    /// Count now. `node` is where the pages should be; `None` on a machine with one node.
     pub fn of(segment: Segment, node: Option<usize>) -> Self {
         let asked = segment.asked;
         let (base, huge_page) = (mapping::base_page(), mapping::gmem_page());
@@ -34,7 +34,7 @@ impl Tally {
         };
         let mut seen = asked.start();
         let mut huge_until = 0;
-        // What the kernel will not tell counts as not there.
+        // Pages about which the kernel gives no information count as absent.
         let _ = pagemap::scan(asked, |run| {
             if !run.present || (run.zero && segment.write) {
                 return;
@@ -63,7 +63,7 @@ impl Tally {
     }
 }
 
-/// Bytes of a range that are in memory.
+/// The bytes of a range that are in memory.
 pub fn present_bytes(range: PageRange) -> usize {
     let mut bytes = 0;
     let _ = pagemap::scan(range, |run| bytes += if run.present { run.range.len() } else { 0 });

@@ -1,4 +1,4 @@
-//! Finding the library and the device.
+//! Finding the loader and the device.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -19,12 +19,12 @@ pub static WHICH: Setting<String> = Setting {
     parse: config::text,
 };
 
-/// What shared virtual memory of a kind that can be moved needs.
+/// The oldest version of OpenCL that can move shared virtual memory.
 const VERSION: (u32, u32) = (2, 1);
 
-/// The device and what to talk to it with.
+/// Open the loader and the device.
 pub fn open() -> Result<(Context, Description)> {
-    // Drivers are not all made for two threads that ask for the first time; PoCL 3.1 crashes.
+    // Some drivers cannot be initialized by two threads at the same time; PoCL 3.1 crashes.
     static ONE: PerProcess<Mutex<()>> = PerProcess::new(|_| Mutex::new(()));
     let _one = ONE.get().lock().unwrap_or_else(PoisonError::into_inner);
     let loader = Loader::open().map_err(no_loader)?;
@@ -78,7 +78,7 @@ fn shown(variable: &str) -> String {
         .map_or_else(|| format!("{variable} (unset)"), |value| format!("{variable} = {value:?}"))
 }
 
-/// Index of the first that can be used, or of the one that is `wanted`, by its number or a part of its name.
+/// The index of the device that is `wanted`, by its number or a part of its name, or else of the first that can be used.
 fn choose(devices: &[Description], wanted: Option<&str>) -> Result<usize> {
     let refused = |why: String| {
         unavailable(
@@ -103,7 +103,7 @@ fn choose(devices: &[Description], wanted: Option<&str>) -> Result<usize> {
     }
 }
 
-/// What a device lacks, if anything.
+/// The reason why a device cannot be used, if there is one.
 fn why_not(device: &Description) -> Option<&'static str> {
     if device.version < VERSION {
         Some("a version before OpenCL 2.1")

@@ -1,11 +1,12 @@
-//! Device `opencl`: an OpenCL device whose kernels read the process's memory by its addresses (shared virtual memory).
+//! Device `opencl`: an OpenCL device whose kernels access the memory of the process by its addresses (shared virtual memory).
 //!
-//! - [`discovery`]: finding the library and the device, and saying where one was looked for in vain
-//! - [`regions`]: memory that comes from the device's driver
+//! - [`discovery`]: finding the loader and the device, or saying where they were searched
+//! - [`driver`], [`codes`]: bindings of OpenCL, and its error codes
+//! - [`regions`]: memory that the driver allocates
 //!
-//! One that runs its kernels on the processor works on the process's own pages: everything is done as for `host`, and
-//! only the heap's large blocks come from the driver, because kernels may read no others. Any other has a node of its
-//! own behind those of the machine, and the driver is asked to move memory there and back.
+//! A device that runs its kernels on the CPU works on the pages of the process: everything is done as for `host`, but large
+//! blocks of the heap come from the driver, because kernels may read no others. Any other device has a node with an id above
+//! those of the machine, and the driver moves memory there and back.
 
 mod codes;
 mod discovery;
@@ -32,7 +33,7 @@ use regions::{Regions, Turn};
 /// The OpenCL device that `GMEM_OPENCL_DEVICE` names, else the first that can be used.
 pub struct OpenCl;
 
-/// Opened on first use, and for good; a failure is kept, too.
+/// Opened on first use and never closed. A failure is kept, too.
 static OPENED: Lazy<Result<Accelerator>> = Lazy::new(|| {
     let _turn = Turn::take();
     discovery::open().map(|(context, device)| Accelerator::new(context, &device))
@@ -42,7 +43,7 @@ fn opened() -> Result<&'static Accelerator> {
     OPENED.get().as_ref().map_err(Clone::clone)
 }
 
-/// The same for `malloc`, which must not open a driver.
+/// The device if it is open. For `malloc`, which must not open a driver.
 fn opened_already() -> Option<&'static Accelerator> {
     OPENED.known().and_then(|opened| opened.as_ref().ok())
 }
@@ -103,15 +104,15 @@ impl DeviceMemory for OpenCl {
     }
 }
 
-/// A device that was opened.
+/// The open device.
 struct Accelerator {
     context: Context,
     regions: Regions,
-    /// Its node; `None` where its memory is the machine's.
+    /// The node of the device; `None` if its memory is that of the machine.
     own_node: Option<usize>,
-    /// Whether its kernels read no memory but what its driver gives.
+    /// Whether its kernels can only access memory that the driver allocated.
     needs_its_own: bool,
-    /// The process that opened it: OpenCL does not survive a fork.
+    /// The process that opened the device: OpenCL does not work after a fork.
     process: i32,
 }
 
@@ -176,11 +177,11 @@ impl Accelerator {
         }
         let mut on_host = report.clone();
         match Host.prefetch(request, &mut on_host) {
-            // What the driver maps itself it has placed already.
+            // The driver has placed the memory that it maps itself.
             Err(Error::Unsupported { .. }) if all_is_its_own => Ok(()),
             outcome => {
-                let moved = report.migrated.min(on_host.there);
-                on_host.there -= moved;
+                let moved = report.migrated.min(on_host.already_resident);
+                on_host.already_resident -= moved;
                 on_host.migrated += moved;
                 on_host.nanoseconds += report.nanoseconds;
                 *report = on_host;
@@ -189,7 +190,7 @@ impl Accelerator {
         }
     }
 
-    /// The driver says when it is done and not what it did, so each page counts as moved.
+    /// Have the driver move ranges. It does not report which pages it moved, so all count as moved.
     fn migrate(
         &self,
         request: &Request<'_>,
@@ -217,7 +218,7 @@ impl Accelerator {
                 return Err(failed("clEnqueueSVMMigrateMem", asked, code));
             }
         }
-        // All is done, whatever the caller says.
+        // All is done, so a request to end comes too late.
         let _ = request.watch.progress(total, total);
         Ok(())
     }
@@ -340,7 +341,10 @@ mod tests {
             let mut report = Report::EMPTY;
             device.prefetch(&request(inside, node), &mut report).unwrap();
             assert_eq!(report.failed, 0);
-            assert_eq!((report.migrated, report.there, report.populated), (length / 4096, 0, 0));
+            assert_eq!(
+                (report.migrated, report.already_resident, report.populated),
+                (length / 4096, 0, 0)
+            );
             assert_eq!(report.huge.is_none(), node == own);
         }
         assert!(all_begin_with(&mut one, 7, 7));

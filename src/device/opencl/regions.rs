@@ -1,6 +1,7 @@
-//! Memory that the driver gives.
+//! Memory that the driver allocates.
 //!
-//! While the driver is being called it gets ordinary memory, and what it frees is kept until later.
+//! The driver itself calls `malloc` and `free`. While a thread is inside the driver, it gets ordinary memory, and the blocks that
+//! it frees are kept until later.
 
 use std::cell::Cell;
 
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::os::mapping::Region;
 use crate::os::{advice, mapping};
 
-/// What the driver has given.
+/// The blocks that the driver allocated.
 pub type Regions = Blocks<Allocation>;
 
 thread_local! {
@@ -19,11 +20,11 @@ thread_local! {
     static IN_THE_DRIVER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The calling thread is in the driver while it lives.
+/// While this lives, the calling thread is inside the driver.
 pub struct Turn(());
 
 impl Turn {
-    /// `None` if it is there already.
+    /// `None` if the thread is inside the driver already.
     pub fn take() -> Option<Self> {
         if IN_THE_DRIVER.replace(true) { None } else { Some(Self(())) }
     }
@@ -65,7 +66,7 @@ impl Accelerator {
                 self.context.free(given);
             }
         } else if !is_here || !self.regions.keep_for_later(first) {
-            // The addresses are lost; the memory, where it is ordinary, is not.
+            // The addresses leak; the memory is released if it is ordinary.
             let _ = Host.free_eager(range);
         }
     }
@@ -74,12 +75,12 @@ impl Accelerator {
         self.regions.kept().for_each(|(_, given)| self.context.free(given));
     }
 
-    /// What the driver gives may hold anything.
+    /// Fill a new block with zeros: its contents are arbitrary.
     fn zero(&self, region: &mut Region) -> Result<()> {
         let range = region.range();
         if self.own_node.is_none() {
             advice::huge_pages(range);
-            // Ordinary memory reads as zeros when it is dropped, and takes no memory before it is used.
+            // Ordinary memory reads as zeros after it was dropped, and then takes no space until it is used.
             if Host.free_eager(range).is_ok() {
                 return Ok(());
             }

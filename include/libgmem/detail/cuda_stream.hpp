@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Streams that the current device's driver orders itself.
+/// The part that both CUDA adapters share.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,11 @@
 
 namespace gmem::streams::detail {
 
-/// A stream of CUDA's: as it is while that is the current device, where libgmem has no name for CUDA's NULL; else
-/// wrapped.
-[[nodiscard]] inline wrapped_stream cuda(void *stream, gmemLaunchFn launch) {
+/// Refer to the stream itself if "cuda" is the current device, where CUDA's NULL needs another name; else wrap it.
+[[nodiscard]] inline external_stream cuda(void *stream, gmemLaunchFn launch) {
 	const char *const device = gmemGetDevice();
 	if (device == nullptr || std::strcmp(device, "cuda") != 0) {
-		return wrapped_stream(launch, stream);
+		return external_stream(launch, stream);
 	}
 	if (stream == nullptr) {
 #ifdef CUDA_API_PER_THREAD_DEFAULT_STREAM
@@ -25,7 +24,7 @@ namespace gmem::streams::detail {
 #endif
 		stream = reinterpret_cast<void *>(by_default);
 	}
-	return wrapped_stream(stream_ref(static_cast<gmemStream_t>(stream)));
+	return external_stream(stream_ref(static_cast<gmemStream_t>(stream)));
 }
 
 } // namespace gmem::streams::detail
