@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 
 import run
 import setup
@@ -56,7 +57,10 @@ class Suite:
 
     @functools.cache
     def update(self):
-        """Fetch the suite's list of packages, once in a run of the tool."""
+        """Fetch the suite's list of packages, once a day."""
+        fetched = self.folder / "fetched"
+        if fetched.exists() and time.time() - fetched.stat().st_mtime < 24 * 3600:
+            return
         for name in ("state/lists/partial", "cache/archives/partial"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
@@ -65,6 +69,7 @@ class Suite:
         done = self._apt("apt-get", "update")
         if done.returncode != 0:
             raise Missing(f"the list of {self.name} for {self.architecture} cannot be had: {done.stderr.strip()}")
+        fetched.touch()
 
     def dependencies(self, package, pattern):
         """Packages that a package needs, of those whose name matches."""
@@ -84,6 +89,7 @@ class Suite:
         with tempfile.TemporaryDirectory(prefix="debian-") as archives:
             done = self._apt("apt-get", "download", *packages, cwd=archives)
             if done.returncode != 0:
+                (self.folder / "fetched").unlink(missing_ok=True)
                 raise Missing(f"{' '.join(packages)} cannot be downloaded: {done.stderr.strip()}")
             for archive in pathlib.Path(archives).glob("*.deb"):
                 run.command("dpkg-deb", "-x", archive, folder, quiet=True)
