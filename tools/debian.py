@@ -37,8 +37,45 @@ def _mirror():
     return found[1]
 
 
-class Suite:
-    """A release of Debian for one architecture ("trixie", "arm64")."""
+class Machine:
+    """The releases that the machine's own apt is configured for."""
+
+    name = "this machine's apt"
+
+    def _apt(self, program, *words, **options):
+        return subprocess.run([program, *words], text=True, capture_output=True, check=False, **options)
+
+    def update(self):
+        """Fetch the lists of packages."""
+        if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+            raise Missing("packages of Debian's are needed, and this is another distribution")
+        setup.apt_update()
+
+    def dependencies(self, package, pattern):
+        """Packages that a package needs, of those whose name matches."""
+        self.update()
+        found = self._apt("apt-cache", "depends", package)
+        return re.findall(rf"Depends: ({pattern})$", found.stdout, re.MULTILINE)
+
+    def versions(self, package):
+        """The versions of a package, newest first."""
+        self.update()
+        return re.findall(r"^Version: (\S+)$", self._apt("apt-cache", "show", package).stdout, re.MULTILINE)
+
+    def unpack(self, folder, *packages):
+        """Unpack packages ("name" or "name=version") into a folder."""
+        self.update()
+        run.step(f"fetching {' '.join(packages)} (once)")
+        with tempfile.TemporaryDirectory(prefix="debian-") as archives:
+            done = self._apt("apt-get", "download", *packages, cwd=archives)
+            if done.returncode != 0:
+                raise Missing(f"{' '.join(packages)} cannot be downloaded: {done.stderr.strip()}")
+            for archive in pathlib.Path(archives).glob("*.deb"):
+                run.command("dpkg-deb", "-x", archive, folder, quiet=True)
+
+
+class Suite(Machine):
+    """A release of Debian for one architecture ("trixie", "arm64"), whatever the machine runs."""
 
     def __init__(self, name, architecture=None):
         self.name = name
@@ -70,26 +107,3 @@ class Suite:
         if done.returncode != 0:
             raise Missing(f"the list of {self.name} for {self.architecture} cannot be had: {done.stderr.strip()}")
         fetched.touch()
-
-    def dependencies(self, package, pattern):
-        """Packages that a package needs, of those whose name matches."""
-        self.update()
-        found = self._apt("apt-cache", "depends", package)
-        return re.findall(rf"Depends: ({pattern})$", found.stdout, re.MULTILINE)
-
-    def versions(self, package):
-        """The versions of a package that the suite has, newest first."""
-        self.update()
-        return re.findall(r"^Version: (\S+)$", self._apt("apt-cache", "show", package).stdout, re.MULTILINE)
-
-    def unpack(self, folder, *packages):
-        """Unpack packages ("name" or "name=version") into a folder."""
-        self.update()
-        run.step(f"fetching {' '.join(packages)} (once)")
-        with tempfile.TemporaryDirectory(prefix="debian-") as archives:
-            done = self._apt("apt-get", "download", *packages, cwd=archives)
-            if done.returncode != 0:
-                (self.folder / "fetched").unlink(missing_ok=True)
-                raise Missing(f"{' '.join(packages)} cannot be downloaded: {done.stderr.strip()}")
-            for archive in pathlib.Path(archives).glob("*.deb"):
-                run.command("dpkg-deb", "-x", archive, folder, quiet=True)

@@ -78,8 +78,9 @@ def folder(architecture):
 
 
 def _suite(architecture, kernel):
-    codename = kernel.suite or platform.freedesktop_os_release().get("VERSION_CODENAME", "stable")
-    return debian.Suite(codename, debian.ARCHITECTURES[architecture.name])
+    if kernel.suite is None:
+        return debian.Machine()
+    return debian.Suite(kernel.suite, debian.ARCHITECTURES[architecture.name])
 
 
 # ---- kernels ----------------------------------------------------------------------------------------------
@@ -126,7 +127,8 @@ def kernel(architecture, version, module_names=()):
     """The kernel's image and those of its modules, made once."""
     place = folder(architecture) / version
     image, modules = place / "vmlinuz", [place / f"{name}.ko" for name in module_names]
-    if not all(file.exists() for file in [image, *modules]):
+    release = [] if architecture.kernels[version].config else [place / "release"]
+    if not all(file.exists() for file in [image, *release, *modules]):
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         try:
@@ -169,6 +171,21 @@ def _with_own_libc(programs, root):
             program.chmod(0o755)
 
 
+def _unpack_headers(architecture, wanted, name, packages):
+    """Unpack the headers of that name, the files that they refer to, and the programs that build modules."""
+    suite = _suite(architecture, wanted)
+    needed = suite.dependencies(name, r"linux-(?:headers|kbuild)-\S*")
+    kbuild = [package for package in needed if package.startswith("linux-kbuild-")]
+    suite.unpack(packages, name, *(package for package in needed if package not in kbuild))
+    # The programs run on this machine.
+    here = debian.Suite(suite.name) if wanted.suite else suite
+    here.unpack(packages, *(package.partition(":")[0] for package in kbuild))
+    if wanted.suite:
+        here.unpack(packages / "root", "libc6", "libelf1t64" if here.versions("libelf1t64") else "libelf1",
+                    "zlib1g", "libzstd1")
+        _with_own_libc(list((packages / "usr" / "lib").rglob("scripts/**/*")), packages / "root")
+
+
 def headers(architecture, version):
     """The folder that modules for a kernel are built in."""
     wanted = architecture.kernels[version]
@@ -181,19 +198,13 @@ def headers(architecture, version):
     found = packages / "usr" / "src" / name
     if not found.exists():
         shutil.rmtree(packages, ignore_errors=True)
-        suite = _suite(architecture, wanted)
-        needed = suite.dependencies(name, r"linux-(?:headers|kbuild)-\S*")
-        kbuild = [package for package in needed if package.startswith("linux-kbuild-")]
-        suite.unpack(packages, name, *(package for package in needed if package not in kbuild))
-        # Its programs run on this machine.
-        here = debian.Suite(suite.name)
-        here.unpack(packages, *(package.partition(":")[0] for package in kbuild))
-        if wanted.suite and not is_native(architecture):
-            here.unpack(packages / "root", "libc6", "libelf1t64" if here.versions("libelf1t64") else "libelf1",
-                        "zlib1g", "libzstd1")
-            _with_own_libc(list((packages / "usr" / "lib").rglob("scripts/**/*")), packages / "root")
-        for makefile in (found / "Makefile", *found.glob("**/*.mk")):
-            makefile.write_text(makefile.read_text().replace("/usr/src/", f"{packages}/usr/src/"))
+        try:
+            _unpack_headers(architecture, wanted, name, packages)
+        except debian.Missing as missing:
+            shutil.rmtree(packages, ignore_errors=True)
+            raise Unavailable(f"{name} cannot be had: {missing}") from None
+        makefile = found / "Makefile"
+        makefile.write_text(makefile.read_text().replace("/usr/src/", f"{packages}/usr/src/"))
     return found
 
 
@@ -207,8 +218,7 @@ def busybox(architecture):
     place = folder(architecture) / "busybox"
     if not place.exists():
         unpacked = folder(architecture) / "busybox-package"
-        suite = debian.Suite(platform.freedesktop_os_release().get("VERSION_CODENAME", "stable"),
-                             debian.ARCHITECTURES[architecture.name])
+        suite = debian.Suite("bookworm", debian.ARCHITECTURES[architecture.name])
         try:
             suite.unpack(unpacked, "busybox-static")
         except debian.Missing as missing:
