@@ -102,10 +102,15 @@ function(_libgmem_cargo_environment variable)
 	if(NOT cppflags)
 		message(FATAL_ERROR "libgmem is not prepared for ${LIBGMEM_RUST_TARGET}: .cargo/config.toml has no ${TRIPLE}_CPPFLAGS; add it, and ${TRIPLE}_LDFLAGS, as they are there for another target.")
 	endif()
-	# Cargo does not see a change of that header, but it sees one of the flags.
-	set(header "${PROJECT_SOURCE_DIR}/cpp/jemalloc/jemalloc/internal/tsd_tls.h")
-	set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${header}")
-	file(MD5 "${header}" header)
+	# Cargo does not notice a change of these headers, but it notices a change of the flags.
+	set(headers "${PROJECT_SOURCE_DIR}/cpp/jemalloc/jemalloc/internal/tsd_tls.h" "${PROJECT_SOURCE_DIR}/cpp/heap_constants.h")
+	set(header)
+	foreach(file IN LISTS headers)
+		set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${file}")
+		file(MD5 "${file}" hash)
+		string(APPEND header "${hash}")
+	endforeach()
+	string(MD5 header "${header}")
 	string(APPEND cppflags " -I${PROJECT_SOURCE_DIR}/cpp/jemalloc -DGMEM_THREAD_STATE_HEADER=0x${header}")
 	# TLS descriptors: as fast as a fixed offset where the loader has room for one, and no need for it.
 	include(CheckCCompilerFlag)
@@ -148,6 +153,7 @@ function(libgmem_cargo_archive target output)
 	set(profile "$<${is_release}:release>$<$<CONFIG:Debug>:dev>${others}")
 	set(folder "$<${is_release}:release>$<$<CONFIG:Debug>:debug>${others}")
 	set(offline "$<$<BOOL:${LIBGMEM_CARGO_OFFLINE}>:--offline>")
+	set(features "$<$<BOOL:${LIBGMEM_CHECKED_HEAP}>:--features=checked-heap>")
 
 	set(from "${LIBGMEM_CARGO_TARGET_DIR_USED}/${LIBGMEM_RUST_TARGET}/${folder}")
 	set(headers)
@@ -162,7 +168,7 @@ function(libgmem_cargo_archive target output)
 	# then nothing is linked again.
 	add_custom_target(${target}
 		COMMAND "${CMAKE_COMMAND}" -E env ${LIBGMEM_CARGO_ENVIRONMENT}
-			"${LIBGMEM_CARGO}" rustc ${arg_ARGUMENTS} --crate-type staticlib --locked ${offline}
+			"${LIBGMEM_CARGO}" rustc ${arg_ARGUMENTS} --crate-type staticlib --locked ${offline} ${features}
 			--profile "${profile}" --target "${LIBGMEM_RUST_TARGET}"
 			--target-dir "${LIBGMEM_CARGO_TARGET_DIR_USED}"
 		COMMAND "${CMAKE_COMMAND}" -E copy_if_different "${from}/${arg_ARTIFACT}" "${output}"

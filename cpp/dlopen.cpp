@@ -3,10 +3,11 @@
 /// Finds the dlopen() that cpp/dlopen.S jumps to, and the flags it lets through.
 
 #include <atomic>
-#include <cstdlib>
-#include <string_view>
 
 #include <dlfcn.h>
+
+/// In the Rust core: whether GMEM_DEEPBIND=keep.
+extern "C" bool gmem_heap_keeps_deepbind() noexcept;
 
 // cpp/dlopen.S reads both by name.
 extern "C" {
@@ -21,9 +22,7 @@ static_assert(sizeof(gmem_dlopen_flags) == sizeof(int) && std::atomic<int>::is_a
 
 /// Called by dlopen() until it succeeds. Two threads may both do so: they find the same.
 extern "C" [[gnu::visibility("hidden")]] void *gmem_dlopen_find() noexcept {
-	// secure_getenv() is null in a setuid program.
-	const char *const setting = secure_getenv("GMEM_DEEPBIND");
-	if (setting != nullptr && std::string_view(setting) == "keep") {
+	if (gmem_heap_keeps_deepbind()) {
 		gmem_dlopen_flags.store(~0, std::memory_order_relaxed);
 	}
 	void *const next = dlsym(RTLD_NEXT, "dlopen");

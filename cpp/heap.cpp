@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The heap under its own names, which all flavours have.
+/// The heap's functions under the gmem_* names, which every flavour has.
 ///
-/// Compiled with -fno-builtin, or the compiler would see calloc() in malloc() and memset().
+/// Compiled with -fno-builtin: the compiler would turn malloc() and memset() into calloc().
 
 #include <cerrno>
 #include <climits>
@@ -19,14 +19,14 @@ extern "C" {
 void *gmem_malloc(size_t size) noexcept { return heap::allocate(size); }
 
 void gmem_free(void *ptr) noexcept { heap::release(ptr); }
-// The size is not needed, and looking it up is not slower.
+// The page map knows the class, so the size is not needed.
 void gmem_free_sized(void *ptr, size_t) noexcept { heap::release(ptr); }
 void gmem_free_aligned_sized(void *ptr, size_t, size_t) noexcept { heap::release(ptr); }
 
 void *gmem_calloc(size_t count, size_t size) noexcept {
 	size_t bytes = 0;
-	if (__builtin_mul_overflow(count, size, &bytes) || bytes > heap::max_kept) {
-		// Fresh memory of the kernel's need not be zeroed.
+	if (__builtin_mul_overflow(count, size, &bytes) || bytes > heap::max_cached) {
+		// Fresh memory from the kernel need not be cleared.
 		return heap::gmem_heap_calloc(count, size);
 	}
 	void *block = heap::allocate(bytes);
@@ -38,12 +38,12 @@ void *gmem_realloc(void *ptr, size_t size) noexcept {
 		return heap::allocate(size);
 	}
 	if (size == 0) {
-		// As glibc: C23 leaves it undefined.
+		// C23 leaves this undefined; glibc frees.
 		heap::release(ptr);
 		return nullptr;
 	}
 	const size_t old_class = heap::class_of(ptr);
-	if (old_class == 0 || size > heap::max_kept) {
+	if (old_class == 0 || size > heap::max_cached) {
 		return heap::gmem_heap_realloc(ptr, size);
 	}
 	if (heap::gmem_heap_class_of_size[(size + heap::quantum - 1) / heap::quantum] == old_class) {
@@ -74,7 +74,8 @@ void *gmem_aligned_alloc(size_t alignment, size_t size) noexcept {
 	return heap::gmem_heap_aligned_alloc(alignment, size);
 }
 void *gmem_device_alloc(size_t alignment, size_t size) noexcept {
-	if (__builtin_expect(__atomic_load_n(&heap::gmem_heap_consult_device, __ATOMIC_RELAXED) != heap::no_device, 0)) {
+	if (__builtin_expect(
+			__atomic_load_n(&heap::gmem_heap_may_have_device_memory, __ATOMIC_RELAXED) != heap::no_device, 0)) {
 		if (void *block = heap::gmem_heap_device_alloc(alignment, size)) {
 			return block;
 		}

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The names of POSIX, C and C++ for the heap. Linked into the flavours that interpose (libgmem.so
-/// and libgmem.a), not into libgmem_api.so. The set is complete: a program whose malloc() came from
-/// here and whose free() from elsewhere would not live long.
+/// The heap under the names of POSIX, C and C++. Linked into the flavours that interpose (libgmem.so and libgmem.a),
+/// not into libgmem_api.so. The set is complete: a program must not get malloc() from here and free() from elsewhere.
 ///
-/// Compiled with -fno-builtin, or the compiler would see calloc() in malloc() and memset().
+/// Compiled with -fno-builtin: the compiler would turn malloc() and memset() into calloc().
 
 #include <climits>
 #include <cstddef>
@@ -55,7 +54,7 @@ void *pvalloc(std::size_t size) noexcept { return gmem_pvalloc(size); }
 std::size_t malloc_usable_size(void *ptr) noexcept { return gmem_malloc_usable_size(ptr); }
 int malloc_trim(std::size_t pad) noexcept { return gmem_malloc_trim(pad); }
 
-/// glibc's parameters are about glibc's heap: each that it knows is accepted and changes nothing.
+/// glibc's parameters tune glibc's heap. Each known one is accepted and changes nothing.
 int mallopt(int parameter, int) noexcept {
 	switch (parameter) {
 	case M_MXFAST:
@@ -71,7 +70,7 @@ int mallopt(int parameter, int) noexcept {
 	}
 }
 
-// What glibc 2.33 brought; older headers do not have the type.
+// New in glibc 2.33; older headers lack the type.
 #ifdef __GLIBC_PREREQ
 #if __GLIBC_PREREQ(2, 33)
 struct mallinfo2 mallinfo2() noexcept {
@@ -100,7 +99,7 @@ struct mallinfo mallinfo() noexcept {
 
 namespace {
 
-/// One attempt after the other until the new-handler gives up ([new.delete.single]).
+/// Try again until the new-handler gives up ([new.delete.single]).
 template <class Attempt>
 void *with_new_handler(Attempt attempt) {
 	for (;;) {

@@ -1,53 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The way of most malloc and free calls: a block that the thread kept is given out, or a freed one is kept.
-/// What is laid out here is made in src/heap/: thread_cache.rs, thread_state.rs, page_map.rs, size_class.rs.
+/// The fast path of malloc and free: pop a block that the thread has cached, or push a freed one. src/heap/ defines the
+/// data: thread_cache.rs, thread_state.rs, page_map.rs, size_class.rs. heap_constants.h has the constants of both
+/// sides.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "heap_constants.h"
+
 namespace gmem::heap {
 
-/// A stack of blocks of one size class, grows upward.
+/// A stack of cached blocks of one size class; it grows upward.
 struct stack {
 	void **top;
 	void **bottom;
 	void **limit;
 	std::size_t fetch;
 };
+static_assert(sizeof(stack) == GMEM_HEAP_STACK_BYTES && offsetof(stack, limit) == 16);
 
-/// Number of size classes; class 0 is every block that no thread keeps, and its stack has no room.
-inline constexpr std::size_t classes = 41;
-inline constexpr std::size_t max_kept = 32 << 10;
-inline constexpr std::size_t quantum = 16;
-/// The value of gmem_heap_consult_device while the current device has none.
-inline constexpr std::uint8_t no_device = 1;
+/// Class 0 stands for every block that no thread caches; its stack has no capacity.
+inline constexpr std::size_t classes = GMEM_HEAP_CLASSES;
+inline constexpr std::size_t max_cached = GMEM_HEAP_MAX_CACHED;
+inline constexpr std::size_t quantum = GMEM_HEAP_QUANTUM;
+/// The value of gmem_heap_may_have_device_memory while the current device has no memory of its own.
+inline constexpr std::uint8_t no_device = GMEM_HEAP_NO_DEVICE;
 
 struct thread_cache {
 	stack stacks[classes];
-	/// The GiB in which the last freed block was, and the classes of its base pages. Most often the next one is
-	/// there, too, and the processor need not wait for the look-up.
+	/// The GiB that held the last freed block, and the classes of its base pages. The next block is mostly in the same
+	/// GiB, and then the processor need not wait for the look-up.
 	std::uintptr_t last_region;
 	const std::uint8_t *last_classes;
 };
+static_assert(offsetof(thread_cache, last_region) == classes * GMEM_HEAP_STACK_BYTES);
+static_assert(offsetof(thread_cache, last_classes) == classes * GMEM_HEAP_STACK_BYTES + 8);
 
-/// Begins with the class of the blocks on each base page; null where the heap has nothing.
+/// A region of the page map begins with the class of the blocks on each base page.
 using region = std::uint8_t;
-inline constexpr unsigned region_bits = 30;
-inline constexpr unsigned address_bits = 48;
-inline constexpr unsigned base_page_bits = 12;
+inline constexpr unsigned region_bits = GMEM_HEAP_REGION_BITS;
+inline constexpr unsigned address_bits = GMEM_HEAP_ADDRESS_BITS;
+inline constexpr unsigned base_page_bits = GMEM_HEAP_BASE_PAGE_BITS;
 
 /// From a thread's jemalloc state to its cache.
-inline constexpr std::size_t state_bytes = 1984;
+inline constexpr std::size_t state_bytes = GMEM_HEAP_STATE_BYTES;
+static_assert(state_bytes % 64 == 0, "state and cache begin on cache lines");
 
 #define GMEM_HIDDEN __attribute__((visibility("hidden")))
 extern "C" {
-/// jemalloc's state of this thread, null before its first allocation (cpp/jemalloc). jemalloc's build puts a
-/// prefix before the name.
+/// jemalloc's state of this thread, null before its first allocation (cpp/jemalloc). jemalloc's build adds the prefix.
 extern GMEM_HIDDEN
 	__attribute__((tls_model("global-dynamic"))) __thread void *gmem_thread_state __asm__("_rjem_je_gmem_thread_state");
-extern GMEM_HIDDEN const std::uint8_t gmem_heap_class_of_size[max_kept / quantum + 1];
+extern GMEM_HIDDEN const std::uint8_t gmem_heap_class_of_size[max_cached / quantum + 1];
 extern GMEM_HIDDEN region *const gmem_heap_regions[std::size_t{1} << (address_bits - region_bits)];
 GMEM_HIDDEN void *gmem_heap_malloc(std::size_t size, thread_cache *cache) noexcept;
 GMEM_HIDDEN void gmem_heap_free(void *block, thread_cache *cache) noexcept;
@@ -55,15 +61,33 @@ GMEM_HIDDEN void *gmem_heap_calloc(std::size_t count, std::size_t size) noexcept
 GMEM_HIDDEN void *gmem_heap_realloc(void *block, std::size_t size) noexcept;
 GMEM_HIDDEN int gmem_heap_posix_memalign(void **out, std::size_t alignment, std::size_t size) noexcept;
 GMEM_HIDDEN void *gmem_heap_aligned_alloc(std::size_t alignment, std::size_t size) noexcept;
-/// Null where ordinary memory is to be taken.
+/// Null where the caller has to use ordinary memory.
 GMEM_HIDDEN void *gmem_heap_device_alloc(std::size_t alignment, std::size_t size) noexcept;
 /// Whether the current device may have memory of its own (src/heap/device_blocks.rs).
-extern GMEM_HIDDEN const std::uint8_t gmem_heap_consult_device;
+extern GMEM_HIDDEN const std::uint8_t gmem_heap_may_have_device_memory;
 GMEM_HIDDEN void *gmem_heap_memalign(std::size_t alignment, std::size_t size) noexcept;
 GMEM_HIDDEN void *gmem_heap_valloc(std::size_t size) noexcept;
 GMEM_HIDDEN void *gmem_heap_pvalloc(std::size_t size) noexcept;
 GMEM_HIDDEN std::size_t gmem_heap_usable_size(void *block) noexcept;
 GMEM_HIDDEN std::size_t gmem_heap_trim(thread_cache *cache) noexcept;
+#ifdef LIBGMEM_CHECKED_HEAP
+GMEM_HIDDEN void gmem_heap_check_in(void *block, std::size_t size_class, const thread_cache *owner) noexcept;
+GMEM_HIDDEN void gmem_heap_check_out(void *block, std::size_t size_class, const thread_cache *owner) noexcept;
+#endif
+}
+
+/// A block comes into a cache or leaves it. Only a checked heap looks (src/heap/checked.rs).
+inline void check_in([[maybe_unused]] void *block, [[maybe_unused]] std::size_t size_class,
+	[[maybe_unused]] const thread_cache *owner) noexcept {
+#ifdef LIBGMEM_CHECKED_HEAP
+	gmem_heap_check_in(block, size_class, owner);
+#endif
+}
+inline void check_out([[maybe_unused]] void *block, [[maybe_unused]] std::size_t size_class,
+	[[maybe_unused]] const thread_cache *owner) noexcept {
+#ifdef LIBGMEM_CHECKED_HEAP
+	gmem_heap_check_out(block, size_class, owner);
+#endif
 }
 
 /// The calling thread's cache, null before its first allocation.
@@ -81,7 +105,7 @@ inline std::size_t class_in(const region *classes, std::uintptr_t address) noexc
 	return __atomic_load_n(&classes[(address >> base_page_bits) & base_page_mask], __ATOMIC_RELAXED);
 }
 
-/// The classes of the base pages of a GiB; null where the heap has nothing.
+/// The classes of the base pages of a GiB; null where the heap owns nothing.
 inline const region *classes_of(std::uintptr_t address) noexcept {
 	if (__builtin_expect(address >> address_bits != 0, 0)) {
 		return nullptr;
@@ -89,7 +113,7 @@ inline const region *classes_of(std::uintptr_t address) noexcept {
 	return __atomic_load_n(&gmem_heap_regions[address >> region_bits], __ATOMIC_ACQUIRE);
 }
 
-/// The size class of a block; 0 for one that no thread keeps, null and other allocators' blocks.
+/// The size class of a block; 0 for a block that no thread caches, for null, and for other allocators' blocks.
 inline std::size_t class_of(const void *block) noexcept {
 	const auto address = reinterpret_cast<std::uintptr_t>(block);
 	const region *classes = classes_of(address);
@@ -98,11 +122,13 @@ inline std::size_t class_of(const void *block) noexcept {
 
 [[gnu::always_inline]] inline void *allocate(std::size_t size) noexcept {
 	thread_cache *cache = this_thread();
-	if (__builtin_expect(size <= max_kept && cache != nullptr, 1)) {
-		stack &kept = cache->stacks[gmem_heap_class_of_size[(size + quantum - 1) / quantum]];
-		void **top = kept.top;
-		if (__builtin_expect(top != kept.bottom, 1)) {
-			kept.top = --top;
+	if (__builtin_expect(size <= max_cached && cache != nullptr, 1)) {
+		const std::size_t size_class = gmem_heap_class_of_size[(size + quantum - 1) / quantum];
+		stack &cached = cache->stacks[size_class];
+		void **top = cached.top;
+		if (__builtin_expect(top != cached.bottom, 1)) {
+			cached.top = --top;
+			check_out(*top, size_class, cache);
 			return *top;
 		}
 	}
@@ -121,11 +147,13 @@ inline std::size_t class_of(const void *block) noexcept {
 			cache->last_region = address >> region_bits;
 			cache->last_classes = classes;
 		}
-		stack &kept = cache->stacks[class_in(cache->last_classes, address)];
-		void **top = kept.top;
-		if (__builtin_expect(top != kept.limit, 1)) {
+		const std::size_t size_class = class_in(cache->last_classes, address);
+		stack &cached = cache->stacks[size_class];
+		void **top = cached.top;
+		if (__builtin_expect(top != cached.limit, 1)) {
+			check_in(block, size_class, cache);
 			*top = block;
-			kept.top = top + 1;
+			cached.top = top + 1;
 			return;
 		}
 	}

@@ -8,7 +8,7 @@ use cxx::UniquePtr;
 use crate::error::{Error, Result};
 use crate::free_eager as free_eager_verb;
 use crate::guard::guard;
-use crate::heap::reserve;
+use crate::reserve;
 use crate::stream::Work;
 use crate::stream_argument::StreamArgument;
 

@@ -5,6 +5,7 @@ use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
     check_page_source()?;
+    generate_heap_constants()?;
     cxx_build::CFG.include_prefix = "libgmem";
     cxx_build::bridge("src/bridge.rs").include("include").std("c++17").compile("gmem_bridge");
     println!("cargo:rerun-if-changed=src/bridge.rs");
@@ -44,6 +45,25 @@ fn check_page_source() -> io::Result<()> {
 }
 
 /// Keeps the time stamp when nothing changed, so that no C++ is compiled again.
+/// `#define GMEM_HEAP_NAME 1` in the header that the C and C++ sides read becomes `pub const NAME: usize = 1;`.
+fn generate_heap_constants() -> io::Result<()> {
+    const HEADER: &str = "cpp/heap_constants.h";
+    println!("cargo:rerun-if-changed={HEADER}");
+    let mut constants = String::new();
+    for line in fs::read_to_string(HEADER)?.lines() {
+        let Some((name, value)) =
+            line.strip_prefix("#define GMEM_HEAP_").and_then(|rest| rest.split_once(' '))
+        else {
+            continue;
+        };
+        let what = format!("`GMEM_HEAP_{name}` of `{HEADER}`.");
+        constants += &format!("/// {what}\npub const {name}: usize = {value};\n");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
+    fs::write(out.join("heap_constants.rs"), constants)
+}
+
+/// Leaves the time stamp alone when nothing changed, so that C++ is not rebuilt for nothing.
 fn copy_if_different(from: &Path, to: &Path) -> io::Result<()> {
     let new = fs::read(from)?;
     if fs::read(to).is_ok_and(|old| old == new) {

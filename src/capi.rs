@@ -89,7 +89,7 @@ unsafe extern "C" fn gmemSetDevice(name: *const c_char) -> IntResult {
         // SAFETY: `name` is not NULL, so it is a NUL-terminated string, which stays as it is during the call.
         let name = unsafe { CStr::from_ptr(name) };
         device::set_current(&name.to_string_lossy())?;
-        device_blocks::consult();
+        device_blocks::device_changed();
         Ok(0)
     })
 }

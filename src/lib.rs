@@ -13,6 +13,7 @@
 //! | [`device`] | *where* memory can live, one folder each: `host` (a stock Linux kernel), `gmem` (openEuler's kernel), `ascend` (the same with Ascend's streams), `opencl`, `cuda` |
 //! | [`guard`], [`last_error`] | panics become errors; the last error of each thread |
 //! | [`huge_policy`], [`config`] | the huge-page policies; the `GMEM_*` settings |
+//! | [`reserve`] | memory for the library's own objects when the process has none left |
 //! | [`os`] | system calls and what the C library offers beside them |
 //! | [`report`], [`page`], [`error`] | the result of a prefetch; checked page arithmetic; errors and their errnos |
 //!
@@ -31,6 +32,7 @@ pub mod os;
 pub mod page;
 pub mod prefetch;
 pub mod report;
+pub mod reserve;
 pub mod residency;
 pub mod stream;
 pub mod stream_argument;

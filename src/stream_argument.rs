@@ -9,9 +9,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use crate::device::{
-    self, DriverEvent, DriverStreams, Registered, Request,
-};
+use crate::device::{self, DriverEvent, DriverStreams, Registered, Request};
 use crate::error::{Error, Result};
 use crate::page::PageRange;
 use crate::stream::{self, Executor, Note, Work};

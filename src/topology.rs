@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use crate::device;
 use crate::error::{Error, Result};
-use crate::heap::reserve;
 use crate::os::machine::{self, HugePageModes};
 use crate::os::probe::Feature;
 use crate::os::{gmem, mapping, numa};
+use crate::reserve;
 
 /// One memory node.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -138,6 +138,9 @@ def vendors():
     for requirements in VENDOR_HEADERS:
         if not _pypi_folder(requirements[0]).exists():
             pypi(*requirements, options=["--no-deps"], check=False)
+    # For tests/packages/abi.py.
+    if tool("abidiff") is None:
+        apt("abigail-tools")
 
 
 def pinned(name):

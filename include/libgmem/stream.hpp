@@ -157,13 +157,13 @@ public:
 class external_stream : public detail::stream_owner {
 public:
 	/// Wrap an executor.
-	/// @param launch passes a function to the executor (see gmemLaunchFn)
-	/// @param native passed to `launch`
+	/// @param give   passes a function to the executor (see gmemLaunchFn)
+	/// @param native passed to `give`
 	/// @param kept   kept alive as long as this object
-	/// @throws error: EINVAL if `launch` is nullptr, ENOMEM
-	explicit external_stream(gmemLaunchFn launch, void *native, std::shared_ptr<void> kept = {})
+	/// @throws error: EINVAL if `give` is nullptr, ENOMEM
+	explicit external_stream(gmemLaunchFn give, void *native, std::shared_ptr<void> kept = {})
 		: kept_(std::move(kept)) {
-		detail::throw_if_failed(gmemStreamWrap(launch, native, &handle_));
+		detail::throw_if_failed(gmemStreamWrap(give, native, &handle_));
 	}
 	/// Refer to a stream of the current device's driver, which keeps ownership.
 	explicit external_stream(stream_ref drivers_own) noexcept { handle_ = drivers_own.get(); }

@@ -6,61 +6,20 @@ use super::text;
 use super::versioned_struct::{VersionedOut, VersionedStruct};
 use crate::error::Error;
 use crate::guard::{IntResult, guard};
-use crate::heap::{self, limits, stats};
+use crate::heap::{self, limits, settings, stats};
 
-/// `gmemHeapStats_t` of `libgmem.h`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct HeapStats {
-    size: usize,
-    live: usize,
-    idle: usize,
-    metadata: usize,
-    retained: usize,
-    mapped: usize,
-    resident: usize,
-    huge: usize,
-    released: usize,
-    soft_limit: usize,
-    hard_limit: usize,
-    refused: usize,
-    foreign_blocks: usize,
-    arenas: usize,
-    device_live: usize,
-    device_idle: usize,
-    device_refused: usize,
-}
 // SAFETY: `repr(C)`, all fields are numbers, of which any bits are a value, and `size` is the first.
-unsafe impl VersionedStruct for HeapStats {}
+unsafe impl VersionedStruct for stats::Counters {}
 
 /// # Safety
 /// `out` is NULL or points to a structure whose field `size` says how many of its bytes may be written.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn gmemHeapStats(out: *mut HeapStats) -> IntResult {
+unsafe extern "C" fn gmemHeapStats(out: *mut stats::Counters) -> IntResult {
     guard(|| {
         // SAFETY: `out` is NULL or may be written for as many bytes as its `size` says, until this call returns.
         let out = unsafe { VersionedOut::new(out, "stats->size") }?
             .ok_or(Error::Null { argument: "stats", wanted: "a gmemHeapStats_t" })?;
-        let stats = stats::read();
-        out.write(&HeapStats {
-            size: size_of::<HeapStats>(),
-            live: stats.live,
-            idle: stats.idle,
-            metadata: stats.metadata,
-            retained: stats.retained,
-            mapped: stats.mapped,
-            resident: stats.resident,
-            huge: stats.huge,
-            released: stats.given_back,
-            soft_limit: stats.soft_limit,
-            hard_limit: stats.hard_limit,
-            refused: stats.refused,
-            foreign_blocks: stats.foreign,
-            arenas: stats.arenas.len(),
-            device_live: stats.device_live,
-            device_idle: stats.device_idle,
-            device_refused: stats.device_refused,
-        });
+        out.write(&stats::read().counters);
         Ok(0)
     })
 }
@@ -88,6 +47,12 @@ extern "C" fn gmemHeapSetLimits(soft: usize, hard: usize) -> IntResult {
 //
 // cpp/heap.cpp calls these; they are not exported. They need no guard: the allocation path neither panics nor touches a
 // thread-local of Rust.
+
+/// Whether `dlopen` keeps `RTLD_DEEPBIND`: `GMEM_DEEPBIND=keep`.
+#[unsafe(no_mangle)]
+extern "C" fn gmem_heap_keeps_deepbind() -> bool {
+    settings::keeps_deepbind()
+}
 
 #[unsafe(no_mangle)]
 extern "C" fn gmem_heap_calloc(count: usize, size: usize) -> *mut c_void {

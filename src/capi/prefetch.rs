@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use super::versioned_struct::{self, VersionedOut, VersionedStruct};
+use crate::device;
 use crate::error::Result;
 use crate::guard::{IntResult, guard};
 use crate::huge_policy::{self, HugePolicy};
@@ -14,7 +15,6 @@ use crate::page::PageRange;
 use crate::prefetch::{self, Caller, Options};
 use crate::report::Report;
 use crate::stream_argument::StreamArgument;
-use crate::{device, heap};
 
 /// `gmemPrefetchReport_t`.
 #[repr(C)]
@@ -157,7 +157,7 @@ unsafe extern "C" fn gmemPrefetchEx(
             timeout: (options.timeout_ns > 0).then(|| Duration::from_nanos(options.timeout_ns)),
             wants_report: report.is_some(),
         };
-        heap::reserve::ask(
+        crate::reserve::ask(
             size_of::<CallerInC>() + size_of::<Options>(),
             "the prefetch's options",
         )?;

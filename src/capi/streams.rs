@@ -5,7 +5,7 @@ use std::ptr;
 
 use crate::error::{Error, Result};
 use crate::guard::{IntResult, guard};
-use crate::heap::reserve;
+use crate::reserve;
 use crate::stream::{self, Work};
 use crate::stream_argument::{self, StreamArgument};
 

@@ -20,6 +20,28 @@ pub fn set<T: Copy>(name: &CStr, mut value: T) -> bool {
     }
 }
 
+/// Give a setting of one arena a value; the name has arena 0. Returns whether jemalloc took it.
+pub fn set_of_arena<T: Copy>(name: &CStr, arena: u32, mut value: T) -> bool {
+    let mut path = [0_usize; 8];
+    let mut parts = path.len();
+    // SAFETY: the name is NUL-terminated, the path has room for `parts` parts, and jemalloc checks the value's size.
+    unsafe {
+        if je::mallctlnametomib(name.as_ptr(), path.as_mut_ptr(), &raw mut parts) != 0 {
+            return false;
+        }
+        path[1] = arena as usize;
+        let new = (&raw mut value).cast();
+        je::mallctlbymib(
+            path.as_ptr(),
+            parts,
+            ptr::null_mut(),
+            ptr::null_mut(),
+            new,
+            size_of::<T>(),
+        ) == 0
+    }
+}
+
 /// A new arena, whose memory comes from `hooks` and whose own data does not; `None` where jemalloc makes no more.
 pub fn create_arena(hooks: &'static je::extent_hooks_t) -> Option<u32> {
     /// jemalloc's `arena_config_t`.

@@ -1,28 +1,31 @@
-//! Large blocks in the current device's own memory, which the processor uses as well: each is one mapping of the
-//! device's. Ordinary memory takes their place where the device has none, is not there, or is host.
+//! Large blocks in the current device's own memory, which the processor can use as well. Each block is one mapping made by
+//! the device. Where the device has no memory left, is not open, or is host, the heap uses ordinary memory instead.
 //!
-//! How long a block is stands in the page map, at its first heap page. What is freed is kept for blocks of about the same
-//! size: at most [`MAX_IDLE`] of them, and at most a quarter of what is live or [`SMALL_IDLE`] bytes.
+//! The page map keeps a block's length at its first heap page. Freed blocks are kept for later requests of about the same
+//! size: at most [`MAX_IDLE`] blocks, and at most [`SMALL_IDLE`] bytes or a quarter of what is live.
 //!
-//! A forked child has none: what a device maps is not there, or not the same. Its blocks are not given back there.
+//! A forked child has none of this memory: a device's mapping is absent there, or differs. The child neither uses nor
+//! releases its parent's blocks.
 
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-use super::page_map::{self, HEAP_PAGE};
-use super::settings;
+use super::page_map;
+use super::page_run::PageRun;
+use super::{constants, settings};
 use crate::device;
 use crate::os::mapping::Region;
 use crate::os::{mapping, process};
 use crate::page::PageRange;
 
-/// Blocks kept for reuse, and the bytes of them that are kept whatever is live.
+/// Most freed blocks that are kept for reuse.
 const MAX_IDLE: usize = 32;
+/// Bytes of freed blocks that are kept however little is live.
 const SMALL_IDLE: usize = 64 << 20;
 
-/// What of the process's memory is the device's, for the statistics.
+/// Counters for the statistics.
 pub struct Totals {
     /// Bytes in live blocks.
     pub live: AtomicUsize,
@@ -32,113 +35,132 @@ pub struct Totals {
     pub refused: AtomicUsize,
 }
 
-/// The process's.
+/// The process's device memory.
 pub static TOTALS: Totals =
     Totals { live: AtomicUsize::new(0), idle: AtomicUsize::new(0), refused: AtomicUsize::new(0) };
 
-/// Whether to ask which device is the current one: not before the first large block, and never again where it is clear
-/// that the device is host.
-#[unsafe(export_name = "gmem_heap_consult_device")]
-static CONSULT: AtomicU8 = AtomicU8::new(UNKNOWN);
+/// Whether the current device may have memory of its own. The first large block looks up which device is current; if that
+/// is host, nobody looks again until the program changes the device. Read by `cpp/thread_cache.hpp`.
+#[unsafe(export_name = "gmem_heap_may_have_device_memory")]
+static MAY_HAVE_DEVICE_MEMORY: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 0;
-/// Read by `cpp/thread_cache.hpp`, too.
-const NO: u8 = 1;
+const NO: u8 = constants::NO_DEVICE as u8;
 const YES: u8 = 2;
 
-/// Forks that lay behind the process when it first had a block of a device's, plus 1.
+/// Number of forks before the process got its first device block, plus 1; 0 while no process has any.
 static PROCESS: AtomicU64 = AtomicU64::new(0);
 
-/// Blocks kept for reuse, each as one number: see [`Idle`].
+/// Freed blocks kept for reuse, each a [`PageRun`].
 static IDLE: [AtomicU64; MAX_IDLE] = [const { AtomicU64::new(0) }; MAX_IDLE];
 
 thread_local! {
-    /// A device that maps memory allocates some itself.
-    static ASKING: Cell<bool> = const { Cell::new(false) };
+    /// This thread is inside the device's code, which may allocate: such blocks are ordinary.
+    static IN_DEVICE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The current device was changed.
-pub fn consult() {
-    CONSULT.store(YES, Ordering::Relaxed);
+/// The program changed the current device: look it up again.
+pub fn device_changed() {
+    MAY_HAVE_DEVICE_MEMORY.store(YES, Ordering::Relaxed);
 }
 
-/// A block of at least `size` bytes on a GMEM page; NULL where ordinary memory is to be taken.
+/// A block of at least `size` bytes on a GMEM page; NULL where the caller has to use ordinary memory.
 pub(super) fn allocate(size: usize, zero: bool) -> *mut c_void {
     if size < settings::device_threshold() { ptr::null_mut() } else { allocate_any(size, zero) }
 }
 
-/// The same for any size.
+/// As [`allocate`], also below the threshold of `GMEM_DEVICE_THRESHOLD`.
 pub(super) fn allocate_any(size: usize, zero: bool) -> *mut c_void {
-    if !is_consulted() || ASKING.replace(true) {
+    if !may_have_device_memory() || IN_DEVICE.replace(true) {
         return ptr::null_mut();
     }
-    let block = ask(size, zero);
-    ASKING.set(false);
+    let block = take_or_map(size, zero);
+    IN_DEVICE.set(false);
     block.map_or(ptr::null_mut(), |block| block.as_ptr().cast())
 }
 
-/// The current device is opened if it is not yet, since the program asks for its memory by name, which `malloc` does not.
+/// Open the current device if it is not open yet: the program asks for its memory by name, which `malloc` does not.
 pub(super) fn open() {
-    if is_consulted() && !ASKING.replace(true) {
-        // Where it fails, the first verb says why.
+    if may_have_device_memory() && !IN_DEVICE.replace(true) {
+        // The first verb reports why a device does not open.
         let _ = device::current_index();
-        ASKING.set(false);
+        IN_DEVICE.set(false);
     }
 }
 
-/// Index of the device whose memory small blocks may share, if one is to be asked now.
+/// Index of the current device if small blocks may share a page of its memory and this thread may ask for it now.
 pub(super) fn for_small_blocks() -> Option<usize> {
-    // A driver's function must not wait for who maps memory, which may wait for that function.
-    if !is_consulted() || ASKING.get() || device::is_in_host_function() || !is_own_process() {
+    // A host function on the driver's thread must not wait for a thread that maps memory: that one may wait for it.
+    if !may_have_device_memory()
+        || IN_DEVICE.get()
+        || device::is_in_host_function()
+        || !is_own_process()
+    {
         return None;
     }
     let index = device::current_index_unopened().ok()?;
     device::by_index(index).memory()?.is_for_small_blocks().then_some(index)
 }
 
-/// Memory of a device's that stays the heap's for good, in whole heap pages; and whether it reads as zeros.
-pub(super) fn map_for_small_blocks(index: usize, length: usize) -> Option<(NonNull<u8>, bool)> {
+/// Map whole heap pages of a device's memory for small blocks; also returns whether they read as zeros. Calls the driver,
+/// so the caller holds no lock of the heap.
+pub(super) fn map_for_small_blocks(index: usize, length: usize) -> Option<(Region, bool)> {
     let memory = device::by_index(index).memory()?;
-    if ASKING.replace(true) {
+    let region = outside_the_heap(|| memory.map(length))?.ok()?;
+    // A driver that took its memory from this heap accounts for it itself.
+    if page_map::is_owned(region.range().start()) || page_map::adopt(region.range()).is_err() {
+        outside_the_heap(|| memory.unmap(region));
         return None;
     }
-    let region = memory.map(length);
-    ASKING.set(false);
-    let region = region.ok()?;
-    let (start, range) = (region.start(), region.range());
-    // A driver that has taken it from this heap itself has its own account of it.
-    if page_map::is_owned(range.start()) || page_map::adopt(range).is_err() {
-        let asking = ASKING.replace(true);
-        memory.unmap(region);
-        ASKING.set(asking);
-        return None;
-    }
-    page_map::mark_device_arena(range);
+    page_map::mark_device_arena(region.range());
     TOTALS.live.fetch_add(length, Ordering::Relaxed);
-    Some((start, memory.is_zeroed()))
+    Some((region, memory.is_zeroed()))
 }
 
-/// Whether a block of that size may come from a device, so that one which grows goes there.
+/// Undo [`map_for_small_blocks`] for memory that no arena has seen.
+pub(super) fn unmap_for_small_blocks(index: usize, region: Region) {
+    let Some(memory) = device::by_index(index).memory() else { return };
+    TOTALS.live.fetch_sub(region.range().len(), Ordering::Relaxed);
+    page_map::abandon(region.range());
+    outside_the_heap(|| memory.unmap(region));
+}
+
+/// Call into a device, which may allocate; what it allocates is ordinary. `None` if the thread is inside one already.
+fn outside_the_heap<T>(call: impl FnOnce() -> T) -> Option<T> {
+    if IN_DEVICE.replace(true) {
+        return None;
+    }
+    let outcome = call();
+    IN_DEVICE.set(false);
+    Some(outcome)
+}
+
+/// Whether a block of that size may come from a device, so that a growing block moves there.
 pub(super) fn may_serve(size: usize) -> bool {
-    is_consulted()
+    may_have_device_memory()
         && size >= settings::device_threshold()
-        && !ASKING.get()
+        && !IN_DEVICE.get()
         && device::current_index_unopened()
             .is_ok_and(|index| device::by_index(index).memory().is_some())
 }
 
-fn is_consulted() -> bool {
-    match CONSULT.load(Ordering::Relaxed) {
+fn may_have_device_memory() -> bool {
+    match MAY_HAVE_DEVICE_MEMORY.load(Ordering::Relaxed) {
         UNKNOWN => {
             let answer = if settings::names_a_device() { YES } else { NO };
-            // A change of the device that came in between wins.
-            let _ = CONSULT.compare_exchange(UNKNOWN, answer, Ordering::Relaxed, Ordering::Relaxed);
-            CONSULT.load(Ordering::Relaxed) == YES
+            // A concurrent change of the device wins.
+            let _ = MAY_HAVE_DEVICE_MEMORY.compare_exchange(
+                UNKNOWN,
+                answer,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+            MAY_HAVE_DEVICE_MEMORY.load(Ordering::Relaxed) == YES
         }
         answer => answer == YES,
     }
 }
 
-fn ask(size: usize, zero: bool) -> Option<NonNull<u8>> {
+fn take_or_map(size: usize, zero: bool) -> Option<NonNull<u8>> {
     let index = device::current_index_unopened().ok()?;
     let memory = device::by_index(index).memory()?;
     let length = mapping::gmem_page().ceil(size)?;
@@ -150,7 +172,7 @@ fn ask(size: usize, zero: bool) -> Option<NonNull<u8>> {
         let start = NonNull::new(ptr::with_exposed_provenance_mut::<u8>(idle.start))?;
         page_map::mark_device_block(idle.start, index, idle.length);
         if zero {
-            // SAFETY: a block of the device's that nobody has.
+            // SAFETY: take_idle() gave this block to the calling thread alone, and it has `idle.length` bytes.
             unsafe { start.write_bytes(0, idle.length) };
         }
         return Some(start);
@@ -161,7 +183,7 @@ fn ask(size: usize, zero: bool) -> Option<NonNull<u8>> {
     };
     let (start, range) = (region.start(), region.range());
     let address = range.start();
-    // A driver that has no memory but the process's has taken it from this heap.
+    // A driver without memory of its own has taken the block from this heap.
     if !page_map::is_owned(address) && page_map::adopt(range).is_err() {
         memory.unmap(region);
         return None;
@@ -170,14 +192,14 @@ fn ask(size: usize, zero: bool) -> Option<NonNull<u8>> {
     page_map::mark_device_block(address, index, length);
     TOTALS.live.fetch_add(length, Ordering::Relaxed);
     if zero && !memory.is_zeroed() {
-        // SAFETY: a block of the device's that nobody has.
+        // SAFETY: the device mapped `length` bytes just now, and only this thread knows them.
         unsafe { start.write_bytes(0, length) };
     }
     Some(start)
 }
 
-/// Whether this is the process that has the blocks, not a child of it.
-fn is_own_process() -> bool {
+/// Whether this process got the device's blocks, and is not a forked child of the one that did.
+pub(super) fn is_own_process() -> bool {
     let own = process::forks() + 1;
     match PROCESS.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => true,
@@ -185,7 +207,7 @@ fn is_own_process() -> bool {
     }
 }
 
-/// Bytes of a block, if it is a device's.
+/// Bytes of a block in a device's memory; `None` for any other block.
 pub(super) fn length_of(block: *mut c_void) -> Option<usize> {
     if PROCESS.load(Ordering::Relaxed) == 0 {
         return None;
@@ -193,10 +215,10 @@ pub(super) fn length_of(block: *mut c_void) -> Option<usize> {
     page_map::device_block(block.addr()).map(|(_, length)| length)
 }
 
-/// Free a block if it is a device's; false if it is not.
+/// Free a block in a device's memory; false if it is no such block.
 ///
 /// # Safety
-/// A live block of the heap's, dead afterwards if it is a device's.
+/// `block` is a live block of this heap. If it lies in a device's memory, nobody uses it afterwards.
 pub(super) unsafe fn release(block: *mut c_void) -> bool {
     if PROCESS.load(Ordering::Relaxed) == 0 {
         return false;
@@ -204,67 +226,38 @@ pub(super) unsafe fn release(block: *mut c_void) -> bool {
     let Some((index, length)) = page_map::device_block(block.addr()) else { return false };
     TOTALS.live.fetch_sub(length, Ordering::Relaxed);
     if is_own_process() {
-        let idle = Idle { start: block.addr(), length, index };
+        let idle = PageRun { start: block.addr(), length, device: index };
         if !keep(idle) {
-            // SAFETY: the block is dead.
+            // SAFETY: the caller gave the block up, and the list of idle blocks does not have it.
             unsafe { unmap(idle) };
         }
     }
     true
 }
 
-/// Give back what is kept. Returns the bytes.
+/// Give the idle blocks back to their devices. Returns the bytes.
 pub(super) fn purge() -> usize {
     if PROCESS.load(Ordering::Relaxed) == 0 || !is_own_process() {
         return 0;
     }
     let mut bytes = 0;
     for slot in &IDLE {
-        if let Some(idle) = Idle::from_number(slot.swap(0, Ordering::AcqRel)) {
+        if let Some(idle) = PageRun::from_number(slot.swap(0, Ordering::AcqRel)) {
             bytes += idle.length;
             TOTALS.idle.fetch_sub(idle.length, Ordering::Relaxed);
-            // SAFETY: taken out of the list, so that nobody else has it.
+            // SAFETY: the swap took the block out of the list, so nobody else has it.
             unsafe { unmap(idle) };
         }
     }
     bytes
 }
 
-/// A freed block, in memory of the device with that index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Idle {
-    start: usize,
-    length: usize,
-    index: usize,
-}
-
-impl Idle {
-    const START_BITS: u32 = 27;
-    const INDEX_BITS: u32 = 5;
-
-    /// Never 0: a block has at least one heap page.
-    fn to_number(self) -> u64 {
-        let pages = (self.length / HEAP_PAGE) as u64;
-        let start = (self.start / HEAP_PAGE) as u64;
-        (pages << Self::INDEX_BITS | self.index as u64) << Self::START_BITS | start
-    }
-
-    fn from_number(number: u64) -> Option<Self> {
-        let bits = |shift: u32, count: u32| (number >> shift & ((1 << count) - 1)) as usize;
-        (number != 0).then(|| Self {
-            start: bits(0, Self::START_BITS) * HEAP_PAGE,
-            index: bits(Self::START_BITS, Self::INDEX_BITS),
-            length: (number >> (Self::START_BITS + Self::INDEX_BITS)) as usize * HEAP_PAGE,
-        })
-    }
-}
-
-/// One that has room for `length` bytes and not more than an eighth beyond.
-fn take_idle(index: usize, length: usize) -> Option<Idle> {
+/// An idle block with room for `length` bytes, and at most an eighth more.
+fn take_idle(device: usize, length: usize) -> Option<PageRun> {
     IDLE.iter().find_map(|slot| {
         let number = slot.load(Ordering::Acquire);
-        let idle = Idle::from_number(number)?;
-        let fits = idle.index == index && (length..=length + length / 8).contains(&idle.length);
+        let idle = PageRun::from_number(number)?;
+        let fits = idle.device == device && (length..=length + length / 8).contains(&idle.length);
         let taken =
             fits && slot.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         taken.then(|| {
@@ -274,7 +267,7 @@ fn take_idle(index: usize, length: usize) -> Option<Idle> {
     })
 }
 
-fn keep(idle: Idle) -> bool {
+fn keep(idle: PageRun) -> bool {
     let most = (TOTALS.live.load(Ordering::Relaxed) / 4).max(SMALL_IDLE);
     let before = TOTALS.idle.fetch_add(idle.length, Ordering::Relaxed);
     let kept = before + idle.length <= most
@@ -288,27 +281,19 @@ fn keep(idle: Idle) -> bool {
     kept
 }
 
+/// Unmap a block through its device.
+///
 /// # Safety
-/// Nobody has the block any more.
-unsafe fn unmap(idle: Idle) {
-    let Some(memory) = device::by_index(idle.index).memory() else { return };
+/// The block is dead, and nobody else will unmap or reuse it.
+unsafe fn unmap(idle: PageRun) {
+    let Some(memory) = device::by_index(idle.device).memory() else { return };
     page_map::abandon_device_block(PageRange::new(idle.start, idle.start + idle.length));
     if let Some(start) = NonNull::new(ptr::with_exposed_provenance_mut(idle.start)) {
-        let asking = ASKING.replace(true);
-        // SAFETY: what `map` gave; the caller's promise.
-        memory.unmap(unsafe { Region::new(start, idle.length) });
-        ASKING.set(asking);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_idle_block_is_one_number() {
-        let idle = Idle { start: 0x7fff_ffe0_0000, length: 5 << 30, index: 31 };
-        assert_eq!(Idle::from_number(idle.to_number()), Some(idle));
-        assert_eq!(Idle::from_number(0), None);
+        // SAFETY: the device mapped these bytes as one region, and the caller promises that nobody else has them.
+        let region = unsafe { Region::new(start, idle.length) };
+        // The thread may be inside the device's code already, which frees a block.
+        let before = IN_DEVICE.replace(true);
+        memory.unmap(region);
+        IN_DEVICE.set(before);
     }
 }

@@ -1,39 +1,43 @@
-//! `malloc`: jemalloc, on pages of [`pages`], with the rules of POSIX, C23 and glibc.
+//! `malloc`: jemalloc on the heap pages of [`pages`], with the rules of POSIX, C23 and glibc.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `cpp/heap.cpp`, `cpp/malloc.cpp` | the names that programs call; the way from and to a thread's own blocks |
-//! | [`thread_cache`], [`size_class`] | the blocks that a thread keeps, and what happens when it has none or too many |
-//! | here | everything else goes to jemalloc |
-//! | [`transfer`] | those on their way from one thread to another |
+//! | `cpp/heap.cpp`, `cpp/malloc.cpp` | the names that programs call; the fast path to a thread's own blocks |
+//! | [`thread_cache`], [`size_class`] | the blocks that a thread caches, and what happens when it has none or too many |
+//! | this file | all other calls, served by jemalloc |
+//! | [`transfer_cache`] | batches of blocks on their way from one thread to another |
 //! | [`large`] | blocks of 2 MiB and more: on GMEM pages, grown by moving pages |
-//! | [`device_blocks`] | the same in the current device's memory, where it has some |
-//! | [`device_arena`] | small blocks there, for containers that kernels read |
-//! | [`pages`], [`page_map`], [`limits`] | jemalloc's memory: where it comes from, when it goes back, how much there may be |
+//! | [`device_blocks`] | large blocks in the current device's memory, where it has some |
+//! | [`device_arena`], [`page_run`] | small blocks in a device's memory, for containers that kernels read |
+//! | [`pages`], [`page_map`], [`heap_page`] | jemalloc's memory: where it comes from and when it goes back |
+//! | [`limits`] | how much memory the heap may have |
 //! | [`control`] | jemalloc's commands, settings and numbers |
-//! | [`foreign`] | blocks of other allocators |
-//! | [`stats`], [`settings`] | what is so, and what may be asked for |
-//! | [`thread_state`] | room for a thread's part of it |
-//! | [`reserve`] | memory for the library's own Rust objects when the process has none left |
+//! | [`foreign_block`] | blocks of other allocators |
+//! | [`stats`], [`settings`] | statistics; environment variables |
+//! | [`thread_state`] | space for a thread's part of the heap |
+//! | [`checked`], [`constants`] | checks of a checked build; constants shared with C and C++ |
 //!
-//! Nothing here allocates through Rust or panics: this *is* the allocator. (A device that maps memory may allocate: that
-//! is served from ordinary memory.)
+//! Nothing here allocates through Rust or panics: this *is* the allocator. A device that maps memory may allocate; it gets
+//! ordinary memory, and it is never called with one of jemalloc's locks held.
 
+mod checked;
+mod constants;
 mod control;
 mod device_arena;
 pub mod device_blocks;
-mod foreign;
+mod foreign_block;
+mod heap_page;
 mod large;
 pub mod limits;
 mod page_map;
+mod page_run;
 mod pages;
-pub mod reserve;
 pub mod settings;
 mod size_class;
 pub mod stats;
 mod thread_cache;
 mod thread_state;
-mod transfer;
+mod transfer_cache;
 
 use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
@@ -45,32 +49,33 @@ pub use self::thread_cache::ThreadCache;
 use crate::error::Errno;
 use crate::os::{mapping, set_errno};
 
-/// From this size on, blocks start on a GMEM page.
+/// Blocks from this size on start on a GMEM page.
 const LARGE: usize = 2 << 20;
-/// jemalloc's blocks of 8 bytes are never asked for: no thread keeps such, and C's largest type has 16.
+/// Smallest request to jemalloc. Its blocks of 8 bytes have no size class here, and C's largest type has 16 bytes.
 const SMALLEST: usize = 16;
 
-/// jemalloc's arenas, at most; `narenas` below.
+/// Most arenas of jemalloc's; `narenas` below.
 const NARENAS: usize = 4;
 
-/// What jemalloc is told before `GMEM_MALLOC_CONF` in the environment may tell it otherwise.
+/// jemalloc's settings, which `GMEM_MALLOC_CONF` in the environment may override.
 ///
-/// - `cache_oblivious:false`: a large block starts where its pages do.
-/// - `oversize_threshold`: blocks over 8 MiB are kept for reuse like any others, not purged at once.
-/// - `dirty_decay_ms:1000`: idle memory goes back within about a second of activity.
+/// - `abort:false`: jemalloc reports failures, also in a checked build.
+/// - `cache_oblivious:false`: large blocks start on their first page.
+/// - `oversize_threshold`: blocks over 8 MiB are kept for reuse like any other, not purged immediately.
+/// - `dirty_decay_ms:1000`: idle memory goes back within about a second.
 /// - `max_background_threads:1`: see [`large`].
-/// - `narenas:4`: each arena costs a huge page of its own to begin with.
-/// - `tcache_gc_incr_bytes`: jemalloc's own caches, behind [`thread_cache`], are looked through less often.
+/// - `narenas:4`: each arena begins with a huge page of its own.
+/// - `tcache_gc_incr_bytes`: jemalloc inspects its own caches, which lie behind [`thread_cache`], less often.
 #[repr(transparent)]
 pub struct Settings(*const c_char);
-// SAFETY: a pointer to a constant.
+// SAFETY: it points to a string constant, which any thread may read.
 unsafe impl Sync for Settings {}
 
-/// The symbol that jemalloc looks for.
+/// The symbol in which jemalloc looks for its settings.
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
 pub static _rjem_malloc_conf: Settings = Settings(
-    c"oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
+    c"abort:false,oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
 );
 
 /// `malloc(3)`.
@@ -78,7 +83,7 @@ pub fn malloc(size: usize) -> *mut c_void {
     if size >= LARGE {
         return large::allocate(size, 0);
     }
-    // SAFETY: any size is fine.
+    // SAFETY: malloc takes any size.
     let attempt = || unsafe { je::malloc(size.max(SMALLEST)) };
     note(or_once_more(size, attempt))
 }
@@ -88,7 +93,7 @@ pub fn calloc(count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
         Some(bytes) if bytes >= LARGE => large::allocate(bytes, je::MALLOCX_ZERO),
         Some(bytes) => {
-            // SAFETY: any arguments are fine.
+            // SAFETY: calloc takes any arguments.
             let attempt = || unsafe { je::calloc(1, bytes.max(SMALLEST)) };
             note(or_once_more(bytes, attempt))
         }
@@ -99,34 +104,35 @@ pub fn calloc(count: usize, size: usize) -> *mut c_void {
 /// `realloc(3)`.
 ///
 /// # Safety
-/// `ptr` is NULL or a live block, perhaps another allocator's; it is dead afterwards unless NULL is returned.
+/// `ptr` is NULL or a live block, perhaps another allocator's. Nobody uses it afterwards unless the call returns NULL.
 pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
     if ptr.is_null() {
         return malloc(size);
     }
     if !page_map::is_owned(ptr.addr()) {
-        // SAFETY: the caller's promise.
-        return unsafe { foreign::realloc(ptr, size) };
+        // SAFETY: the caller promises a live block, and it is not this heap's.
+        return unsafe { foreign_block::realloc(ptr, size) };
     }
     if page_map::is_in_device_arena(ptr.addr()) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises a live block, and it lies in a device's arena.
         return unsafe { reallocate_for_device(ptr, size) };
     }
     if size >= LARGE {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises a live block, and it is this heap's.
         return unsafe { large::reallocate(ptr, size) };
     }
     if let Some((block, length)) = NonNull::new(ptr).zip(device_blocks::length_of(ptr)) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises a live block, and it is a device's of that length.
         return unsafe { large::reallocate_of_device(block, length, size) };
     }
-    // SAFETY: the caller's promise; where NULL is returned the block is still live.
+    // SAFETY: the caller promises a live block, and it is jemalloc's. After NULL it is still live, so that a second attempt
+    // may have it.
     let attempt = || unsafe { je::realloc(ptr, size.max(SMALLEST)) };
     note(or_once_more(size, attempt))
 }
 
-/// A block for what kernels of the current device read by its address, however small it is; NULL where ordinary memory
-/// is to be taken.
+/// A block of any size below [`LARGE`] that kernels of the current device may read by address; NULL where the caller has to
+/// use ordinary memory.
 pub fn device_alloc(alignment: usize, size: usize) -> *mut c_void {
     device_blocks::open();
     device_arena::allocate(alignment, size)
@@ -135,17 +141,17 @@ pub fn device_alloc(alignment: usize, size: usize) -> *mut c_void {
 /// `realloc(3)` of a small block in a device's memory, which stays there.
 ///
 /// # Safety
-/// As [`realloc`].
+/// `ptr` is a live block in a device's arena. Nobody uses it afterwards unless the call returns NULL.
 unsafe fn reallocate_for_device(ptr: *mut c_void, size: usize) -> *mut c_void {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller promises a live block in an arena of jemalloc's.
     let old_size = unsafe { je::malloc_usable_size(ptr) };
     if size <= old_size && size > old_size / 2 {
         return ptr;
     }
-    let there = device_alloc(SMALLEST, size);
-    let new = if there.is_null() { malloc(size) } else { there };
+    let of_device = device_alloc(SMALLEST, size);
+    let new = if of_device.is_null() { malloc(size) } else { of_device };
     if !new.is_null() {
-        // SAFETY: two live blocks, each at least as long as what is copied.
+        // SAFETY: both blocks are live and have at least `old_size.min(size)` bytes; the caller gives the old one up.
         unsafe {
             ptr::copy_nonoverlapping(ptr.cast::<u8>(), new.cast(), old_size.min(size));
             release(ptr);
@@ -157,10 +163,11 @@ unsafe fn reallocate_for_device(ptr: *mut c_void, size: usize) -> *mut c_void {
 /// `free(3)`; leaves errno alone.
 ///
 /// # Safety
-/// `ptr` is NULL or a live block of this heap, dead afterwards.
+/// `ptr` is NULL or a live block of this heap, and nobody uses it afterwards.
 #[inline]
 unsafe fn release(ptr: *mut c_void) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller promises NULL or a live block of this heap that nobody uses afterwards. The first two functions
+    // take what is theirs, so the rest is jemalloc's.
     unsafe {
         if device_blocks::release(ptr) || device_arena::release(ptr) {
             return;
@@ -173,20 +180,20 @@ unsafe fn release(ptr: *mut c_void) {
 /// `free(3)` of a block that may be another allocator's.
 ///
 /// # Safety
-/// `ptr` is NULL or a live block, dead afterwards.
+/// `ptr` is NULL or a live block, and nobody uses it afterwards.
 unsafe fn release_foreign(ptr: *mut c_void) {
     if page_map::is_owned(ptr.addr()) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller gives a live block up, and it is this heap's.
         unsafe { release(ptr) };
     } else if !ptr.is_null() {
-        // SAFETY: the caller's promise.
-        unsafe { foreign::free(ptr) };
+        // SAFETY: the caller gives a live block up, and it is not this heap's.
+        unsafe { foreign_block::free(ptr) };
     }
 }
 
-/// A block of a class, NULL without an errno where there is none.
+/// A block of a class; NULL where memory is short.
 fn allocate_in(class: u8) -> *mut c_void {
-    // SAFETY: any size is fine.
+    // SAFETY: malloc takes any size.
     let block = unsafe { je::malloc(size_class::BYTES[usize::from(class)]) };
     if !block.is_null() {
         page_map::set_class(block.addr(), class);
@@ -194,10 +201,10 @@ fn allocate_in(class: u8) -> *mut c_void {
     block
 }
 
-/// Note the class of a block of any size that is about to be given out.
+/// Note the class of a block that is about to be given out.
 fn note(block: *mut c_void) -> *mut c_void {
     if !block.is_null() {
-        // SAFETY: a live block.
+        // SAFETY: jemalloc has just given the block.
         let class = size_class::of_size(unsafe { je::sallocx(block, 0) });
         page_map::set_class(block.addr(), class);
     }
@@ -205,32 +212,47 @@ fn note(block: *mut c_void) -> *mut c_void {
     block
 }
 
-/// Where memory is short, what is idle goes back, and there is one more attempt.
+/// Where memory is short, give idle memory back and try again.
 fn or_once_more(size: usize, attempt: impl Fn() -> *mut c_void) -> *mut c_void {
-    let block = attempt();
+    let mut block = attempt();
     if block.is_null() && size <= isize::MAX as usize {
         purge();
-        return attempt();
+        block = attempt();
+        if block.is_null() && limits::may_reclaim() && reclaim() > 0 {
+            block = attempt();
+        }
     }
     block
 }
 
-/// What jemalloc keeps for the calling thread goes back to its arena.
+/// Take huge pages apart to give back what is unused in them. Returns the bytes.
+fn reclaim() -> usize {
+    let errno = crate::os::errno();
+    let bytes = page_map::reclaim_unused();
+    set_errno(errno);
+    bytes
+}
+
+/// Give what jemalloc caches for the calling thread back to its arena.
 fn flush_jemallocs_cache() {
     control::command(c"thread.tcache.flush");
 }
 
-/// What is on its way from one thread to another goes back to jemalloc.
-fn empty_transfer() {
-    let mut blocks = [ptr::null_mut(); transfer::BATCH];
+/// Give the blocks on their way from one thread to another back to jemalloc.
+fn empty_transfer_cache() {
+    let mut blocks = [ptr::null_mut(); transfer_cache::BATCH];
     for class in 1..size_class::CLASSES {
         let count = thread_cache::batch(class);
-        // SAFETY: there is room for the largest batch.
-        while !transfer::is_empty() && unsafe { transfer::take(class, blocks.as_mut_ptr(), count) }
+        // SAFETY: the array has space for BATCH pointers, and no batch is larger.
+        while !transfer_cache::is_empty()
+            && unsafe { transfer_cache::take(class, blocks.as_mut_ptr(), count) }
         {
             for block in blocks.iter().take(count) {
-                // SAFETY: a live block that is nobody's.
-                unsafe { je::free(*block) };
+                // SAFETY: the block left the transfer cache, so nobody else has it.
+                unsafe {
+                    checked::check_out(*block, class, ptr::null());
+                    je::free(*block);
+                }
             }
         }
     }
@@ -253,12 +275,12 @@ pub fn aligned_alloc(alignment: usize, size: usize) -> *mut c_void {
     }
 }
 
-/// `memalign(3)`: as glibc has it, any alignment is raised to a power of two.
+/// `memalign(3)`: raises any alignment to a power of two, as glibc does.
 pub fn memalign(alignment: usize, size: usize) -> *mut c_void {
     aligned_alloc(alignment.checked_next_power_of_two().unwrap_or(0), size)
 }
 
-/// `posix_memalign(3)`: the block, or the error that is *returned*, with errno left alone.
+/// `posix_memalign(3)`: the block, or the error, which is *returned*; errno stays as it is.
 pub fn posix_memalign(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {
     if !alignment.is_multiple_of(size_of::<*mut c_void>()) {
         return Err(Errno(libc::EINVAL));
@@ -291,33 +313,33 @@ pub unsafe fn usable_size(ptr: *mut c_void) -> usize {
         0 if ptr.is_null() => 0,
         0 if page_map::is_owned(ptr.addr()) => match device_blocks::length_of(ptr) {
             Some(length) => length,
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promises a live block, and it is jemalloc's.
             None => unsafe { je::malloc_usable_size(ptr) },
         },
-        // SAFETY: the caller's promise.
-        0 => unsafe { foreign::usable_size(ptr) },
+        // SAFETY: the caller promises a live block, and it is not this heap's.
+        0 => unsafe { foreign_block::usable_size(ptr) },
         class => size_class::BYTES[usize::from(class)],
     }
 }
 
-/// Give everything idle back now, and what the calling thread keeps. Returns the bytes given back.
+/// Give all idle memory back, and what the calling thread caches. Returns the bytes.
 ///
 /// # Safety
 /// `cache` is NULL or the calling thread's.
 pub unsafe fn trim(cache: *mut ThreadCache) -> usize {
     let before = page_map::TOTALS.dropped.load(Ordering::Relaxed);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller promises NULL or the calling thread's cache.
     unsafe { thread_cache::flush(cache) };
     purge();
     device_blocks::purge() + page_map::TOTALS.dropped.load(Ordering::Relaxed) - before
 }
 
-/// Give what no thread keeps and what is idle in any arena back to the kernel now.
+/// Give idle memory of all arenas back to the kernel, and the blocks that no thread caches.
 fn purge() {
     let errno = crate::os::errno();
-    empty_transfer();
+    empty_transfer_cache();
     flush_jemallocs_cache();
-    // 4096 stands for all of them (MALLCTL_ARENAS_ALL).
+    // 4096 stands for all arenas (MALLCTL_ARENAS_ALL).
     control::command(c"arena.4096.purge");
     set_errno(errno);
 }
@@ -326,18 +348,18 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {
     if !alignment.is_power_of_two() {
         return Err(Errno(libc::EINVAL));
     }
-    if size >= LARGE && alignment <= mapping::gmem_page().bytes() {
+    if size >= LARGE && alignment <= large::ALIGNMENT {
         let block = large::allocate(size, 0);
         return if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) };
     }
-    // A size of 0 gives a block of its own; the smallest has the alignment asked for as well.
-    // SAFETY: the size is not 0 and the alignment a power of two.
+    // A size of 0 gives a block of its own.
+    // SAFETY: the size is not 0, and the alignment is a power of two.
     let attempt = || unsafe { je::mallocx(size.max(SMALLEST), je::MALLOCX_ALIGN(alignment)) };
     let block = note(or_once_more(size, attempt));
     if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) }
 }
 
-/// The functions with an `x` at the end do not set errno.
+/// Set errno for NULL: jemalloc's functions that end in `x` do not.
 fn or_out_of_memory(block: *mut c_void) -> *mut c_void {
     if block.is_null() {
         set_errno(Errno(libc::ENOMEM));

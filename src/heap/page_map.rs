@@ -1,56 +1,28 @@
-//! What the heap knows of each of its pages, found by address in two steps, without a lock:
+//! What the heap knows of each address, found in two steps without a lock:
 //!
-//! - per base page: the size class of the blocks that start there ([`class_of`]), so that `free` finds a
-//!   block's thread cache with two loads;
-//! - per heap page (2 MiB): how many of its base pages jemalloc has in use, and which of them were used since
-//!   the page was last dropped. A heap page goes back to the kernel when the last of its base pages goes out of
-//!   use, and only as a whole: dropping a part would split a huge page.
+//! - per base page: the size class of the blocks that start there ([`class_of`]), so that `free` finds a block's stack
+//!   with two loads;
+//! - per heap page (2 MiB): its state ([`HeapPage`]).
 //!
-//! An address that is in none of them belongs to another allocator.
+//! An address without an entry belongs to another allocator.
 //!
-//! Everything here runs inside `malloc`: no allocation, no panic. Nobody waits for a thread that fork left
+//! All of this runs inside `malloc`: it neither allocates nor panics, and it never waits for a thread that a fork left
 //! behind.
 
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence};
 
-use crate::os::{SysResult, advice, machine, mapping, process};
+use super::constants::{ADDRESS_BITS, BASE_PAGE_BITS, REGION_BITS};
+use super::heap_page::{Change, HeapPage};
+pub use super::heap_page::{HEAP_PAGE, TOTALS};
+use crate::os::{SysResult, advice, machine, mapping};
 use crate::page::PageRange;
 
-/// Bytes of a heap page, on every machine: where huge pages are larger (512 MiB with 64 KiB base pages), the
-/// heap still gives memory back in pieces of this size.
-pub const HEAP_PAGE: usize = 2 << 20;
-/// Bytes of the smallest base page that Linux has, and of jemalloc's pages on every machine.
-pub const BASE_PAGE: usize = 4096;
-/// Base pages of a heap page.
-const BASE_PAGES: usize = HEAP_PAGE / BASE_PAGE;
-/// Bits of an address in user space, without the 57-bit addresses that mmap(2) gives only when asked.
-const ADDRESS_BITS: u32 = 48;
-/// One region describes 1 GiB.
-const REGION_BITS: u32 = 30;
+/// Bytes of the smallest base page that Linux has.
+pub const BASE_PAGE: usize = 1 << BASE_PAGE_BITS;
 const REGION: usize = 1 << REGION_BITS;
 
-/// In the state of a heap page: base pages in use, at most [`BASE_PAGES`].
-const IN_USE: u64 = 0xffff;
-/// It belongs to the heap.
-const OWNED: u64 = 1 << 16;
-/// The kernel was advised to back it with a huge page.
-const ADVISED: u64 = 1 << 17;
-/// It is the first of a block in a device's own memory, whose number of heap pages is in the upper half.
-const DEVICE_BLOCK: u64 = 1 << 19;
-const PAGES_SHIFT: u32 = 32;
-/// It holds small blocks in a device's own memory.
-const DEVICE_ARENA: u64 = 1 << 28;
-/// What stays of a page of jemalloc's that a driver was given, and gave on as a device's.
-const JEMALLOCS: u64 = IN_USE | OWNED | ADVISED;
-/// Which device's, in such a page.
-const DEVICE_SHIFT: u32 = 20;
-const DEVICE_MASK: u64 = 0xff;
-/// It is being dropped, by the process whose id is in the upper half.
-const DROPPING: u64 = 1 << 18;
-const DROPPER_SHIFT: u32 = 32;
-
-/// Zeros are a region of which nothing is the heap's.
+/// What the heap knows of 1 GiB. Zeros describe a region in which the heap owns nothing.
 #[repr(C)]
 struct Region {
     /// First, because `cpp/thread_cache.hpp` reads it.
@@ -58,40 +30,17 @@ struct Region {
     pages: [HeapPage; REGION / HEAP_PAGE],
 }
 
-struct HeapPage {
-    state: AtomicU64,
-    /// A bit for each base page that was in use since the page was last dropped, so that it may not be zeros.
-    used: [AtomicU64; BASE_PAGES / 64],
-}
-
-/// Read by `cpp/thread_cache.hpp`, too.
+/// Read by `cpp/thread_cache.hpp`.
 #[unsafe(no_mangle)]
 static gmem_heap_regions: [AtomicPtr<Region>; 1 << (ADDRESS_BITS - REGION_BITS)] =
     [const { AtomicPtr::new(ptr::null_mut()) }; 1 << (ADDRESS_BITS - REGION_BITS)];
 
-/// Where in the table there are any: all of it would be 512 page faults to look at.
+/// The part of the table that is in use: to look at all of it costs 512 page faults.
 static FIRST_REGION: AtomicUsize = AtomicUsize::new(usize::MAX);
 static END_OF_REGIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// Sums over all heap pages, in bytes.
-pub struct Totals {
-    /// Address space.
-    pub mapped: AtomicUsize,
-    /// What jemalloc has in use: live blocks, idle ones that it keeps for a while, and its own data.
-    pub in_use: AtomicUsize,
-    /// What was given back, ever.
-    pub dropped: AtomicUsize,
-}
-
-/// The process's.
-pub static TOTALS: Totals = Totals {
-    mapped: AtomicUsize::new(0),
-    in_use: AtomicUsize::new(0),
-    dropped: AtomicUsize::new(0),
-};
-
-/// The size class of the blocks that start on the base page of `address`; 0 for a large block, and for memory
-/// that is not the heap's.
+/// The size class of the blocks that start on the base page of `address`; 0 for a large block, and for memory that the
+/// heap does not own.
 #[inline]
 pub fn class_of(address: usize) -> u8 {
     region(address).map_or(0, |region| region.class(address).load(Ordering::Relaxed))
@@ -102,7 +51,7 @@ pub fn class_of(address: usize) -> u8 {
 pub fn set_class(address: usize, class: u8) {
     if let Some(region) = region(address) {
         let slot = region.class(address);
-        // Most are noted already, and a store would take the cache line from other threads.
+        // Most pages have their class already, and a store would take the cache line from other threads.
         if slot.load(Ordering::Relaxed) != class {
             slot.store(class, Ordering::Relaxed);
         }
@@ -111,257 +60,194 @@ pub fn set_class(address: usize, class: u8) {
 
 /// Whether an address lies on one of the heap's pages.
 pub fn is_owned(address: usize) -> bool {
-    region(address)
-        .is_some_and(|region| region.page(address).state.load(Ordering::Relaxed) & OWNED != 0)
+    region(address).is_some_and(|region| region.page(address).is_owned())
 }
 
 /// Note that a block of `length` bytes in the memory of the device with that index begins at `address`.
 pub fn mark_device_block(address: usize, device: usize, length: usize) {
     if let Some(region) = region(address) {
-        let pages = (length / HEAP_PAGE) as u64;
-        let mark = OWNED | DEVICE_BLOCK | pages << PAGES_SHIFT | (device as u64) << DEVICE_SHIFT;
-        let state = &region.page(address).state;
-        // All of the page is the block's, so nobody else changes it.
-        state.store(state.load(Ordering::Relaxed) & JEMALLOCS | mark, Ordering::Release);
+        region.page(address).mark_device_block(device, length);
     }
 }
 
-/// The device and the bytes of the block that begins at `address`, if it is one of a device's.
+/// The device and the bytes of the block in a device's memory that begins at `address`; `None` for any other block.
 pub fn device_block(address: usize) -> Option<(usize, usize)> {
-    let state = region(address)?.page(address).state.load(Ordering::Acquire);
-    let device = (state >> DEVICE_SHIFT & DEVICE_MASK) as usize;
-    let length = (state >> PAGES_SHIFT) as usize * HEAP_PAGE;
-    (state & (OWNED | DEVICE_BLOCK) == OWNED | DEVICE_BLOCK).then_some((device, length))
+    region(address)?.page(address).device_block()
 }
 
-/// Note that heap pages, which were adopted, hold small blocks in a device's memory: blocks that no thread keeps.
+/// Note that adopted heap pages hold small blocks in a device's memory, which no thread caches.
 pub fn mark_device_arena(range: PageRange) {
-    each_part(range, |page, _| {
-        page.state.fetch_or(DEVICE_ARENA, Ordering::Release);
-    });
+    each_part(range, |page, _| page.mark_device_arena());
     for page in (range.start()..range.end()).step_by(BASE_PAGE) {
         set_class(page, 0);
     }
 }
 
-/// Whether a block lies on such a page.
+/// Whether a block lies on a page of a device's arena.
 pub fn is_in_device_arena(address: usize) -> bool {
-    region(address).is_some_and(|region| {
-        region.page(address).state.load(Ordering::Relaxed) & DEVICE_ARENA != 0
-    })
+    region(address).is_some_and(|region| region.page(address).is_in_device_arena())
 }
 
-/// Take fresh mappings in: whole heap pages, none of it in use.
+/// Make freshly mapped heap pages the heap's. None of their base pages is in use.
 pub fn adopt(range: PageRange) -> SysResult<()> {
     for start in (range.start()..range.end()).step_by(HEAP_PAGE) {
-        region_or_new(start)?.page(start).state.store(OWNED, Ordering::Release);
-        TOTALS.mapped.fetch_add(HEAP_PAGE, Ordering::Relaxed);
+        region_or_new(start)?.page(start).adopt();
     }
     Ok(())
 }
 
-/// Let go of whole heap pages that are about to be unmapped.
+/// Forget whole heap pages that are about to be unmapped.
 pub fn abandon(range: PageRange) {
-    each_part(range, |page, _| {
-        if page.state.swap(0, Ordering::AcqRel) & OWNED != 0 {
-            page.forget_used();
-            TOTALS.mapped.fetch_sub(HEAP_PAGE, Ordering::Relaxed);
-        }
-    });
+    each_part(range, |page, _| page.abandon());
 }
 
-/// The same for a block in a device's memory. What a driver has taken from this heap stays in it.
+/// Forget a block in a device's memory. Memory that a driver took from this heap stays the heap's.
 pub fn abandon_device_block(range: PageRange) {
     let Some(region) = region(range.start()) else { return };
-    let state = &region.page(range.start()).state;
-    if state.load(Ordering::Relaxed) & IN_USE == 0 {
-        return abandon(range);
+    if region.page(range.start()).end_device_block() {
+        abandon(range);
     }
-    state.fetch_and(JEMALLOCS, Ordering::AcqRel);
 }
 
-/// jemalloc begins to use a part of the heap, and takes it for zeros: what is not is made so.
+/// Bytes by which the heap's charge grows when jemalloc begins to use a range.
+pub fn missing_charge(range: PageRange) -> usize {
+    let mut bytes = 0;
+    each_part(range, |page, part| bytes += page.missing_charge(part));
+    bytes
+}
+
+/// jemalloc begins to use a range and expects zeros: base pages that were used before are cleared.
 pub fn put_in_use(range: PageRange) {
     each_part(range, |page, part| {
-        page.enter(base_pages(part));
+        page.enter(part);
         page.zero_used(part);
     });
 }
 
-/// jemalloc has no more use for a part of the heap. Heap pages with nothing left in use go back.
+/// jemalloc ceases to use a range. Heap pages with nothing left in use go back to the kernel.
 pub fn put_out_of_use(range: PageRange) {
-    let mut run = PageRange::new(range.start(), range.start());
-    each_part(range, |page, part| {
-        if !page.leave(base_pages(part)) {
-            return;
-        }
-        let start = part.start() & !(HEAP_PAGE - 1);
-        if start != run.end() || run.is_empty() {
-            drop_run(run);
-            run = PageRange::new(start, start);
-        }
-        run = PageRange::new(run.start(), start + HEAP_PAGE);
-    });
-    drop_run(run);
+    leave_each(range, HeapPage::leave);
 }
 
-/// Advise the kernel to back with huge pages: the whole heap pages inside of `range` that it does not know of. Not
-/// where its huge pages are larger than a heap page: returning one heap page to the kernel would split such a page.
+/// jemalloc ceases to use a range of which only a part may be in use. Returns the bytes of that part.
+pub fn put_used_out_of_use(range: PageRange) -> usize {
+    let mut sum = 0;
+    leave_each(range, |page, part| {
+        let (bytes, change) = page.leave_used(part);
+        sum += bytes;
+        change
+    });
+    sum
+}
+
+fn leave_each(range: PageRange, mut leave: impl FnMut(&HeapPage, PageRange) -> Change) {
+    let mut run = Run::new(drop_run);
+    each_part(range, |page, part| {
+        if leave(page, part) == Change::MustDrop {
+            run.add(part.start() & !(HEAP_PAGE - 1));
+        }
+    });
+    run.finish();
+}
+
+/// Advise the kernel to back the whole heap pages inside `range` with huge pages. Not if its huge pages are larger than a
+/// heap page: releasing one heap page would split such a page.
 pub fn advise_huge(range: PageRange) {
     if !machine::has_huge_gmem_pages() {
         return;
     }
-    let mut run = PageRange::new(range.start(), range.start());
+    let mut run = Run::new(advice::huge_pages);
     each_part(range, |page, part| {
-        if part.len() == HEAP_PAGE && page.state.fetch_or(ADVISED, Ordering::Relaxed) & ADVISED == 0
-        {
-            if part.start() != run.end() {
-                advise_run(run);
-                run = PageRange::new(part.start(), part.start());
-            }
-            run = PageRange::new(run.start(), part.end());
+        if part.len() == HEAP_PAGE && page.mark_advised() {
+            run.add(part.start());
         }
     });
-    advise_run(run);
+    run.finish();
 }
 
-/// Call with each run of neighbouring heap pages.
-pub fn each_run(mut found: impl FnMut(PageRange)) {
-    let mut run = PageRange::new(0, 0);
-    each_page(|start, _| {
-        if start != run.end() {
-            if !run.is_empty() {
-                found(run);
-            }
-            run = PageRange::new(start, start);
+/// Call with each run of neighbouring heap pages of ordinary memory.
+pub fn each_run(found: impl FnMut(PageRange)) {
+    let mut run = Run::new(found);
+    // The caller has just announced that new pages get advice by themselves; pages that a thread adopts without seeing
+    // that announcement must be seen here.
+    fence(Ordering::SeqCst);
+    each_page(|start, page| {
+        if !page.is_of_device() {
+            run.add(start);
         }
-        run = PageRange::new(run.start(), start + HEAP_PAGE);
     });
-    if !run.is_empty() {
-        found(run);
-    }
+    run.finish();
 }
 
-/// An upper bound of the heap's resident bytes.
-pub fn resident_at_most() -> usize {
-    let mut sum = 0;
-    each_page(|_, page| sum += page.resident_at_most());
-    sum
+/// Give back each unused base page that is still resident because its neighbours are in use. This takes huge pages apart,
+/// so it is for a heap at its hard limit only. Returns the bytes.
+pub fn reclaim_unused() -> usize {
+    let mut bytes = 0;
+    each_page(|start, page| match page.reclaim(start) {
+        (reclaimed, Change::None) => bytes += reclaimed,
+        (reclaimed, Change::MustDrop) => {
+            bytes += reclaimed;
+            drop_run(PageRange::new(start, start + HEAP_PAGE));
+        }
+    });
+    bytes
 }
 
 fn each_page(mut visit: impl FnMut(usize, &HeapPage)) {
     let first = FIRST_REGION.load(Ordering::Acquire);
     let end = END_OF_REGIONS.load(Ordering::Acquire);
     for (index, pointer) in gmem_heap_regions.iter().enumerate().take(end).skip(first) {
-        // SAFETY: regions are never unmapped.
+        // SAFETY: the pointer is null or a region, and regions are never unmapped.
         let Some(region) = (unsafe { pointer.load(Ordering::Acquire).as_ref() }) else { continue };
         for (number, page) in region.pages.iter().enumerate() {
-            if page.state.load(Ordering::Relaxed) & OWNED != 0 {
+            if page.is_owned() {
                 visit(index * REGION + number * HEAP_PAGE, page);
             }
         }
     }
 }
 
-fn advise_run(run: PageRange) {
-    if !run.is_empty() {
-        advice::huge_pages(run);
+/// Neighbouring heap pages, joined for one system call.
+struct Run<F: FnMut(PageRange)> {
+    range: PageRange,
+    done: F,
+}
+
+impl<F: FnMut(PageRange)> Run<F> {
+    fn new(done: F) -> Self {
+        Self { range: PageRange::new(0, 0), done }
+    }
+
+    /// Add the heap page at `start`.
+    fn add(&mut self, start: usize) {
+        if start != self.range.end() {
+            self.finish();
+            self.range = PageRange::new(start, start);
+        }
+        self.range = PageRange::new(self.range.start(), start + HEAP_PAGE);
+    }
+
+    fn finish(&mut self) {
+        if !self.range.is_empty() {
+            (self.done)(self.range);
+        }
+        self.range = PageRange::new(0, 0);
     }
 }
 
-/// Give back a run of heap pages that are marked [`DROPPING`].
+/// Give back a run of heap pages that this thread has marked as being dropped.
 fn drop_run(run: PageRange) {
-    if run.is_empty() {
-        return;
-    }
-    // SAFETY: the heap owns the pages, and nothing in use lies on them: each is marked as being dropped.
-    let dropped = unsafe { advice::drop_private(run).is_ok() };
+    // SAFETY: nothing on these heap pages is in use, and their mark keeps every other thread from taking them.
+    let dropped = unsafe { advice::drop_private(run) }.is_ok();
     if !dropped && run.len() > HEAP_PAGE {
-        // Locked memory (mlockall) stays, and is zeroed when it is used again. Its neighbours need not.
+        // Locked memory (mlockall) stays, and is cleared when it is used again. Its neighbours may go.
         let middle = run.start() + (run.len() / HEAP_PAGE / 2) * HEAP_PAGE;
         drop_run(PageRange::new(run.start(), middle));
         return drop_run(PageRange::new(middle, run.end()));
     }
-    each_part(run, |page, _| {
-        if dropped {
-            page.forget_used();
-        }
-        page.state.fetch_and(OWNED | ADVISED, Ordering::Release);
-    });
+    each_part(run, |page, _| page.end_drop(dropped));
     if dropped {
         TOTALS.dropped.fetch_add(run.len(), Ordering::Relaxed);
-    }
-}
-
-impl HeapPage {
-    /// Count base pages that come into use, once nobody is dropping the page.
-    fn enter(&self, base_pages: u64) {
-        let mut state = self.state.load(Ordering::Relaxed);
-        loop {
-            let mut next = state + base_pages;
-            if state & DROPPING != 0 {
-                if state >> DROPPER_SHIFT == u64::from(process::process_id().unsigned_abs()) {
-                    process::yield_now();
-                    state = self.state.load(Ordering::Relaxed);
-                    continue;
-                }
-                // The thread that did this is the parent's, and will never end it here.
-                next = (state & (OWNED | ADVISED)) + base_pages;
-            }
-            match self.state.compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Relaxed)
-            {
-                Ok(_) => return,
-                Err(now) => state = now,
-            }
-        }
-    }
-
-    /// Count base pages that go out of use. True if none is left and there is something to drop: then the page
-    /// is marked as being dropped, and the caller must do so.
-    fn leave(&self, base_pages: u64) -> bool {
-        let left = self.state.fetch_sub(base_pages, Ordering::AcqRel) - base_pages;
-        if left & IN_USE != 0 || self.used.iter().all(|word| word.load(Ordering::Relaxed) == 0) {
-            return false;
-        }
-        let dropping =
-            left | DROPPING | u64::from(process::process_id().unsigned_abs()) << DROPPER_SHIFT;
-        self.state.compare_exchange(left, dropping, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    /// Make a part zeros that comes into use, and note that it may hold anything from now on.
-    fn zero_used(&self, part: PageRange) {
-        let first = (part.start() & (HEAP_PAGE - 1)) / BASE_PAGE;
-        let last = first + part.len() / BASE_PAGE;
-        let page = part.start() & !(HEAP_PAGE - 1);
-        for (index, word) in self.used.iter().enumerate() {
-            let mask = bits(first, last, index);
-            if mask == 0 {
-                continue;
-            }
-            let before = word.fetch_or(mask, Ordering::Relaxed) & mask;
-            each_run_of_bits(before, |from, to| {
-                let start = page + (index * 64 + from) * BASE_PAGE;
-                // SAFETY: base pages that the heap owns and that jemalloc is only about to use.
-                unsafe {
-                    let start: *mut u8 = ptr::with_exposed_provenance_mut(start);
-                    start.write_bytes(0, (to - from) * BASE_PAGE);
-                }
-            });
-        }
-    }
-
-    fn forget_used(&self) {
-        for word in &self.used {
-            word.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// At most so much of the page is resident.
-    fn resident_at_most(&self) -> usize {
-        let used: u32 =
-            self.used.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum();
-        let huge = self.state.load(Ordering::Relaxed) & ADVISED != 0;
-        if used > 0 && huge { HEAP_PAGE } else { used as usize * BASE_PAGE }
     }
 }
 
@@ -377,7 +263,7 @@ impl Region {
 
 fn region(address: usize) -> Option<&'static Region> {
     let pointer = gmem_heap_regions.get(address >> REGION_BITS)?;
-    // SAFETY: regions are never unmapped.
+    // SAFETY: the pointer is null or a region, and regions are never unmapped.
     unsafe { pointer.load(Ordering::Acquire).as_ref() }
 }
 
@@ -388,7 +274,7 @@ fn region_or_new(address: usize) -> SysResult<&'static Region> {
     }
     let index = address >> REGION_BITS;
     let pointer = gmem_heap_regions.get(index).ok_or(TOO_HIGH)?;
-    // Touched here and there only, so on small pages.
+    // Only a few base pages of it are ever touched, so it lies on small pages.
     let fresh: NonNull<Region> =
         mapping::map_aligned(size_of::<Region>(), mapping::base_page())?.cast();
     let known = pointer.compare_exchange(
@@ -399,10 +285,11 @@ fn region_or_new(address: usize) -> SysResult<&'static Region> {
     );
     FIRST_REGION.fetch_min(index, Ordering::AcqRel);
     END_OF_REGIONS.fetch_max(index + 1, Ordering::AcqRel);
-    // SAFETY: regions are never unmapped; zeros are a region; a failed exchange found one.
+    // SAFETY: a failed exchange found another thread's region, else `fresh` is one, because zeros are a region. Neither
+    // is unmapped once it is in the table.
     let region = unsafe { known.map_or_else(|other| &*other, |_| fresh.as_ref()) };
     if known.is_err() {
-        // SAFETY: mapped above, and the exchange that would have published its address failed.
+        // SAFETY: mapped above, and not in the table, so no other thread has its address.
         let _ = unsafe { mapping::unmap(fresh.cast(), size_of::<Region>()) };
     }
     Ok(region)
@@ -420,38 +307,12 @@ fn each_part(range: PageRange, mut visit: impl FnMut(&HeapPage, PageRange)) {
     }
 }
 
-fn base_pages(part: PageRange) -> u64 {
-    (part.len() / BASE_PAGE) as u64
-}
-
-/// The bits of word `index` that lie in `first..last`.
-fn bits(first: usize, last: usize, index: usize) -> u64 {
-    let (low, high) = (first.max(index * 64), last.min(index * 64 + 64));
-    if low >= high {
-        return 0;
-    }
-    (u64::MAX >> (64 - (high - low))) << (low - index * 64)
-}
-
-/// Call with `from..to` of each run of set bits.
-fn each_run_of_bits(mut word: u64, mut found: impl FnMut(usize, usize)) {
-    while word != 0 {
-        let from = word.trailing_zeros();
-        let length = (word >> from).trailing_ones();
-        found(from as usize, (from + length) as usize);
-        if from + length == 64 {
-            return;
-        }
-        word &= u64::MAX << (from + length);
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
-    /// Heap pages of a test's own, adopted; nobody unmaps them.
+    /// Adopted heap pages that only the calling test uses; they stay mapped.
     fn fresh_pages(count: usize) -> PageRange {
         let page = crate::page::PageSize::new(HEAP_PAGE).unwrap();
         let start = mapping::map_aligned(count * HEAP_PAGE, page).unwrap();
@@ -488,14 +349,14 @@ mod tests {
         }
         // What stayed is zeroed before it is used again.
         put_in_use(first);
-        // SAFETY: as above.
+        // SAFETY: the test's own mapping.
         unsafe {
             assert_eq!(byte(range.start() + HEAP_PAGE).read(), 0);
             assert_eq!(byte(range.start() + edge).read(), 7);
         }
         put_out_of_use(first);
         put_out_of_use(rest);
-        // SAFETY: as above.
+        // SAFETY: the test's own mapping.
         assert_eq!(unsafe { byte(range.start() + edge).read() }, 0);
     }
 
@@ -506,13 +367,13 @@ mod tests {
         assert_eq!(class_of(range.start() + 5 * BASE_PAGE), 9);
         assert_eq!(class_of(range.start() + 6 * BASE_PAGE), 0);
         assert!(is_owned(range.end() - 1));
-        for foreign in [0, 4096, usize::MAX, ptr::from_ref(&foreign_place).addr()] {
-            assert!(!is_owned(foreign) && class_of(foreign) == 0, "{foreign:#x}");
+        for address in [0, 4096, usize::MAX, ptr::from_ref(&not_on_the_heap).addr()] {
+            assert!(!is_owned(address) && class_of(address) == 0, "{address:#x}");
         }
     }
 
-    #[allow(non_upper_case_globals, reason = "a place, not a constant")]
-    static foreign_place: AtomicU8 = AtomicU8::new(0);
+    #[allow(non_upper_case_globals, reason = "a variable, not a constant")]
+    static not_on_the_heap: AtomicU8 = AtomicU8::new(0);
 
     #[test]
     fn threads_may_use_and_leave_parts_of_one_page() {
@@ -541,13 +402,22 @@ mod tests {
     }
 
     #[test]
-    fn bits_of_words() {
-        assert_eq!(bits(0, 512, 3), u64::MAX);
-        assert_eq!(bits(60, 70, 0), 0xf << 60);
-        assert_eq!(bits(60, 70, 1), 0x3f);
-        assert_eq!(bits(60, 70, 2), 0);
-        let mut runs = Vec::new();
-        each_run_of_bits(0xf000_0000_0000_0a06, |from, to| runs.push((from, to)));
-        assert_eq!(runs, [(1, 3), (9, 10), (11, 12), (60, 64)]);
+    fn reclaiming_takes_what_is_unused_and_leaves_the_rest() {
+        let range = fresh_pages(1);
+        let (kept, unused) = (part(range, 0, BASE_PAGE), part(range, BASE_PAGE, HEAP_PAGE));
+        put_in_use(range);
+        for at in (range.start()..range.end()).step_by(BASE_PAGE) {
+            // SAFETY: the test's own mapping.
+            unsafe { byte(at).write(7) };
+        }
+        put_out_of_use(unused);
+        assert!(reclaim_unused() >= unused.len());
+        // SAFETY: the test's own mapping.
+        unsafe {
+            assert_eq!(byte(kept.start()).read(), 7);
+            assert_eq!(byte(unused.start()).read(), 0);
+        }
+        assert_eq!(missing_charge(unused), unused.len());
+        put_out_of_use(kept);
     }
 }

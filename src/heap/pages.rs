@@ -1,32 +1,40 @@
-//! The heap's page source. jemalloc is compiled with its `mmap`, `munmap`, `madvise`, `sbrk` and `sysconf` renamed to
-//! the functions here (`.cargo/config.toml`), so all its memory comes from and goes through
-//! this file, bootstrap and metadata included. jemalloc believes that the kernel does not overcommit
-//! (`cpp/jemalloc`), and so says of each piece of memory when it begins to use it and when it has no use for
-//! it. [`page_map`] keeps the account of that, and gives heap pages back when nothing of them is in use.
+//! The heap's page source. jemalloc is compiled with its `mmap`, `munmap`, `madvise`, `sbrk` and `sysconf` renamed to the
+//! functions here (`.cargo/config.toml`), so all its memory, bootstrap and metadata included, passes through this file.
+//! jemalloc believes that the kernel does not overcommit (`cpp/jemalloc`), and therefore announces each range that it
+//! begins or ceases to use. [`page_map`] accounts for that, and gives heap pages back when nothing in them is in use.
 //!
-//! They run inside `malloc`: no allocation, no panic, no lock; errno as jemalloc expects it.
+//! These functions run inside `malloc` with jemalloc's locks held: they do not allocate, panic, lock or call a driver, and
+//! they set errno as jemalloc expects.
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
 
-use super::page_map::{self, HEAP_PAGE, TOTALS};
+use super::checked::IS_CHECKED;
+use super::page_map::{self, BASE_PAGE, HEAP_PAGE, TOTALS};
 use super::{NARENAS, limits, settings};
 use crate::error::Errno;
 use crate::os::{SysResult, advice, errno, machine, mapping, set_errno};
 use crate::page::{PageRange, PageSize};
 
-/// A heap that stays below lies on small pages, but for its large blocks: a program that only says hello is
-/// not to pay for huge pages, even where the kernel gives them to everyone.
+/// A heap below this size lies on small pages, except for its large blocks: a program that only says hello should not pay
+/// for huge pages, even where the kernel gives them to everyone.
 const SMALL_HEAP: usize = 16 << 20;
 
 /// Whether the heap has outgrown [`SMALL_HEAP`].
 static IS_HUGE: AtomicBool = AtomicBool::new(false);
 
+thread_local! {
+    /// The hard limit refused this thread memory that jemalloc has addresses for. jemalloc's next step is to ask for more
+    /// addresses, which would not help and would not be found again.
+    static WAS_REFUSED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// jemalloc's `mmap`: fresh memory, or with `MAP_FIXED` the use of a part of it begins or ends.
 ///
 /// # Safety
-/// As `mmap(2)`, by jemalloc: with `MAP_FIXED` the range is part of an extent of its own.
+/// Called by jemalloc alone. With `MAP_FIXED` the range is part of an extent that the calling thread has to itself.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmem_pages_mmap(
     addr: *mut c_void,
@@ -49,7 +57,7 @@ unsafe extern "C" fn gmem_pages_mmap(
             end_use(range);
             Ok(addr)
         }
-        // A wish for an address; jemalloc can do without.
+        // jemalloc would like a certain address, and can do without.
         (false, false) => Err(Errno(libc::ENOMEM)),
     };
     outcome.unwrap_or_else(|errno| {
@@ -58,10 +66,11 @@ unsafe extern "C" fn gmem_pages_mmap(
     })
 }
 
-/// jemalloc's `munmap`, for what it trims off a fresh mapping.
+/// jemalloc's `munmap`, for what it trims off a fresh mapping. Whole heap pages are unmapped. The rest stays: its heap page
+/// holds other memory, or will (see [`Rest`]).
 ///
 /// # Safety
-/// As `munmap(2)`: nobody uses the range, which ends where a heap page or its mapping does.
+/// Nobody uses the range, which is a mapping, or begins where one begins or ends where one ends.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmem_pages_munmap(addr: *mut c_void, length: usize) -> c_int {
     let (Some(start), Some(end)) = (
@@ -70,23 +79,26 @@ unsafe extern "C" fn gmem_pages_munmap(addr: *mut c_void, length: usize) -> c_in
     ) else {
         return fail(Errno(libc::EINVAL));
     };
-    let range = PageRange::new(start, end);
-    let Some(first) = NonNull::new(addr.cast::<u8>().with_addr(start)) else {
-        return fail(Errno(libc::EINVAL));
-    };
-    if range.is_empty() {
+    let is_whole = length >= HEAP_PAGE && start < end;
+    let rest_end = if is_whole { start } else { addr.addr() + length };
+    let rest = PageRange::new(addr.addr(), rest_end);
+    let before = errno();
+    let used = page_map::put_used_out_of_use(rest);
+    TOTALS.in_use.fetch_sub(used, Ordering::Relaxed);
+    set_errno(before);
+    let Some(first) = NonNull::new(addr.cast::<u8>().with_addr(start)).filter(|_| is_whole) else {
         return 0;
-    }
-    page_map::abandon(range);
+    };
+    page_map::abandon(PageRange::new(start, end));
     // SAFETY: jemalloc owns the range and does not use it afterwards, as munmap(2) demands of its caller.
-    unsafe { mapping::unmap(first, range.len()) }.map_or_else(fail, |()| 0)
+    unsafe { mapping::unmap(first, end - start) }.map_or_else(fail, |()| 0)
 }
 
-/// jemalloc's `madvise`: advice that splits huge pages, or gives back parts of them, is not taken. In a build
-/// by Cargo alone, without the header in `cpp/jemalloc`, whole heap pages go back here.
+/// jemalloc's `madvise`: advice that would take huge pages apart is refused. In a build by Cargo alone, without the header
+/// in `cpp/jemalloc`, whole heap pages go back to the kernel here.
 ///
 /// # Safety
-/// As `madvise(2)`: with `MADV_DONTNEED` the range belongs to a free extent.
+/// With `MADV_DONTNEED` the range belongs to a free extent.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmem_pages_madvise(addr: *mut c_void, length: usize, advice: c_int) -> c_int {
     let range = PageRange::new(addr.addr(), addr.addr().saturating_add(length));
@@ -96,7 +108,7 @@ unsafe extern "C" fn gmem_pages_madvise(addr: *mut c_void, length: usize, advice
     let before = errno();
     let whole = range.inward(heap_page());
     // SAFETY: the range belongs to a free extent of jemalloc, whose contents nobody uses.
-    let dropped = !whole.is_empty() && unsafe { advice::drop_private(whole).is_ok() };
+    let dropped = !whole.is_empty() && unsafe { advice::drop_private(whole) }.is_ok();
     // free(3) leaves errno alone, and this may be the last call under it.
     set_errno(before);
     if dropped {
@@ -106,21 +118,21 @@ unsafe extern "C" fn gmem_pages_madvise(addr: *mut c_void, length: usize, advice
     if dropped && whole == range { 0 } else { -1 }
 }
 
-/// jemalloc's `sbrk`: there is none, whatever its settings say.
+/// jemalloc's `sysconf`: its pages have 4 KiB, whatever the kernel's have, because memory goes back as whole heap pages.
+#[unsafe(no_mangle)]
+extern "C" fn gmem_pages_sysconf(name: c_int) -> c_long {
+    if name == libc::_SC_PAGESIZE {
+        trust_madvise();
+        return BASE_PAGE as c_long;
+    }
+    machine::configuration(name)
+}
+
+/// jemalloc's `sbrk`: it always fails, whatever jemalloc's settings say.
 #[unsafe(no_mangle)]
 extern "C" fn gmem_pages_sbrk(_increment: isize) -> *mut c_void {
     set_errno(Errno(libc::ENOMEM));
     libc::MAP_FAILED
-}
-
-/// jemalloc's `sysconf`: its pages are 4 KiB, even where the kernel's are larger. It need not know those, because
-/// memory comes and goes in whole heap pages only.
-#[unsafe(no_mangle)]
-extern "C" fn gmem_pages_sysconf(name: c_int) -> c_long {
-    match name {
-        libc::_SC_PAGESIZE => page_map::BASE_PAGE as c_long,
-        _ => machine::configuration(name),
-    }
 }
 
 /// Fresh heap pages for `length` bytes.
@@ -129,14 +141,29 @@ fn map(length: usize, is_used: bool) -> SysResult<*mut c_void> {
     keep_addresses();
     settings::read_once();
     ARENA_RESERVE.fill();
-    if !is_used && !limits::has_room(length) {
-        // jemalloc then asks for no more than it needs.
+    if !is_used {
+        if WAS_REFUSED.get() {
+            return Err(Errno(libc::ENOMEM));
+        }
+        let padded = heap_page().ceil(length).ok_or(Errno(libc::ENOMEM))?;
+        return map_pages(padded, 0);
+    }
+    WAS_REFUSED.set(false);
+    if !limits::has_space(length) {
+        limits::count_refusal();
         return Err(Errno(libc::ENOMEM));
     }
-    let used = if is_used { length } else { 0 };
+    if let Some(start) = REST.take(length) {
+        begin_use(PageRange::new(start, start + length))?;
+        return Ok(ptr::with_exposed_provenance_mut(start));
+    }
     let padded = heap_page().ceil(length).ok_or(Errno(libc::ENOMEM))?;
-    match map_pages(padded, used) {
-        Err(errno) if used == HEAP_PAGE => ARENA_RESERVE.take().ok_or(errno),
+    match map_pages(padded, length) {
+        Err(errno) if length == HEAP_PAGE => ARENA_RESERVE.take().ok_or(errno),
+        Ok(start) if length < HEAP_PAGE => {
+            REST.keep(start.addr() + length, HEAP_PAGE - length);
+            Ok(start)
+        }
         other => other,
     }
 }
@@ -154,8 +181,45 @@ fn map_pages(length: usize, used: usize) -> SysResult<*mut c_void> {
     Ok(start.as_ptr().cast())
 }
 
-/// Heap pages for jemalloc's arenas: it makes one for some of the first threads, with one heap page for its data,
-/// and 5.3.1 does not survive a thread for which it could not. Address space only.
+/// The rest of a heap page whose beginning jemalloc got: it asks for less than a heap page where it is refused more, as at
+/// a hard limit, and would take a heap page for each slab of small blocks.
+struct Rest(AtomicU64);
+
+static REST: Rest = Rest(AtomicU64::new(0));
+
+impl Rest {
+    /// Start and length lie on base pages, and the length is less than a heap page: both fit into one number.
+    const LENGTH_BITS: u32 = HEAP_PAGE.ilog2() - BASE_PAGE.ilog2();
+
+    fn number(start: usize, length: usize) -> u64 {
+        let (start, length) = ((start / BASE_PAGE) as u64, (length / BASE_PAGE) as u64);
+        if length == 0 { 0 } else { start << Self::LENGTH_BITS | length }
+    }
+
+    fn start_and_length(number: u64) -> (usize, usize) {
+        let length = number & ((1 << Self::LENGTH_BITS) - 1);
+        ((number >> Self::LENGTH_BITS) as usize * BASE_PAGE, length as usize * BASE_PAGE)
+    }
+
+    /// Take `length` bytes.
+    fn take(&self, length: usize) -> Option<usize> {
+        let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |number| {
+            let (start, left) = Self::start_and_length(number);
+            (length <= left).then(|| Self::number(start + length, left - length))
+        });
+        before.ok().map(|number| Self::start_and_length(number).0)
+    }
+
+    /// Keep `length` bytes, unless more are kept already. What is not kept costs addresses, no memory.
+    fn keep(&self, start: usize, length: usize) {
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |number| {
+            (length > Self::start_and_length(number).1).then(|| Self::number(start, length))
+        });
+    }
+}
+
+/// Heap pages for jemalloc's arenas. jemalloc creates an arena for some of the first threads, with one heap page for its
+/// data, and 5.3.1 does not survive a failure to do so. This is address space only.
 struct ArenaReserve([AtomicPtr<c_void>; NARENAS - 1]);
 
 static ARENA_RESERVE: ArenaReserve =
@@ -171,14 +235,14 @@ impl ArenaReserve {
         let Ok(start) = map_pages(self.0.len() * HEAP_PAGE, 0) else {
             return FILLED.store(false, Ordering::Relaxed);
         };
-        for (index, place) in self.0.iter().enumerate() {
-            place.store(start.wrapping_byte_add(index * HEAP_PAGE), Ordering::Release);
+        for (index, slot) in self.0.iter().enumerate() {
+            slot.store(start.wrapping_byte_add(index * HEAP_PAGE), Ordering::Release);
         }
     }
 
     fn take(&self) -> Option<*mut c_void> {
-        let page = self.0.iter().find_map(|place| {
-            let page = place.swap(ptr::null_mut(), Ordering::AcqRel);
+        let page = self.0.iter().find_map(|slot| {
+            let page = slot.swap(ptr::null_mut(), Ordering::AcqRel);
             (!page.is_null()).then_some(page)
         })?;
         TOTALS.in_use.fetch_add(HEAP_PAGE, Ordering::Relaxed);
@@ -187,12 +251,13 @@ impl ArenaReserve {
     }
 }
 
-/// Make a fresh mapping the heap's, and take a part of it into use.
+/// Make a fresh mapping the heap's, and begin to use a part of it.
 fn adopt(range: PageRange, used: PageRange) -> SysResult<()> {
     page_map::adopt(range)?;
-    // Pairs with the fence in `begin_use`: either this thread sees that the heap is huge, or that one sees the pages.
+    // Either this thread sees that the heap has become huge, or the thread that made it so sees these pages.
     fence(Ordering::SeqCst);
-    if IS_HUGE.load(Ordering::Relaxed) {
+    let is_huge = IS_HUGE.load(Ordering::Relaxed) && limits::has_space_for_huge_pages();
+    if is_huge && machine::has_huge_gmem_pages() {
         page_map::advise_huge(range);
     } else {
         advice::small_pages(range);
@@ -200,12 +265,21 @@ fn adopt(range: PageRange, used: PageRange) -> SysResult<()> {
     begin_use(used)
 }
 
-/// jemalloc takes memory into use: for blocks, and for what it keeps of them for a while.
+/// jemalloc begins to use memory: for blocks, for idle memory that it keeps for a while, and for its own data.
 fn begin_use(range: PageRange) -> SysResult<()> {
-    let in_use = limits::admit(range.len())?;
+    let missing = if limits::is_hard() { page_map::missing_charge(range) } else { 0 };
+    if let Err(errno) = limits::admit(range.len(), missing) {
+        WAS_REFUSED.set(true);
+        return Err(errno);
+    }
     page_map::put_in_use(range);
-    if in_use > SMALL_HEAP && !IS_HUGE.swap(true, Ordering::Relaxed) {
-        fence(Ordering::SeqCst);
+    // From here on the page map has charged what was only reserved.
+    limits::end_reservation(missing);
+    if TOTALS.in_use.load(Ordering::Relaxed) > SMALL_HEAP
+        && !IS_HUGE.load(Ordering::Relaxed)
+        && limits::has_space_for_huge_pages()
+        && !IS_HUGE.swap(true, Ordering::SeqCst)
+    {
         page_map::each_run(page_map::advise_huge);
     }
     Ok(())
@@ -213,28 +287,47 @@ fn begin_use(range: PageRange) -> SysResult<()> {
 
 fn end_use(range: PageRange) {
     let before = errno();
-    TOTALS.in_use.fetch_sub(range.len(), Ordering::Relaxed);
     page_map::put_out_of_use(range);
+    // Last, so that nobody counts on memory that has not gone back yet.
+    TOTALS.in_use.fetch_sub(range.len(), Ordering::Relaxed);
     set_errno(before);
 }
 
-/// jemalloc would write its complaints to stderr; what fails is told by NULL and errno. Called before jemalloc
-/// could have anything to say.
+/// Keep jemalloc from writing complaints to stderr: NULL and errno report what fails. Called before jemalloc can have
+/// anything to say. In a checked build its assertions do say what is wrong.
 pub fn keep_quiet() {
     unsafe extern "C" fn say_nothing(_: *mut c_void, _: *const c_char) {}
-    // SAFETY: a word that jemalloc reads and nobody else writes; each time the same value.
-    unsafe { (&raw mut tikv_jemalloc_sys::malloc_message).write(Some(say_nothing)) };
+    if IS_CHECKED {
+        return;
+    }
+    let say_nothing: unsafe extern "C" fn(*mut c_void, *const c_char) = say_nothing;
+    let hook = (&raw mut tikv_jemalloc_sys::malloc_message).cast();
+    // SAFETY: the variable is an aligned pointer to a function that lives as long as the library, and threads write it
+    // here alone, atomically and with the same value each time. jemalloc reads it as one word.
+    unsafe { AtomicPtr::from_ptr(hook) }.store(say_nothing as *mut c_void, Ordering::Relaxed);
 }
 
-/// jemalloc is to keep the addresses that it has (`retain`), whatever its settings say: `munmap` is there for fresh
-/// mappings only. Called when it has read them, and before it looks.
+unsafe extern "C" {
+    #[link_name = "_rjem_je_opt_retain"]
+    static mut OPT_RETAIN: bool;
+    #[link_name = "_rjem_je_opt_trust_madvise"]
+    static mut OPT_TRUST_MADVISE: bool;
+}
+
+/// Have jemalloc keep its addresses (`retain`), whatever its settings say: `munmap` here is for fresh mappings only.
+/// Called when jemalloc has read its settings, and before it looks.
 fn keep_addresses() {
-    unsafe extern "C" {
-        #[link_name = "_rjem_je_opt_retain"]
-        static mut OPT_RETAIN: bool;
-    }
-    // SAFETY: as in `keep_quiet`.
-    unsafe { (&raw mut OPT_RETAIN).write(true) };
+    // SAFETY: jemalloc's variable is one aligned byte. Threads write it here alone, atomically and with the same value
+    // each time; jemalloc reads it as one byte.
+    unsafe { AtomicBool::from_ptr(&raw mut OPT_RETAIN) }.store(true, Ordering::Relaxed);
+}
+
+/// Keep jemalloc from testing MADV_DONTNEED on a fresh mapping (`trust_madvise`): it writes to the mapping even if there
+/// is none. Called when jemalloc has read its settings, and before it looks.
+fn trust_madvise() {
+    // SAFETY: jemalloc's variable is one aligned byte. Threads write it here alone, atomically and with the same value
+    // each time; jemalloc reads it as one byte.
+    unsafe { AtomicBool::from_ptr(&raw mut OPT_TRUST_MADVISE) }.store(true, Ordering::Relaxed);
 }
 
 const fn heap_page() -> PageSize {
@@ -247,4 +340,22 @@ const fn heap_page() -> PageSize {
 fn fail(errno: Errno) -> c_int {
     set_errno(errno);
     -1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_a_page_is_given_out_once() {
+        let rest = Rest(AtomicU64::new(0));
+        assert_eq!(rest.take(BASE_PAGE), None);
+        let start = 0x7fff_ffe0_0000 + BASE_PAGE;
+        rest.keep(start, HEAP_PAGE - BASE_PAGE);
+        assert_eq!(rest.take(5 * BASE_PAGE), Some(start));
+        // The smaller rest does not displace the larger one.
+        rest.keep(HEAP_PAGE, BASE_PAGE);
+        assert_eq!(rest.take(HEAP_PAGE - 6 * BASE_PAGE), Some(start + 5 * BASE_PAGE));
+        assert_eq!(rest.take(BASE_PAGE), None);
+    }
 }

@@ -9,7 +9,8 @@ use crate::os::{cgroup, env};
 
 static SOFT_LIMIT: Setting<usize> = Setting {
     name: c"GMEM_HEAP_SOFT_LIMIT",
-    form: "bytes (`K`, `M`, `G` or `T` for powers of 1024), or `cgroup` for the limit of the memory cgroup",
+    form: "bytes (`K`, `M`, `G` or `T` for powers of 1024); `cgroup`, the limit of the memory cgroup less an eighth; \
+           `cgroup-64M` or `cgroup*0.9` to choose what is left to the rest of the process",
     default: "no limit",
     about: "Above this size the heap keeps no idle memory; `gmemHeapSetLimits` changes it.",
     parse: limit,
@@ -17,7 +18,8 @@ static SOFT_LIMIT: Setting<usize> = Setting {
 
 static HARD_LIMIT: Setting<usize> = Setting {
     name: c"GMEM_HEAP_HARD_LIMIT",
-    form: "bytes (`K`, `M`, `G` or `T` for powers of 1024), or `cgroup` for the limit of the memory cgroup",
+    form: "bytes (`K`, `M`, `G` or `T` for powers of 1024); `cgroup`, the limit of the memory cgroup less an eighth; \
+           `cgroup-64M` or `cgroup*0.9` to choose what is left to the rest of the process",
     default: "no limit",
     about: "The heap grows no further: `malloc` fails with `ENOMEM`; `gmemHeapSetLimits` changes it.",
     parse: limit,
@@ -39,6 +41,25 @@ static STATS: Setting<bool> = Setting {
     parse: config::switch,
 };
 
+/// Read by the first `dlopen` of a process whose malloc is libgmem (cpp/dlopen.cpp).
+static DEEPBIND: Setting<bool> = Setting {
+    name: c"GMEM_DEEPBIND",
+    form: "`keep` or `clear`",
+    default: "`clear`",
+    about: "Libraries opened with `RTLD_DEEPBIND` share the program's malloc, because the flag is cleared; `keep` leaves it \
+            alone.",
+    parse: |word| match word {
+        b"keep" => Some(true),
+        b"clear" => Some(false),
+        _ => None,
+    },
+};
+
+/// Whether `dlopen` keeps `RTLD_DEEPBIND`.
+pub fn keeps_deepbind() -> bool {
+    DEEPBIND.get().unwrap_or(false)
+}
+
 /// jemalloc reads this one itself.
 static MALLOC_CONF: Setting<()> = Setting {
     name: c"GMEM_MALLOC_CONF",
@@ -49,8 +70,15 @@ static MALLOC_CONF: Setting<()> = Setting {
 };
 
 /// The documentation of the heap's settings.
-pub fn rows() -> [SettingRow; 5] {
-    [SOFT_LIMIT.row(), HARD_LIMIT.row(), THRESHOLD.row(), STATS.row(), MALLOC_CONF.row()]
+pub fn rows() -> [SettingRow; 6] {
+    [
+        SOFT_LIMIT.row(),
+        HARD_LIMIT.row(),
+        THRESHOLD.row(),
+        STATS.row(),
+        DEEPBIND.row(),
+        MALLOC_CONF.row(),
+    ]
 }
 
 /// Whether statistics are written at exit.
@@ -92,12 +120,14 @@ pub fn read_once() {
     STATS_AT_EXIT.store(STATS.get().unwrap_or(false), Ordering::Relaxed);
 }
 
-/// Bytes, or the limit of the memory cgroup, which may have none.
+/// Bytes, or a part of the limit of the memory cgroup, which may have none.
 fn limit(value: &[u8]) -> Option<usize> {
-    if value == b"cgroup" {
-        return Some(cgroup::memory_limit().unwrap_or(limits::NONE));
-    }
-    config::bytes(value)
+    // Without a limit the arithmetic on it still has to be well-formed.
+    let of_group = |limit| limits::of_group(value, limit, config::bytes);
+    config::bytes(value).or_else(|| match cgroup::memory_limit() {
+        Some(limit) => of_group(limit),
+        None => of_group(usize::MAX / 2).map(|_| limits::NONE),
+    })
 }
 
 #[cfg(test)]
@@ -108,6 +138,7 @@ mod tests {
     fn limits_are_bytes_or_the_cgroups() {
         assert_eq!(limit(b"64M"), Some(64 << 20));
         assert_eq!(limit(b"64MB"), None);
-        assert!(limit(b"cgroup").is_some_and(|limit| limit > 0));
+        assert!(limit(b"cgroup").is_some() && limit(b"cgroup*0.9").is_some());
+        assert_eq!(limit(b"cgroup+1"), None);
     }
 }

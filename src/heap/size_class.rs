@@ -1,21 +1,17 @@
-//! Size classes of the blocks that threads keep: jemalloc's, from 16 bytes to 32 KiB. Four to each doubling, so
-//! that a block is at most a quarter larger than what was asked for.
+//! Size classes of the blocks that threads cache. They are jemalloc's classes from 16 bytes to 32 KiB, four to each
+//! doubling, so that a block is at most a quarter larger than requested.
 
-/// Larger blocks are not kept by threads.
-pub const MAX_KEPT: usize = 32 << 10;
-/// Classes are numbered from 1; 0 stands for every larger block.
-pub const CLASSES: usize = 41;
-/// All sizes of a class are multiples of it.
-const QUANTUM: usize = 16;
+use super::constants::QUANTUM;
+pub use super::constants::{CLASSES, MAX_CACHED};
 
 /// Bytes of a block of each class.
 pub const BYTES: [usize; CLASSES] = sizes();
 
 /// The class of each size, in steps of 16 bytes, rounded up. `cpp/thread_cache.hpp` reads it.
 #[unsafe(no_mangle)]
-static gmem_heap_class_of_size: [u8; MAX_KEPT / QUANTUM + 1] = classes();
+static gmem_heap_class_of_size: [u8; MAX_CACHED / QUANTUM + 1] = classes();
 
-/// The class of a block for `size` bytes; 0 above [`MAX_KEPT`].
+/// The class of a block for `size` bytes; 0 above [`MAX_CACHED`].
 #[inline]
 pub fn of_size(size: usize) -> u8 {
     gmem_heap_class_of_size.get(size.div_ceil(QUANTUM)).copied().unwrap_or(0)
@@ -34,8 +30,8 @@ const fn sizes() -> [usize; CLASSES] {
     bytes
 }
 
-const fn classes() -> [u8; MAX_KEPT / QUANTUM + 1] {
-    let mut of_size = [1; MAX_KEPT / QUANTUM + 1];
+const fn classes() -> [u8; MAX_CACHED / QUANTUM + 1] {
+    let mut of_size = [1; MAX_CACHED / QUANTUM + 1];
     let (mut index, mut class) = (0, 1);
     while index < of_size.len() {
         if index * QUANTUM > BYTES[class] {
@@ -53,15 +49,15 @@ mod tests {
 
     #[test]
     fn they_are_jemallocs() {
-        for size in 9..=MAX_KEPT {
+        for size in 9..=MAX_CACHED {
             let class = usize::from(of_size(size));
             // SAFETY: the size is not 0.
             assert_eq!(BYTES[class], unsafe { tikv_jemalloc_sys::nallocx(size, 0) }, "{size}");
         }
         assert_eq!(
-            (of_size(0), of_size(1), of_size(MAX_KEPT + 1), of_size(usize::MAX)),
+            (of_size(0), of_size(1), of_size(MAX_CACHED + 1), of_size(usize::MAX)),
             (1, 1, 0, 0)
         );
-        assert_eq!(BYTES[CLASSES - 1], MAX_KEPT);
+        assert_eq!(BYTES[CLASSES - 1], MAX_CACHED);
     }
 }

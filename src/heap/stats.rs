@@ -1,45 +1,60 @@
 //! What the heap holds: for `gmemHeapStats`, as JSON, and for `GMEM_STATS=1` at exit.
+//!
+//! [`Counters`] is the only list of the statistics. `gmemHeapStats` copies it, the JSON prints its table, and a test compares
+//! `libgmem.h` with it.
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
-use super::page_map::{self, TOTALS};
-use super::{control, device_blocks, foreign, limits, settings};
+use super::page_map::{self, BASE_PAGE, TOTALS};
+use super::{control, device_blocks, foreign_block, limits, settings};
 use crate::os::{file, smaps};
 
-/// Bytes, unless the name says otherwise.
+/// Makes the structure, and a table of its fields' names and descriptions, of one list.
+macro_rules! counters {
+    ($($name:ident: $description:literal,)*) => {
+        /// `gmemHeapStats_t` of `libgmem.h`: bytes unless the description says otherwise.
+        #[repr(C)]
+        #[derive(Debug, Default, Clone, Copy)]
+        pub struct Counters {
+            /// Bytes of the structure.
+            pub size: usize,
+            $(#[doc = $description] pub $name: usize,)*
+        }
+
+        impl Counters {
+            /// Name, description and value of each field behind the size.
+            fn table(&self) -> impl Iterator<Item = (&'static str, &'static str, usize)> {
+                [$((stringify!($name), $description, self.$name)),*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    live: "allocated blocks, with what threads cache or pass on (at most 8 MiB) and the unused rest of pages with small blocks",
+    idle: "freed memory, kept for the next allocation until it goes back",
+    metadata: "the heap's own data, and space for it",
+    retained: "address space with nothing in use; some of it is resident where a page of 2 MiB is partly in use",
+    mapped: "address space, all of it",
+    resident: "memory",
+    huge: "the part of the resident memory that is on huge pages",
+    released: "memory given back to the kernel so far",
+    soft_limit: "the soft limit; 0: none",
+    hard_limit: "the hard limit; 0: none",
+    refused: "number of times that the hard limit refused memory; several for one allocation",
+    foreign_blocks: "number of calls that brought a block of another allocator",
+    arenas: "number of arenas in use",
+    device_live: "live blocks in the memory of a device; not in live, and under no limit",
+    device_idle: "freed blocks in the memory of a device, kept for the next allocation",
+    device_refused: "number of large blocks for which the device had no memory: they are ordinary",
+}
+
+/// The counters and each arena's part.
 #[derive(Debug, Default, Clone)]
 pub struct Stats {
-    /// Live blocks, with what threads keep or pass on and what pages of small blocks have left over.
-    pub live: usize,
-    /// Freed, and kept for the next allocation until it goes back.
-    pub idle: usize,
-    /// jemalloc's own data, and address space for it.
-    pub metadata: usize,
-    /// Address space with nothing in use.
-    pub retained: usize,
-    /// Address space of the heap, all of it.
-    pub mapped: usize,
-    /// In memory.
-    pub resident: usize,
-    /// Of the resident memory: on huge pages.
-    pub huge: usize,
-    /// Given back to the kernel so far.
-    pub given_back: usize,
-    /// The limits, 0 for none.
-    pub soft_limit: usize,
-    /// See `soft_limit`.
-    pub hard_limit: usize,
-    /// Times that the hard limit refused memory.
-    pub refused: usize,
-    /// Calls that brought a block of another allocator.
-    pub foreign: usize,
-    /// Live blocks in the memory of a device.
-    pub device_live: usize,
-    /// Freed ones, kept for the next.
-    pub device_idle: usize,
-    /// Blocks for which the device had no memory, so that they are ordinary.
-    pub device_refused: usize,
+    /// The whole heap.
+    pub counters: Counters,
     /// Each arena's part.
     pub arenas: Vec<Arena>,
 }
@@ -57,70 +72,69 @@ pub struct Arena {
     pub idle: usize,
 }
 
-/// The heap as it is now. Other threads go on meanwhile, so the numbers need not fit to the byte.
+/// The heap as it is now. Other threads go on meanwhile, so the numbers need not add up to the byte.
 pub fn read() -> Stats {
-    let mut stats = Stats { arenas: arenas(), ..Stats::default() };
-    for arena in &stats.arenas {
-        stats.live += arena.live;
-        stats.idle += arena.idle;
-    }
+    let arenas = arenas();
+    let live = arenas.iter().map(|arena| arena.live).sum();
+    let idle = arenas.iter().map(|arena| arena.idle).sum();
     let in_use = TOTALS.in_use.load(Ordering::Relaxed);
-    stats.metadata = in_use.saturating_sub(stats.live + stats.idle);
-    stats.mapped = TOTALS.mapped.load(Ordering::Relaxed);
+    let mapped = TOTALS.mapped.load(Ordering::Relaxed);
     let of_devices = &device_blocks::TOTALS;
-    stats.device_live = of_devices.live.load(Ordering::Relaxed);
-    stats.device_idle = of_devices.idle.load(Ordering::Relaxed);
-    stats.device_refused = of_devices.refused.load(Ordering::Relaxed);
-    stats.retained = stats.mapped.saturating_sub(in_use + stats.device_live + stats.device_idle);
-    stats.given_back = TOTALS.dropped.load(Ordering::Relaxed);
+    let device_live = of_devices.live.load(Ordering::Relaxed);
+    let device_idle = of_devices.idle.load(Ordering::Relaxed);
+    let (resident, huge) = resident_and_huge();
+    let (soft_limit, hard_limit) = limits::get();
+    let counters = Counters {
+        size: size_of::<Counters>(),
+        live,
+        idle,
+        metadata: in_use.saturating_sub(live + idle),
+        retained: mapped.saturating_sub(in_use + device_live + device_idle),
+        mapped,
+        resident,
+        huge,
+        released: TOTALS.dropped.load(Ordering::Relaxed),
+        soft_limit,
+        hard_limit,
+        refused: limits::refused(),
+        foreign_blocks: foreign_block::seen(),
+        arenas: arenas.len(),
+        device_live,
+        device_idle,
+        device_refused: of_devices.refused.load(Ordering::Relaxed),
+    };
+    Stats { counters, arenas }
+}
+
+/// Bytes of the heap in memory, and on huge pages.
+fn resident_and_huge() -> (usize, usize) {
+    let (mut resident, mut huge) = (0, 0);
     let seen = smaps::each_mapping(|mapping| {
-        // The kernel joins neighbours, but hardly ever the heap's with others': it lies on whole huge pages.
+        // The kernel joins neighbouring mappings, but hardly ever the heap's with another's: the heap's are whole heap
+        // pages.
         if page_map::is_owned(mapping.start) {
-            stats.resident += mapping.bytes;
-            stats.huge += mapping.huge;
+            resident += mapping.bytes;
+            huge += mapping.huge;
         }
     });
-    if seen.is_err() {
-        // Without /proc: an upper bound.
-        stats.resident = page_map::resident_at_most();
+    match seen {
+        Ok(()) => (resident, huge),
+        // Without /proc only an upper bound is known.
+        Err(_) => (TOTALS.charged.load(Ordering::Relaxed), 0),
     }
-    (stats.soft_limit, stats.hard_limit) = limits::get();
-    stats.refused = limits::refused();
-    stats.foreign = foreign::seen();
-    stats
 }
 
 impl Stats {
-    /// As one JSON object.
+    /// One JSON object.
     pub fn to_json(&self) -> String {
-        let Self {
-            live,
-            idle,
-            metadata,
-            retained,
-            mapped,
-            resident,
-            huge,
-            given_back,
-            soft_limit,
-            hard_limit,
-            refused,
-            foreign,
-            device_live,
-            device_idle,
-            device_refused,
-            arenas,
-        } = self;
-        let mut json = format!(
-            "{{\"live\":{live},\"idle\":{idle},\"metadata\":{metadata},\"retained\":{retained},\
-             \"mapped\":{mapped},\"resident\":{resident},\"huge\":{huge},\"given_back\":{given_back},\
-             \"soft_limit\":{soft_limit},\"hard_limit\":{hard_limit},\"refused\":{refused},\
-             \"foreign\":{foreign},\"device_live\":{device_live},\
-             \"device_idle\":{device_idle},\"device_refused\":{device_refused},\"arenas\":["
-        );
-        for (number, Arena { index, threads, live, idle }) in arenas.iter().enumerate() {
+        let mut json = String::from("{");
+        // Writing to a String does not fail.
+        for (name, _, value) in self.counters.table().filter(|(name, ..)| *name != "arenas") {
+            let _ = write!(json, "\"{name}\":{value},");
+        }
+        json.push_str("\"arenas\":[");
+        for (number, Arena { index, threads, live, idle }) in self.arenas.iter().enumerate() {
             let comma = if number == 0 { "" } else { "," };
-            // Writing to a String does not fail.
             let _ = write!(
                 json,
                 "{comma}{{\"index\":{index},\"threads\":{threads},\"live\":{live},\"idle\":{idle}}}"
@@ -132,21 +146,23 @@ impl Stats {
 
     fn to_lines(&self) -> String {
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        let Counters { live, idle, metadata, retained, resident, huge, released, .. } =
+            self.counters;
         format!(
             "libgmem: heap: live {:.1} MiB, idle {:.1}, metadata {:.1}, retained {:.1}; resident {:.1}, \
-             on huge pages {:.1}; given back {:.1}\n",
-            mib(self.live),
-            mib(self.idle),
-            mib(self.metadata),
-            mib(self.retained),
-            mib(self.resident),
-            mib(self.huge),
-            mib(self.given_back)
+             on huge pages {:.1}; released {:.1}\n",
+            mib(live),
+            mib(idle),
+            mib(metadata),
+            mib(retained),
+            mib(resident),
+            mib(huge),
+            mib(released)
         )
     }
 }
 
-/// At the end of the process, after `exit`'s handlers.
+/// Runs at the end of the process, after `exit`'s handlers.
 extern "C" fn print_if_asked() {
     if settings::stats_at_exit() {
         file::write_stderr(read().to_lines().as_bytes());
@@ -158,18 +174,17 @@ extern "C" fn print_if_asked() {
 static AT_EXIT: extern "C" fn() = print_if_asked;
 
 fn arenas() -> Vec<Arena> {
-    // jemalloc gathers its numbers when told that a new epoch begins.
+    // jemalloc gathers its numbers when a new epoch begins.
     control::set(c"epoch", 1_u64);
-    // jemalloc's pages are not the kernel's.
-    let page = control::number::<usize>(c"arenas.page", None).unwrap_or(0);
     (0..control::number::<u32>(c"arenas.narenas", None).unwrap_or(0))
         .filter_map(|arena| {
             let pages = |name| control::number::<usize>(name, Some(arena));
             Some(Arena {
                 index: arena as usize,
                 threads: control::number::<u32>(c"stats.arenas.0.nthreads", Some(arena))? as usize,
-                live: pages(c"stats.arenas.0.pactive")? * page,
-                idle: (pages(c"stats.arenas.0.pdirty")? + pages(c"stats.arenas.0.pmuzzy")?) * page,
+                live: pages(c"stats.arenas.0.pactive")? * BASE_PAGE,
+                idle: (pages(c"stats.arenas.0.pdirty")? + pages(c"stats.arenas.0.pmuzzy")?)
+                    * BASE_PAGE,
             })
         })
         .filter(|arena| arena.threads + arena.live + arena.idle > 0)
@@ -185,12 +200,36 @@ mod tests {
         const SIZE: usize = 96 << 20;
         let block = super::super::malloc(SIZE);
         let with = read();
-        assert!(with.live >= SIZE && with.mapped >= with.live + with.idle, "{with:?}");
+        let Counters { live, idle, mapped, .. } = with.counters;
+        assert!(live >= SIZE && mapped >= live + idle, "{with:?}");
         // SAFETY: live, and not used again.
         unsafe { super::super::release(block) };
         let json = with.to_json();
         assert!(json.starts_with("{\"live\":") && json.ends_with("]}"), "{json}");
         assert!(with.to_lines().contains("MiB"));
         assert!(!with.arenas.is_empty());
+    }
+
+    /// The words of a text, with its markup and line breaks removed.
+    fn words(text: &str) -> Vec<&str> {
+        text.split(|letter: char| letter.is_whitespace() || letter == '*' || letter == '`')
+            .filter(|word| !word.is_empty())
+            .collect()
+    }
+
+    #[test]
+    fn the_header_documents_each_counter_in_order() {
+        let header = include_str!("../../include/libgmem.h");
+        let end = header.find("} gmemHeapStats_t;").unwrap_or(0);
+        let start = header[..end].rfind("typedef struct {").unwrap_or(0);
+        let fields: Vec<_> = header[start..end].split("size_t ").skip(2).collect();
+        let table: Vec<_> = Counters::default().table().collect();
+        assert_eq!(fields.len(), table.len());
+        for (field, (name, description, _)) in fields.iter().zip(table) {
+            let (declared, comment) = field.split_once("/**<").unwrap_or((field, ""));
+            assert_eq!(declared.trim(), format!("{name};"));
+            let comment = comment.split("*/").next().unwrap_or_default();
+            assert_eq!(words(comment), words(description), "libgmem.h, {name}");
+        }
     }
 }

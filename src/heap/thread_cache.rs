@@ -1,25 +1,29 @@
-//! Blocks that a thread keeps for itself: a stack of pointers per size class, in front of jemalloc. `malloc`
-//! takes from one and `free` puts onto one in a few instructions (`cpp/thread_cache.hpp`); here is what happens
-//! when a stack is empty or full, and when a thread begins and ends. Half a stack at a time goes to other threads
-//! ([`transfer`]), if there is room for it.
+//! Blocks that a thread caches: a stack of pointers per size class, in front of jemalloc. `malloc` pops one and `free`
+//! pushes one in a few instructions (`cpp/thread_cache.hpp`). This file handles the rest: an empty or a full stack, and the
+//! beginning and end of a thread. Batches of half a stack go to other threads through [`transfer_cache`] if it has space.
 //!
-//! A thread keeps at most [`room`] blocks of a class, a few MiB in all, and only what it once used.
+//! A thread caches at most [`capacity`] blocks of a class, a few MiB in all, and only classes that it has used.
 
 use std::ffi::c_void;
 use std::mem::offset_of;
 use std::ptr;
 use std::sync::atomic::AtomicU8;
 
+use super::constants::STACK_BYTES;
 use super::size_class::{self, BYTES, CLASSES};
-use super::{allocate_in, page_map, purge_above_soft_limit, release, release_foreign, transfer};
+use super::{
+    allocate_in, checked, page_map, purge_above_soft_limit, release, release_foreign,
+    transfer_cache,
+};
 use crate::os::process;
 use crate::os::thread::AtThreadExit;
 
-/// One thread's stacks, all empty and without room to begin with. The C++ side knows what comes before `phase`.
+/// One thread's stacks, which are empty and have no capacity until the cache is opened. The C++ side knows the fields before
+/// `phase`.
 #[repr(C, align(64))]
 pub struct ThreadCache {
     stacks: [Stack; CLASSES],
-    /// The C++ side's last look-up in the page map; no region has the number `usize::MAX`.
+    /// The C++ side's last look-up in the page map. No region has the number `usize::MAX`.
     last_region: usize,
     last_classes: *const AtomicU8,
     phase: Phase,
@@ -32,22 +36,22 @@ struct Stack {
     top: *mut *mut c_void,
     bottom: *mut *mut c_void,
     limit: *mut *mut c_void,
-    /// Blocks fetched at once; doubles each time, so that a thread gets as many as it uses.
+    /// Blocks to fetch next time; doubles each time, so that a thread gets as many as it uses.
     fetch: usize,
 }
 
 #[repr(u8)]
 #[derive(PartialEq, Eq, Clone, Copy)]
 enum Phase {
-    /// The thread has not allocated enough to need one.
+    /// Not opened yet.
     Fresh,
     Open,
-    /// Being opened, or the thread is ending: everything goes to jemalloc.
+    /// The cache is being opened, or the thread is ending: all blocks come from and go to jemalloc.
     Closed,
 }
 
-/// Blocks of a class that a thread keeps at most.
-const fn room(class: usize) -> usize {
+/// Most blocks of a class that a thread caches.
+const fn capacity(class: usize) -> usize {
     match BYTES[class] {
         0 => 0,
         1..=1024 => 128,
@@ -57,25 +61,25 @@ const fn room(class: usize) -> usize {
     }
 }
 
-/// Blocks that go to other threads, or come from them, at once.
+/// Blocks of a class that move between threads in one batch.
 pub const fn batch(class: usize) -> usize {
-    room(class) / 2
+    capacity(class) / 2
 }
 
 const ALL_SLOTS: usize = {
     let (mut class, mut sum) = (0, 0);
     while class < CLASSES {
-        sum += room(class);
+        sum += capacity(class);
         class += 1;
     }
     sum
 };
 
-/// Gives the blocks back when a thread ends.
+/// Gives a thread's blocks back when it ends.
 static CLOSE: AtThreadExit = AtThreadExit::new(close);
 
 impl ThreadCache {
-    /// Room for one, all zeros; [`reset`] makes it that of a thread.
+    /// All zeros. [`reset`] makes it the cache of a thread.
     pub const EMPTY: Self = Self {
         stacks: [const {
             Stack {
@@ -94,15 +98,15 @@ impl ThreadCache {
     /// Whether the stacks may be used; opens a fresh one.
     fn is_open(&mut self) -> bool {
         if self.phase == Phase::Fresh {
-            // Arming may itself allocate, and so may the first to ask for forks.
+            // Both calls may allocate.
             self.phase = Phase::Closed;
             process::forks();
-            // SAFETY: a thread's cache stays where it is until the thread has ended.
+            // SAFETY: close() may be called with this cache, which stays where it is until the thread has ended.
             if unsafe { CLOSE.arm(ptr::from_mut(self).cast()) } {
                 let mut first = self.slots.as_mut_ptr();
                 for (class, stack) in self.stacks.iter_mut().enumerate() {
-                    // SAFETY: the slots are as many as all classes have room for.
-                    let limit = unsafe { first.add(room(class)) };
+                    // SAFETY: there are as many slots as all classes have capacity for together.
+                    let limit = unsafe { first.add(capacity(class)) };
                     *stack = Stack { top: first, bottom: first, limit, fetch: 1 };
                     first = limit;
                 }
@@ -112,69 +116,133 @@ impl ThreadCache {
         self.phase == Phase::Open
     }
 
-    /// Fill the empty stack of a class; gives one more block than it keeps.
+    /// Fill the empty stack of a class, and return one more block. Allocating may call back into this cache (the C library
+    /// may allocate in jemalloc's calls), so the stack is whole before and after each call of jemalloc.
     fn fetch(&mut self, class: u8) -> *mut c_void {
-        let most = batch(usize::from(class));
-        let stack = &mut self.stacks[usize::from(class)];
-        // SAFETY: the stack is empty and has room for twice as many.
-        if unsafe { transfer::take(usize::from(class), stack.bottom, most) } {
-            // SAFETY: as above; they are the calling thread's now.
+        let owner = ptr::from_mut(self).cast::<c_void>();
+        let index = usize::from(class);
+        let most = batch(index);
+        let stack = &mut self.stacks[index];
+        // SAFETY: the stack is empty, and its capacity is twice the batch.
+        if unsafe { transfer_cache::take(index, stack.bottom, most) } {
+            for number in 0..most {
+                // SAFETY: take() wrote `most` blocks, which are this thread's now.
+                unsafe { stack.adopt(number, index, owner) };
+            }
+            // SAFETY: the stack holds `most` blocks, and `most` is not 0.
             unsafe {
-                stack.top = stack.bottom.add(most - 1);
-                return stack.top.read();
+                stack.top = stack.bottom.add(most);
+                return stack.pop(index, owner);
             }
         }
         let count = stack.fetch.min(most);
         stack.fetch = (count * 2).min(most);
-        // The first that jemalloc gives is used first, so that memory is used from its beginning.
+        let mut fetched = [ptr::null_mut(); transfer_cache::BATCH];
+        let mut came = 0;
         let block = allocate_in(class);
-        for index in (0..count).rev() {
-            let kept = allocate_in(class);
-            if kept.is_null() {
-                // Keep what came, without a gap below it.
-                let came = count - 1 - index;
-                // SAFETY: `came` slots were written from `index + 1` on, and the stack has room for more.
-                unsafe {
-                    ptr::copy(stack.bottom.add(index + 1), stack.bottom, came);
-                    stack.top = stack.bottom.add(came);
-                }
-                return block;
+        while came < count && !block.is_null() {
+            let next = allocate_in(class);
+            if next.is_null() {
+                break;
             }
-            // SAFETY: at most half of the stack's room.
-            unsafe { stack.bottom.add(index).write(kept) };
+            fetched[came] = next;
+            came += 1;
         }
-        // SAFETY: as above.
-        stack.top = unsafe { stack.bottom.add(count) };
+        // The block that came first is used first, so that memory is used from its beginning.
+        let stack = &mut self.stacks[index];
+        for block in fetched[..came].iter().rev() {
+            if stack.top == stack.limit {
+                // SAFETY: jemalloc has just given the block, and nobody else knows it.
+                unsafe { release(*block) };
+            } else {
+                // SAFETY: the block is free, and the stack is not full.
+                unsafe { stack.push(*block, index, owner) };
+            }
+        }
         purge_above_soft_limit();
         block
     }
 }
 
 impl Stack {
+    /// Put a block on top.
+    ///
+    /// # Safety
+    /// The stack is not full; the block is a free one of the class, and nobody else has it.
+    unsafe fn push(&mut self, block: *mut c_void, class: usize, owner: *const c_void) {
+        // SAFETY: the caller promises a free block that nobody else has.
+        unsafe { checked::check_in(block, class, owner) };
+        // SAFETY: the caller promises that the stack is not full, so `top` is below the limit.
+        unsafe {
+            self.top.write(block);
+            self.top = self.top.add(1);
+        }
+    }
+
+    /// Take the block on top.
+    ///
+    /// # Safety
+    /// The stack is not empty.
+    unsafe fn pop(&mut self, class: usize, owner: *const c_void) -> *mut c_void {
+        // SAFETY: the caller promises that the stack is not empty, and each slot below `top` holds a cached block.
+        unsafe {
+            self.top = self.top.sub(1);
+            let block = self.top.read();
+            checked::check_out(block, class, owner);
+            block
+        }
+    }
+
+    /// Make a block that came from another thread's cache this cache's.
+    ///
+    /// # Safety
+    /// The slot holds a block that left another cache in a batch, and that nobody else has.
+    unsafe fn adopt(&mut self, number: usize, class: usize, owner: *const c_void) {
+        if checked::IS_CHECKED {
+            // SAFETY: the caller promises that the slot holds such a block.
+            unsafe {
+                let block = self.bottom.add(number).read();
+                checked::check_out(block, class, ptr::null());
+                checked::check_in(block, class, owner);
+            }
+        }
+    }
+
     /// Let the oldest batch of blocks of a class go.
     fn give_batch(&mut self, class: usize) {
         let count = batch(class);
-        // SAFETY: the stack holds at least so many, each live and known to nobody else.
-        if unsafe { transfer::put(class, self.bottom, count) } {
+        // SAFETY: the stack holds at least `count` blocks, which are free, and which it forgets below.
+        if unsafe { transfer_cache::put(class, self.bottom, count) } {
             self.forget(count);
         } else {
-            self.give_back(count);
+            self.give_back(class, count);
         }
     }
 
-    /// Give the `count` oldest blocks back to jemalloc.
-    fn give_back(&mut self, count: usize) {
-        for index in 0..count {
-            // SAFETY: the stack holds at least `count` blocks, each live and known to nobody else.
-            unsafe { release(self.bottom.add(index).read()) };
+    /// Give the `count` oldest blocks back to jemalloc. Each leaves the stack first, because freeing may call back.
+    fn give_back(&mut self, class: usize, count: usize) {
+        let mut left = count;
+        let mut blocks = [ptr::null_mut(); transfer_cache::BATCH];
+        while left > 0 && self.len() > 0 {
+            let now = left.min(blocks.len()).min(self.len());
+            // SAFETY: the stack holds at least `now` blocks, and the array has space for as many.
+            unsafe { ptr::copy_nonoverlapping(self.bottom, blocks.as_mut_ptr(), now) };
+            self.forget(now);
+            for block in &blocks[..now] {
+                // SAFETY: the block was cached, and nobody else has it.
+                unsafe {
+                    checked::check_out(*block, class, ptr::null());
+                    release(*block);
+                }
+            }
+            left -= now;
         }
-        self.forget(count);
     }
 
-    /// The `count` oldest blocks are not the thread's any more.
+    /// Remove the `count` oldest blocks.
     fn forget(&mut self, count: usize) {
         let kept = self.len() - count;
-        // SAFETY: what remains moves to the bottom.
+        // SAFETY: the stack holds `count + kept` blocks; the last `kept` of them move to the bottom.
         unsafe {
             ptr::copy(self.bottom.add(count), self.bottom, kept);
             self.top = self.bottom.add(kept);
@@ -186,7 +254,7 @@ impl Stack {
     }
 }
 
-/// `malloc` for a block that the thread does not keep.
+/// `malloc` of a block that the thread has not cached.
 ///
 /// # Safety
 /// `cache` is NULL or the calling thread's.
@@ -194,7 +262,7 @@ impl Stack {
 #[cold]
 unsafe extern "C" fn gmem_heap_malloc(size: usize, cache: *mut ThreadCache) -> *mut c_void {
     let class = size_class::of_size(size);
-    // SAFETY: the caller's promise.
+    // SAFETY: the cache is NULL or the calling thread's, so nobody else uses it.
     if let Some(cache) = unsafe { cache.as_mut() }
         && class != 0
         && cache.is_open()
@@ -208,60 +276,59 @@ unsafe extern "C" fn gmem_heap_malloc(size: usize, cache: *mut ThreadCache) -> *
     if !block.is_null() {
         return block;
     }
-    // Memory is short: what the thread keeps may make room.
-    // SAFETY: the caller's promise.
+    // Memory is short: give back what the thread caches and try again.
+    // SAFETY: the cache is NULL or the calling thread's.
     unsafe { flush(cache) };
     super::malloc(size)
 }
 
-/// `free` for a block that the thread cannot keep, or does not know.
+/// `free` of a block for which the thread has no stack, or a full one.
 ///
 /// # Safety
-/// `block` is NULL, a live block of this heap's or another allocator's; `cache` as above.
+/// `block` is NULL, or a live block of this heap's or another allocator's; `cache` is NULL or the calling thread's.
 #[unsafe(no_mangle)]
 #[cold]
 unsafe extern "C" fn gmem_heap_free(block: *mut c_void, cache: *mut ThreadCache) {
     let class = page_map::class_of(block.addr());
     if class == 0 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises NULL or a live block, which it gives up.
         return unsafe { release_foreign(block) };
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the cache is NULL or the calling thread's, so nobody else uses it.
     if let Some(cache) = unsafe { cache.as_mut() }
         && cache.is_open()
     {
-        let stack = &mut cache.stacks[usize::from(class)];
+        let owner = ptr::from_mut(cache).cast::<c_void>();
+        let class = usize::from(class);
+        let stack = &mut cache.stacks[class];
         if stack.top == stack.limit {
-            stack.give_batch(usize::from(class));
+            stack.give_batch(class);
         }
-        // SAFETY: there is room now.
-        unsafe {
-            stack.top.write(block);
-            stack.top = stack.top.add(1);
-        }
+        // SAFETY: the stack has space for another block, which the caller gives up.
+        unsafe { stack.push(block, class, owner) };
         return;
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: blocks with a class are this heap's, and the caller gives this one up.
     unsafe { release(block) };
 }
 
-/// Give back what the calling thread keeps.
+/// Give back what the calling thread caches.
 ///
 /// # Safety
 /// `cache` is NULL or the calling thread's.
 pub unsafe fn flush(cache: *mut ThreadCache) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the cache is NULL or the calling thread's, so nobody else uses it.
     if let Some(cache) = unsafe { cache.as_mut() } {
-        for stack in &mut cache.stacks {
-            stack.give_back(stack.len());
+        for (class, stack) in cache.stacks.iter_mut().enumerate() {
+            stack.give_back(class, stack.len());
         }
     }
 }
 
-/// At the end of a thread.
+/// Called when a thread ends.
 unsafe extern "C" fn close(cache: *mut c_void) {
     let cache = cache.cast::<ThreadCache>();
-    // SAFETY: what was armed: this thread's, which nobody looks at meanwhile.
+    // SAFETY: is_open() armed this function with the ending thread's cache, which nobody else uses.
     unsafe {
         for (class, stack) in (*cache).stacks.iter_mut().enumerate() {
             while stack.len() >= batch(class).max(1) {
@@ -274,13 +341,13 @@ unsafe extern "C" fn close(cache: *mut c_void) {
     }
 }
 
-/// Make a cache one of a thread that has not begun.
+/// Make a cache ready for a new thread.
 ///
 /// # Safety
-/// `cache` may be written, and nobody else looks at it.
+/// `cache` may be written, and nobody else uses it.
 pub unsafe fn reset(cache: *mut ThreadCache) {
-    // The slots need no reset: what is above a stack's top is never read.
-    // SAFETY: the caller's promise.
+    // The slots need no reset: nobody reads above a stack's top.
+    // SAFETY: the caller promises that nobody else uses the cache.
     unsafe {
         (*cache).stacks = ThreadCache::EMPTY.stacks;
         (*cache).last_region = usize::MAX;
@@ -288,23 +355,24 @@ pub unsafe fn reset(cache: *mut ThreadCache) {
     }
 }
 
-// The C++ side counts on it.
-const _: () = assert!(offset_of!(ThreadCache, stacks) == 0 && size_of::<Stack>() == 32);
+// cpp/thread_cache.hpp asserts the same of its own declarations.
+const _: () = assert!(size_of::<Stack>() == STACK_BYTES && offset_of!(Stack, limit) == 16);
+const _: () = assert!(offset_of!(ThreadCache, stacks) == 0);
+const _: () = assert!(offset_of!(ThreadCache, last_region) == CLASSES * STACK_BYTES);
+const _: () = assert!(offset_of!(ThreadCache, last_classes) == CLASSES * STACK_BYTES + 8);
 
 #[cfg(test)]
 mod tests {
-    use super::size_class::MAX_KEPT;
+    use super::size_class::MAX_CACHED;
     use super::*;
 
     fn take(cache: &mut ThreadCache, size: usize) -> *mut c_void {
         let class = usize::from(size_class::of_size(size));
+        let owner = ptr::from_mut(cache).cast::<c_void>();
         let stack = &mut cache.stacks[class];
         if class != 0 && stack.top != stack.bottom {
-            // SAFETY: as the C++ side does it.
-            unsafe {
-                stack.top = stack.top.sub(1);
-                return stack.top.read();
-            }
+            // SAFETY: the stack is not empty.
+            return unsafe { stack.pop(class, owner) };
         }
         // SAFETY: the cache is this thread's.
         unsafe { gmem_heap_malloc(size, cache) }
@@ -315,7 +383,7 @@ mod tests {
         let mut cache = Box::new(ThreadCache::EMPTY);
         let mut live = std::collections::BTreeSet::new();
         for round in 0..3 {
-            for size in [1, 16, 100, 1000, 4096, 9000, MAX_KEPT, MAX_KEPT + 1] {
+            for size in [1, 16, 100, 1000, 4096, 9000, MAX_CACHED, MAX_CACHED + 1] {
                 for _ in 0..300 {
                     let block = take(&mut cache, size);
                     assert!(!block.is_null() && live.insert(block.addr()), "{round} {size}");
@@ -324,14 +392,14 @@ mod tests {
                 }
             }
             for address in std::mem::take(&mut live) {
-                // SAFETY: live, and not used again. (The stack may be full or not; the cold path does both.)
+                // SAFETY: the block is live, and not used again. The cold path serves full stacks and others.
                 unsafe {
                     gmem_heap_free(ptr::with_exposed_provenance_mut(address), &raw mut *cache)
                 };
             }
         }
         for (class, stack) in cache.stacks.iter().enumerate() {
-            assert!(stack.len() <= room(class));
+            assert!(stack.len() <= capacity(class));
         }
         // SAFETY: this thread's; the exit hook would come after the box has gone.
         unsafe {

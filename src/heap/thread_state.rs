@@ -1,6 +1,6 @@
-//! Room for a thread's part of the heap: jemalloc's thread-local state, and the blocks that it keeps. The thread-local itself is one pointer
-//! (`cpp/jemalloc/jemalloc/internal/tsd_tls.h`); a thread claims the block that it points to on its first
-//! allocation, and when the thread has gone another one claims the block again.
+//! Space for a thread's part of the heap: jemalloc's thread-local state, and behind it the thread's cache. The thread-local
+//! variable itself is one pointer (`cpp/jemalloc/jemalloc/internal/tsd_tls.h`). A thread claims the block that it points to
+//! on its first allocation; when the thread has gone another one may claim the block.
 //!
 //! No lock and no allocation: this runs inside the first `malloc` of a thread, also after `fork`.
 
@@ -10,30 +10,30 @@ use std::mem::offset_of;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering, fence};
 
+use super::checked::{assert_heap, perturb};
+use super::constants::STATE_BYTES;
 use super::pages;
 use super::thread_cache::{self, ThreadCache};
 use crate::os::{mapping, process};
 
-/// Room for one thread: 5.3.1 needs 1952 bytes.
-const STATE_BYTES: usize = 2048 - 64;
 /// Blocks in a slab.
 const SLAB_BLOCKS: usize = 16;
 
-/// One thread's room.
+/// The space of one thread.
 #[repr(C)]
 struct Block {
     /// Thread id of the owner, 0 for none yet.
     thread: AtomicI32,
-    /// Process id of the owner: after fork the ids of the parent's threads mean nothing.
+    /// Process id of the owner: in a forked child the ids of the parent's threads mean nothing.
     process: AtomicI32,
     state: State,
     cache: UnsafeCell<ThreadCache>,
 }
 
-// cpp/thread_cache.hpp finds one from the other.
+// cpp/thread_cache.hpp finds the cache behind the state.
 const _: () = assert!(offset_of!(Block, cache) - offset_of!(Block, state) == STATE_BYTES);
 
-/// On a cache line of its own, so that threads do not share one.
+/// Aligned to a cache line, so that threads do not share one.
 #[repr(align(64))]
 struct State(UnsafeCell<[u8; STATE_BYTES]>);
 
@@ -43,7 +43,8 @@ struct Slab {
     next: AtomicPtr<Slab>,
 }
 
-// SAFETY: `state` and `cache` are used by the thread that owns the block only, and ownership is atomic.
+// SAFETY: only the thread that owns a block uses its `state` and `cache`, and a thread becomes the owner by an atomic
+// exchange.
 unsafe impl Sync for Slab {}
 
 impl Block {
@@ -56,24 +57,27 @@ impl Block {
         }
     }
 
-    /// Become the owner of a block that is nobody's, or whose owner has gone.
+    /// Become the owner of a block that never had one, or whose owner has gone.
     fn take(&self, thread: i32, process: i32, is_over: IsOver) -> Option<NonNull<c_void>> {
         let owner = self.thread.load(Ordering::Acquire);
         let state = self.state.0.get().cast::<c_void>();
         let abandoned = || {
-            self.process.load(Ordering::Relaxed) == process
-                // SAFETY: a block with an owner holds a state; `is_over` reads one atomic of it.
+            let has_gone = self.process.load(Ordering::Relaxed) == process
+                // SAFETY: `is_over` may be called with any block given out here, and one with an owner was. It reads one
+                // atomic variable.
                 && unsafe { is_over(state) }
-                && process::thread_has_gone(process, owner)
+                && process::thread_has_gone(process, owner);
+            // The owner's last writes happened before the kernel reported its end.
+            fence(Ordering::Acquire);
+            has_gone
         };
         if owner != 0 && !abandoned() {
             return None;
         }
         self.thread.compare_exchange(owner, thread, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-        // The kernel said that the last owner has gone. What that thread wrote comes before what is read and written here.
-        fence(Ordering::Acquire);
+        perturb();
         self.process.store(process, Ordering::Relaxed);
-        // SAFETY: the block is this thread's now.
+        // SAFETY: the exchange made this thread the only one to use the block.
         unsafe { thread_cache::reset(self.cache.get()) };
         NonNull::new(state)
     }
@@ -97,15 +101,15 @@ unsafe extern "C" fn gmem_thread_state_claim(
 ) -> *mut c_void {
     // The first thread's first allocation comes here before jemalloc has read its settings.
     pages::keep_quiet();
-    let block = claim(size, is_over);
-    // SAFETY: the block is ours alone and has room for `size` bytes; `initial` by the caller's promise.
+    assert_heap(size <= STATE_BYTES, c"jemalloc's thread state is too large");
+    let block = claim(is_over);
+    // SAFETY: the caller promises that `initial` has `size` bytes. The block is this thread's alone and has STATE_BYTES,
+    // which tsd_tls.h asserts to be enough for a tsd_t when jemalloc is compiled.
     unsafe { ptr::copy_nonoverlapping(initial.cast::<u8>(), block.as_ptr().cast(), size) };
     block.as_ptr()
 }
 
-fn claim(size: usize, is_over: IsOver) -> NonNull<c_void> {
-    // jemalloc is pinned to one release, so this is a fault of the build, not of a program's.
-    debug_assert!(size <= STATE_BYTES);
+fn claim(is_over: IsOver) -> NonNull<c_void> {
     let (thread, process) = (process::thread_id(), process::process_id());
     loop {
         let mut slab = &FIRST;
@@ -115,7 +119,7 @@ fn claim(size: usize, is_over: IsOver) -> NonNull<c_void> {
             {
                 return state;
             }
-            // SAFETY: slabs are never unmapped.
+            // SAFETY: the pointer is null or a slab, and slabs are never unmapped.
             match unsafe { slab.next.load(Ordering::Acquire).as_ref() } {
                 Some(next) => slab = next,
                 None => break,
@@ -123,14 +127,14 @@ fn claim(size: usize, is_over: IsOver) -> NonNull<c_void> {
         }
         match mapping::map_aligned(size_of::<Slab>(), mapping::base_page()) {
             Ok(fresh) => append(slab, fresh.cast()),
-            // jemalloc cannot do without, and a thread that just got its stack seldom comes here: wait
-            // for another thread to end.
+            // jemalloc cannot do without a state: wait for another thread to end. A thread that has just got its stack
+            // hardly ever comes here.
             Err(_) => process::yield_now(),
         }
     }
 }
 
-/// Hang `fresh`, which is all zeros and so holds free blocks, behind the last slab.
+/// Append `fresh` to the list. It is all zeros, so its blocks are free.
 fn append(mut last: &Slab, fresh: NonNull<Slab>) {
     while let Err(next) = last.next.compare_exchange(
         ptr::null_mut(),
@@ -138,7 +142,7 @@ fn append(mut last: &Slab, fresh: NonNull<Slab>) {
         Ordering::AcqRel,
         Ordering::Acquire,
     ) {
-        // SAFETY: slabs are never unmapped, and a failed exchange found one.
+        // SAFETY: a failed exchange found a slab, and slabs are never unmapped.
         last = unsafe { &*next };
     }
 }
@@ -157,9 +161,9 @@ mod tests {
 
     fn claim_here() -> usize {
         let initial = [7_u8; 100];
-        // SAFETY: as the function asks.
+        // SAFETY: `initial` has 100 bytes, and `over` takes anything.
         let block = unsafe { gmem_thread_state_claim(initial.as_ptr().cast(), 100, over) };
-        // SAFETY: the block is ours and holds what we passed.
+        // SAFETY: the block is this thread's and begins with a copy of `initial`.
         assert_eq!(unsafe { block.cast::<u8>().add(99).read() }, 7);
         block.addr()
     }
@@ -186,7 +190,7 @@ mod tests {
         assert!(first.iter().all(|block| block % 64 == 0));
         let second = round();
         assert_eq!(second.len(), THREADS);
-        // join returns when the kernel has let the thread go, but for a moment; most come back.
+        // join() may return a moment before the kernel has let the thread go; most blocks are free by then.
         assert!(first.intersection(&second).count() > THREADS / 2);
     }
 }

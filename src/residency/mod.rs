@@ -13,12 +13,12 @@ pub mod tally;
 use std::ops::ControlFlow;
 
 use crate::error::{Errno, Error, Result};
-use crate::heap::reserve;
 use crate::os::page_flags::PageFlags;
 use crate::os::pagemap::{self, Files};
 use crate::os::vma::{self, Backing, Vma};
 use crate::os::{machine, mapping, numa};
 use crate::page::PageRange;
+use crate::reserve;
 
 /// One page: `gmemPageState_t` of `libgmem.h`.
 #[repr(C)]

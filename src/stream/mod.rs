@@ -30,8 +30,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
-use crate::heap::reserve;
 use crate::os::process::PerProcess;
+use crate::reserve;
 
 use event::{Event, EventPoint};
 use external::{External, Ticket};

@@ -539,8 +539,6 @@ void small_containers_are_the_drivers(const cuda::kernels &kernels) {
 	}
 	errno = 0;
 	CHECK(gmem_device_alloc(24, 100) == nullptr && errno == EINVAL);
-#if !defined(__SANITIZE_THREAD__)
-	// That sanitizer does not see by what the heap orders a block's way from thread to thread.
 	const long maps = count("cuMemAllocManaged");
 	for (int round = 0; round < 100; ++round) {
 		std::vector<std::thread> threads;
@@ -553,7 +551,6 @@ void small_containers_are_the_drivers(const cuda::kernels &kernels) {
 		std::for_each(threads.begin(), threads.end(), [](std::thread &each) { each.join(); });
 	}
 	CHECK(count("cuMemAllocManaged") <= maps + 1);
-#endif
 }
 
 /// From ordinary memory into the driver's and on: the bytes come along, and the driver's mapping stays the driver's.

@@ -15,8 +15,8 @@ use super::codes::{AclCode, unavailable};
 use super::driver::{AclResult, Callbacks, ContextOf, Noted, Thread};
 use crate::device::HostFunction;
 use crate::error::{Errno, Error, Result};
-use crate::heap::reserve;
 use crate::os::process::{self, PerProcess};
+use crate::reserve;
 
 /// How long the thread waits inside the runtime, in milliseconds. Requests of other threads wait as long at most.
 const TURN: i32 = 100;

@@ -8,9 +8,9 @@ use super::driver::{Context, CuResult, Event};
 use super::{Accelerator, Cuda, opened};
 use crate::device::{DriverEvent, DriverStreams, HostFunction, Registered, Request};
 use crate::error::{Error, Result, Target};
-use crate::heap::reserve;
 use crate::os::mapping;
 use crate::page::PageRange;
+use crate::reserve;
 
 /// `CU_STREAM_LEGACY` and `CU_STREAM_PER_THREAD`.
 const LEGACY: usize = 1;

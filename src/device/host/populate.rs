@@ -266,7 +266,11 @@ impl Run<'_> {
             HugePolicy::Prefer | HugePolicy::AsIs | HugePolicy::Off => return Ok(()),
         }
         // The kernel may take the page table entries of shared memory away when it collapses it.
-        if piece.backing == Backing::Anonymous { Ok(()) } else { piece.with_margin(populate_and_touch) }
+        if piece.backing == Backing::Anonymous {
+            Ok(())
+        } else {
+            piece.with_margin(populate_and_touch)
+        }
     }
 
     /// Populate on the node, and move there what is elsewhere; `moved` is set where there was any.
@@ -301,7 +305,11 @@ impl Run<'_> {
             advice::huge_pages(part.range);
             return outcome;
         }
-        if may_be_huge { self.timed(part, || populate_and_touch(part)) } else { populate_and_touch(part) }
+        if may_be_huge {
+            self.timed(part, || populate_and_touch(part))
+        } else {
+            populate_and_touch(part)
+        }
     }
 
     /// Call `act`, which makes huge pages of a piece, and notice whether the kernel stalls.

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Takes the place of jemalloc 5.3.1's header of this name (it is found first), because a shared library
- * with 2 kB of initial-exec thread-local data cannot be dlopened, and with any other model each malloc
- * pays for __tls_get_addr. Here the thread-local is one pointer; what it points to comes from
- * src/heap/thread_state.rs. It is also included by every file of jemalloc's, before anything that depends on its
- * configuration, and so the place to change that. The functions are those that tsd.h and tsd.c expect of this file. */
+/* Replaces jemalloc 5.3.1's header of this name, because it comes first on the include path. jemalloc's thread-local
+ * data, 2 kB, would keep a shared library from being dlopened in the initial-exec model; in any other model each malloc
+ * pays for __tls_get_addr. Here the thread-local is one pointer, and src/heap/thread_state.rs provides what it points
+ * to. Every file of jemalloc includes this header before anything that depends on jemalloc's configuration, so the
+ * configuration is adjusted here as well. tsd.h and tsd.c expect the functions below. */
 #ifdef JEMALLOC_INTERNAL_TSD_TLS_H
 #error This file should be included only once, by tsd.h.
 #endif
@@ -15,27 +15,34 @@
 #include "jemalloc/internal/tsd_internals.h"
 #include "jemalloc/internal/tsd_types.h"
 
-/* jemalloc is to say when it begins to use memory and when it ends, as it does where the kernel does not
- * overcommit: then it does not ask /proc, and the page source (src/heap/pages.rs) is told. */
+#include "../../../heap_constants.h"
+
+/* Where the kernel does not overcommit, jemalloc announces each range that it begins or ceases to use. The page source
+ * (src/heap/pages.rs) needs that, so jemalloc must not ask /proc whether the kernel overcommits. */
 #undef JEMALLOC_PROC_SYS_VM_OVERCOMMIT_MEMORY
 
-/* Its settings are in GMEM_MALLOC_CONF. */
+/* jemalloc reads its settings from GMEM_MALLOC_CONF. */
 #undef JEMALLOC_CPREFIX
 #define JEMALLOC_CPREFIX "GMEM_"
 
-/* What tsd.c defines with it, tsd_tls, is no thread's state but what each thread's begins as. */
+/* tsd.c defines tsd_tls with it, which is the initial value of each thread's state. */
 #define JEMALLOC_TSD_TYPE_ATTR(type) type
+
+/* The thread's cache follows right behind its state. */
+_Static_assert(sizeof(tsd_t) <= GMEM_HEAP_STATE_BYTES,
+	"jemalloc's tsd_t does not fit: raise GMEM_HEAP_STATE_BYTES in cpp/heap_constants.h (a multiple of 64)");
+_Static_assert(_Alignof(tsd_t) <= 64, "src/heap/thread_state.rs aligns a thread's state to 64 bytes");
 
 extern tsd_t tsd_tls;
 extern pthread_key_t tsd_tsd;
 extern bool tsd_booted;
 
-/* One variable in spite of many files: weak definitions are merged. */
+/* Every file of jemalloc defines it; the linker merges weak definitions into one. */
 __attribute__((weak, visibility("hidden"), tls_model("global-dynamic"))) __thread tsd_t *gmem_thread_state;
 
 extern void *gmem_thread_state_claim(const void *initial, size_t size, bool (*is_over)(const void *));
 
-/* Whether the thread's destructors have run: its state is used no more once the thread is gone. */
+/* Whether the thread's destructors have run. Once the thread is gone as well, nobody uses its state. */
 static inline bool gmem_thread_state_is_over(const void *state) {
 	return tsd_state_get((tsd_t *)(uintptr_t)state) >= tsd_state_purgatory;
 }

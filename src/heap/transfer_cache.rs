@@ -1,38 +1,39 @@
-//! Blocks on their way from threads that free more than they allocate to threads that allocate more than they free, in
-//! batches and past jemalloc, which would take them one by one.
+//! Batches of blocks on their way from threads that free more than they allocate to threads that allocate more than they
+//! free. A batch bypasses jemalloc, which would take its blocks one by one.
 //!
-//! A shelf for each size class, with at most [`MOST_BYTES`] on it and [`MOST_BYTES_IN_ALL`] on all of them. Nobody waits
-//! at a shelf: who finds another thread there goes to jemalloc.
+//! Each size class has a shelf with at most [`MOST_BYTES`], and all shelves together hold at most [`MOST_BYTES_IN_ALL`].
+//! No thread waits at a shelf: one that finds another thread there goes to jemalloc.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::checked::perturb;
 use super::size_class::{BYTES, CLASSES};
 use crate::os::process;
 
-/// Blocks in a batch, at most.
+/// Most blocks in a batch.
 pub const BATCH: usize = 64;
-/// Batches on a shelf.
+/// Most batches on a shelf.
 const SHELF: usize = 64;
 const MOST_BYTES: usize = 1 << 20;
 const MOST_BYTES_IN_ALL: usize = 8 << 20;
 
-/// Batches of one class, the last one first.
+/// Batches of one class; the last one put is the first one taken.
 struct Shelf {
-    /// 0, or one more than the forks that lay behind the process when a thread came.
+    /// 0 while the shelf is free, else the number of forks before the process of the thread that holds it, plus 1.
     holder: AtomicU64,
-    /// Changed last, so that a child forked meanwhile finds nothing half done.
+    /// Changed last, so that a child forked meanwhile finds complete batches only.
     count: AtomicUsize,
     batches: UnsafeCell<[[*mut c_void; BATCH]; SHELF]>,
 }
-// SAFETY: only its holder looks at the batches.
+// SAFETY: only the thread that became the holder by an atomic exchange uses the batches.
 unsafe impl Sync for Shelf {}
 
 static SHELVES: [Shelf; CLASSES] = [const { Shelf::new() }; CLASSES];
 
-/// Bytes on all of them.
+/// Bytes on all shelves.
 static TOTAL: AtomicUsize = AtomicUsize::new(0);
 
 impl Shelf {
@@ -44,11 +45,11 @@ impl Shelf {
         }
     }
 
-    /// Come to it, if nobody is there.
+    /// Become the holder, unless another thread is.
     fn enter(&self) -> Option<Entered<'_>> {
         let own = process::forks() + 1;
         let holder = self.holder.load(Ordering::Relaxed);
-        // A holder of the parent's is not in the child.
+        // The thread of a parent process does not exist in its forked child.
         let is_free = holder != own
             && self
                 .holder
@@ -69,9 +70,9 @@ impl Entered<'_> {
         self.0.count.store(count, Ordering::Release);
     }
 
-    /// Room for a batch, or one that is there.
+    /// The place of the batch with that index.
     fn slot(&self, index: usize) -> *mut *mut c_void {
-        // SAFETY: only the holder is here, and all indices are of batches that there is room for.
+        // SAFETY: the calling thread is the holder, and each index passed here is below SHELF.
         unsafe { (&raw mut (*self.0.batches.get())[index]).cast() }
     }
 }
@@ -82,10 +83,12 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// Leave `count` blocks, always as many for a class and at most [`BATCH`]. False if there is no room for them.
+/// Leave a batch of `count` blocks: the same number for each batch of a class, at most [`BATCH`]. False if the shelf is full
+/// or busy.
 ///
 /// # Safety
-/// `blocks` may be read, and they are live blocks of the class that nobody else knows; afterwards the caller does not.
+/// `blocks` points to `count` free blocks of the class that nobody else has. If the call returns true the caller gives them
+/// up.
 pub unsafe fn put(class: usize, blocks: *const *mut c_void, count: usize) -> bool {
     let Some(shelf) = SHELVES[class].enter() else { return false };
     let (bytes, shelved) = (count * BYTES[class], shelf.count());
@@ -96,16 +99,17 @@ pub unsafe fn put(class: usize, blocks: *const *mut c_void, count: usize) -> boo
         return false;
     }
     TOTAL.fetch_add(bytes, Ordering::Relaxed);
-    // SAFETY: the caller's promise, and there is room.
+    // SAFETY: the caller promises `count` readable pointers; the index is below SHELF and a batch has space for BATCH.
     unsafe { ptr::copy_nonoverlapping(blocks, shelf.slot(shelved), count) };
+    perturb();
     shelf.set_count(shelved + 1);
     true
 }
 
-/// Take a batch of `count` blocks, as many as [`put`] is given for the class. False if there is none.
+/// Take a batch of `count` blocks, the number that [`put`] gets for the class. False if there is none, or the shelf is busy.
 ///
 /// # Safety
-/// `blocks` may be written.
+/// `blocks` has space for `count` pointers.
 pub unsafe fn take(class: usize, blocks: *mut *mut c_void, count: usize) -> bool {
     let shelf = &SHELVES[class];
     if shelf.count.load(Ordering::Relaxed) == 0 {
@@ -113,14 +117,15 @@ pub unsafe fn take(class: usize, blocks: *mut *mut c_void, count: usize) -> bool
     }
     let Some(shelf) = shelf.enter() else { return false };
     let Some(last) = shelf.count().checked_sub(1) else { return false };
-    // SAFETY: the caller's promise; the batch was put there.
+    // SAFETY: the caller promises space for `count` pointers, and put() left as many at that index.
     unsafe { ptr::copy_nonoverlapping(shelf.slot(last), blocks, count) };
+    perturb();
     shelf.set_count(last);
     TOTAL.fetch_sub(count * BYTES[class], Ordering::Relaxed);
     true
 }
 
-/// Whether there is anything.
+/// Whether all shelves are empty.
 pub fn is_empty() -> bool {
     TOTAL.load(Ordering::Relaxed) == 0
 }
@@ -129,14 +134,14 @@ pub fn is_empty() -> bool {
 mod tests {
     use super::*;
 
-    /// Of a class that no other test puts anything into: threads keep none.
+    /// A class that no other test uses: threads cache none of its blocks.
     const UNUSED: usize = 0;
 
     #[test]
     fn what_is_put_is_taken_once_the_last_first() {
         let batch = |from: usize| [from, from + 1].map(ptr::without_provenance_mut);
         let mut taken = [ptr::null_mut(); 2];
-        // SAFETY: only numbers, which nobody follows.
+        // SAFETY: the pointers are numbers that nobody dereferences, and both arrays have two of them.
         unsafe {
             assert!(!take(UNUSED, taken.as_mut_ptr(), 2));
             for index in 0..SHELF {

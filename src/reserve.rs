@@ -1,8 +1,8 @@
 //! Memory for the library's own small objects when the process has none left.
 //!
-//! Rust ends the process where a `Box` or a `String` finds no memory, and libgmem never does that. So its
-//! Rust side allocates from the process's malloc, and where that gives nothing, from a small reserve: enough
-//! to say what failed. What stays, a stream or work on one, asks first and fails with an error.
+//! Rust ends the process when a `Box` or a `String` finds no memory, and libgmem must never do that. So the Rust side
+//! allocates from the process's malloc and falls back on a small reserve, which is enough to report what failed. Code that
+//! makes an object to stay, such as a stream or work on one, asks first and fails with an error.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
@@ -11,40 +11,40 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
-/// A slot is as large as anything that the error paths allocate.
+/// Bytes of a slot: nothing that the error paths allocate is larger.
 const SLOT: usize = 4096;
-/// One bit each in `taken`.
+/// Slots, with one bit each in `taken`.
 const SLOTS: usize = 64;
 
 #[repr(align(4096))]
-struct Room(UnsafeCell<[u8; SLOT * SLOTS]>);
-// SAFETY: a slot is its owner's alone; ownership is a bit of `taken`.
-unsafe impl Sync for Room {}
+struct Slots(UnsafeCell<[u8; SLOT * SLOTS]>);
+// SAFETY: only the thread that set a slot's bit in `taken` uses the slot.
+unsafe impl Sync for Slots {}
 
 /// The process's malloc with the reserve behind it.
 pub struct WithReserve {
-    room: Room,
+    slots: Slots,
     taken: AtomicU64,
 }
 
-/// Whether the process has `bytes` more, without the reserve: asked before something is made that stays.
+/// Whether the process has `bytes` more without the reserve. Asked before an object is made that stays.
 pub fn ask(bytes: usize, what: &'static str) -> Result<()> {
     let layout = Layout::array::<u64>(bytes.div_ceil(8).max(1));
-    // SAFETY: the layout is not empty, and the block goes back as it came.
-    let there = layout.is_ok_and(|layout| unsafe {
-        // Hidden, or the compiler would leave out a pair of malloc and free.
+    // SAFETY: the layout has at least 8 bytes, and the block is freed with the layout that it was allocated with.
+    let has_memory = layout.is_ok_and(|layout| unsafe {
+        // The compiler would leave out a malloc whose block is only freed.
         let block = std::hint::black_box(System.alloc(layout));
         if !block.is_null() {
             System.dealloc(block, layout);
         }
         !block.is_null()
     });
-    if there { Ok(()) } else { Err(Error::OutOfMemory { what }) }
+    if has_memory { Ok(()) } else { Err(Error::OutOfMemory { what }) }
 }
 
 #[global_allocator]
 static ALLOCATOR: WithReserve =
-    WithReserve { room: Room(UnsafeCell::new([0; SLOT * SLOTS])), taken: AtomicU64::new(0) };
+    WithReserve { slots: Slots(UnsafeCell::new([0; SLOT * SLOTS])), taken: AtomicU64::new(0) };
 
 impl WithReserve {
     fn take(&self, layout: Layout) -> *mut u8 {
@@ -56,25 +56,25 @@ impl WithReserve {
             (free < SLOTS as u32).then(|| taken | 1 << free)
         });
         match slot {
-            // SAFETY: fewer than SLOTS bits were set, so the slot lies in the room.
+            // SAFETY: fewer than SLOTS bits were set, so the slot number is below SLOTS.
             Ok(taken) => unsafe {
-                self.room.0.get().cast::<u8>().add(taken.trailing_ones() as usize * SLOT)
+                self.slots.0.get().cast::<u8>().add(taken.trailing_ones() as usize * SLOT)
             },
             Err(_) => ptr::null_mut(),
         }
     }
 
-    /// Which slot a block is, if it is one.
+    /// The number of the slot that a block is; `None` for a block of malloc's.
     fn slot_of(&self, block: *mut u8) -> Option<usize> {
-        let offset = block.addr().wrapping_sub(self.room.0.get().addr());
+        let offset = block.addr().wrapping_sub(self.slots.0.get().addr());
         (offset < SLOT * SLOTS).then_some(offset / SLOT)
     }
 }
 
-// SAFETY: a block is either System's or a slot of its own, told apart by its address.
+// SAFETY: a block comes from System, which is an allocator, or is a slot that no other block has; its address tells which.
 unsafe impl GlobalAlloc for WithReserve {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: GlobalAlloc's caller promises that the layout is not empty, which is all that System asks.
         let block = unsafe { System.alloc(layout) };
         if block.is_null() { self.take(layout) } else { block }
     }
@@ -84,7 +84,7 @@ unsafe impl GlobalAlloc for WithReserve {
             Some(slot) => {
                 self.taken.fetch_and(!(1 << slot), Ordering::Release);
             }
-            // SAFETY: not a slot, so it came from System.
+            // SAFETY: the block is no slot, so System allocated it, and the caller passes the layout of that allocation.
             None => unsafe { System.dealloc(block, layout) },
         }
     }
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn the_reserve_gives_each_slot_once_and_takes_it_back() {
         let reserve = WithReserve {
-            room: Room(UnsafeCell::new([0; SLOT * SLOTS])),
+            slots: Slots(UnsafeCell::new([0; SLOT * SLOTS])),
             taken: AtomicU64::new(0),
         };
         let layout = Layout::new::<[u8; 100]>();

@@ -1,6 +1,6 @@
-//! Blocks of other allocators. Where libgmem is malloc for only a part of a process (it was dlopened, or a
-//! program brings its own malloc), a block of the other one may come here: it is handed to the next `free` in the
-//! dynamic linker's order of search.
+//! Blocks of other allocators. Where libgmem is malloc for a part of a process only (it was dlopened, or a program brings
+//! its own malloc), a block of another allocator may come here. It is handed to the next `free` in the dynamic linker's
+//! search order.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,19 +14,19 @@ type UsableSize = unsafe extern "C" fn(*mut c_void) -> usize;
 
 static SEEN: AtomicUsize = AtomicUsize::new(0);
 
-/// How many came here.
+/// Number of calls that brought such a block.
 pub fn seen() -> usize {
     SEEN.load(Ordering::Relaxed)
 }
 
-/// `free(3)` of the next allocator. Where there is none, the block is left alone: leaked, not corrupted.
+/// `free(3)` of the next allocator. Without one, the block leaks.
 ///
 /// # Safety
 /// `block` is a live block of another allocator.
 #[cold]
 pub unsafe fn free(block: *mut c_void) {
     if let Some(address) = next(c"free", "freed", block) {
-        // SAFETY: the name's type; the caller's promise.
+        // SAFETY: the symbol `free` has this type, and the caller promises a live block of another allocator.
         unsafe { std::mem::transmute::<*mut c_void, Free>(address)(block) };
     }
 }
@@ -34,11 +34,11 @@ pub unsafe fn free(block: *mut c_void) {
 /// `realloc(3)` of the next allocator; NULL where there is none.
 ///
 /// # Safety
-/// As [`free`].
+/// `block` is a live block of another allocator.
 #[cold]
 pub unsafe fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
     match next(c"realloc", "reallocated", block) {
-        // SAFETY: the name's type; the caller's promise.
+        // SAFETY: the symbol `realloc` has this type, and the caller promises a live block of another allocator.
         Some(address) => unsafe {
             std::mem::transmute::<*mut c_void, Realloc>(address)(block, size)
         },
@@ -49,11 +49,11 @@ pub unsafe fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
 /// `malloc_usable_size(3)` of the next allocator; 0 where there is none.
 ///
 /// # Safety
-/// As [`free`].
+/// `block` is a live block of another allocator.
 #[cold]
 pub unsafe fn usable_size(block: *mut c_void) -> usize {
     match next(c"malloc_usable_size", "measured", block) {
-        // SAFETY: the name's type; the caller's promise.
+        // SAFETY: the symbol `malloc_usable_size` has this type, and the caller promises a live block of another allocator.
         Some(address) => unsafe { std::mem::transmute::<*mut c_void, UsableSize>(address)(block) },
         None => 0,
     }
