@@ -57,8 +57,8 @@ def run_plan(path):
         result_file(path, outcome.name).write_text(json.dumps(result))
         print(f"{outcome.name}: status {outcome.status}, {outcome.seconds:.1f} s", flush=True)
 
-    machine = virtual_machine.Machine(plan["kernel"], architecture(plan), tiers=plan["kind"] == "tiers", gmem=plan["kind"] == "gmem",
-                                      hugepages=HUGEPAGES)
+    machine = virtual_machine.Machine(plan["kernel"], architecture(plan), tiers=plan["kind"] == "tiers",
+                                      gmem=plan["kind"] == "gmem", hugepages=HUGEPAGES)
     try:
         virtual_machine.run_programs(machine, chosen, TIMEOUT, store)
     except machines.Unavailable as why:
