@@ -185,7 +185,8 @@ def _file_system(machine, programs, mark, modules):
         files[f"{job}/run"] = (shlex.join(words) + "\n").encode()
         for path, source in program.files:
             files[f"{job}/files/{path.lstrip('/')}"] = source.read_bytes()
-        files |= {path: source.read_bytes() for path, source in program.sources(machine.architecture).items() if path not in files}
+        needed = program.sources(machine.architecture)
+        files |= {path: source.read_bytes() for path, source in needed.items() if path not in files}
     folders = {"dev", "proc", "sys", "tmp", "root"}
     for name in files:
         folders |= {str(parent) for parent in pathlib.PurePath(name).parents} - {"."}
