@@ -7,7 +7,7 @@ set(LIBGMEM_VERSION "${CMAKE_MATCH_2}")
 string(REGEX MATCH "rust-version = \"([0-9.]+)\"" _ "${_cargo_toml}")
 set(LIBGMEM_RUST_VERSION "${CMAKE_MATCH_1}")
 
-# Sets LIBGMEM_CARGO and LIBGMEM_RUST_TARGET, or stops with one sentence.
+# Sets LIBGMEM_CARGO, LIBGMEM_RUST_TARGET and LIBGMEM_RUSTC_USED, or stops with one sentence.
 function(libgmem_find_cargo)
 	find_program(LIBGMEM_CARGO cargo HINTS "$ENV{HOME}/.cargo/bin" DOC "The cargo that builds libgmem")
 	set(_remedy "install one (https://rustup.rs, or your distribution's) or name it with -DLIBGMEM_CARGO=<path>")
@@ -27,6 +27,25 @@ function(libgmem_find_cargo)
 		execute_process(COMMAND "${LIBGMEM_CARGO}" --version --verbose OUTPUT_VARIABLE _verbose)
 		string(REGEX MATCH "host: ([^\n]+)" _ "${_verbose}")
 		set(LIBGMEM_RUST_TARGET "${CMAKE_MATCH_1}" CACHE STRING "Rust target triple")
+	endif()
+	set(LIBGMEM_RUSTC "" CACHE FILEPATH "The rustc for it (Cargo's own unless set)")
+	set(_rustc "${LIBGMEM_RUSTC}")
+	if(NOT _rustc)
+		get_filename_component(_folder "${LIBGMEM_CARGO}" DIRECTORY)
+		find_program(_found_rustc rustc HINTS "${_folder}" NO_CACHE)
+		if(_found_rustc)
+			set(_rustc "${_found_rustc}")
+		else()
+			set(_rustc rustc)
+		endif()
+	endif()
+	set(LIBGMEM_RUSTC_USED "${_rustc}" PARENT_SCOPE)
+	execute_process(COMMAND "${_rustc}" --print target-libdir --target "${LIBGMEM_RUST_TARGET}"
+		OUTPUT_VARIABLE _libraries OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_VARIABLE _error RESULT_VARIABLE _result)
+	file(GLOB _std "${_libraries}/libstd-*.rlib")
+	if(NOT _result EQUAL 0 OR NOT _std)
+		string(STRIP "${_error}" _said)
+		message(FATAL_ERROR "${_rustc} has no standard library for LIBGMEM_RUST_TARGET=${LIBGMEM_RUST_TARGET} ${_said}: run `rustup target add ${LIBGMEM_RUST_TARGET}`, or for aarch64 `./dev setup aarch64`.")
 	endif()
 endfunction()
 
@@ -100,8 +119,12 @@ function(_libgmem_cargo_environment variable)
 		string(APPEND cppflags " -mtls-dialect=gnu2")
 		set(LIBGMEM_TLS_OPTIONS -mtls-dialect=gnu2 PARENT_SCOPE)
 	endif()
+	set(rustc)
+	if(LIBGMEM_RUSTC)
+		set(rustc "RUSTC=${LIBGMEM_RUSTC}")
+	endif()
 	set(${variable}
-		"${TRIPLE}_CPPFLAGS=${cppflags}"
+		${rustc} "${TRIPLE}_CPPFLAGS=${cppflags}"
 		# These would move the files that are copied afterwards.
 		--unset=CARGO_TARGET_DIR --unset=CARGO_BUILD_TARGET_DIR --unset=CARGO_BUILD_BUILD_DIR
 		# jemalloc's make takes part in Cargo's job server, not in that of CMake or of a Cargo that runs CMake.

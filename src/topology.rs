@@ -42,6 +42,10 @@ pub struct Topology {
     pub base_page: usize,
     /// Size of the GMEM page in bytes.
     pub gmem_page: usize,
+    /// Size of the kernel's huge page in bytes.
+    pub huge_page: usize,
+    /// Whether the kernel may make huge pages of the GMEM page's size, which the heap needs.
+    pub has_huge_gmem_pages: bool,
     /// The modes of transparent huge pages.
     pub huge_pages: HugePageModes,
     /// `kernel.numa_balancing`.
@@ -77,6 +81,8 @@ pub fn read() -> Result<Topology> {
         nodes: nodes(),
         base_page: mapping::base_page().bytes(),
         gmem_page: mapping::gmem_page().bytes(),
+        huge_page: mapping::huge_page().bytes(),
+        has_huge_gmem_pages: machine::has_huge_gmem_pages(),
         huge_pages: machine::huge_page_modes(),
         numa_balancing: machine::numa_balancing(),
         demotion: machine::demotion(),
@@ -185,13 +191,20 @@ impl Topology {
         let word = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "-".to_owned());
         let _ = writeln!(
             text,
-            "pages: {} KiB, GMEM {} KiB; huge pages: {}, made by {}, in shared memory {}",
+            "pages: {} KiB, GMEM {} KiB, huge {} KiB; huge pages: {}, made by {}, in shared memory {}",
             self.base_page >> 10,
             self.gmem_page >> 10,
+            self.huge_page >> 10,
             word(&modes.enabled),
             word(&modes.defrag),
             word(&modes.shared)
         );
+        if !self.has_huge_gmem_pages {
+            text.push_str(
+                "the heap has no huge pages, because the kernel makes none of 2 MiB; as root: \
+                 echo inherit > /sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled (Linux 6.8)\n",
+            );
+        }
         let switch = |on: Option<bool>| match on {
             Some(true) => "on",
             Some(false) => "off",
@@ -228,11 +241,12 @@ impl Topology {
     pub fn to_json(&self) -> String {
         let modes = &self.huge_pages;
         let mut json = format!(
-            "{{\"base_page\":{},\"gmem_page\":{},\"thp_enabled\":{},\"thp_defrag\":{},\
+            "{{\"base_page\":{},\"gmem_page\":{},\"huge_page\":{},\"thp_enabled\":{},\"thp_defrag\":{},\
              \"thp_shmem\":{},\"numa_balancing\":{},\"demotion\":{},\"lru_gen\":{},\"swap_total\":{},\
              \"swap_free\":{},\"features\":{{",
             self.base_page,
             self.gmem_page,
+            self.huge_page,
             or_null(modes.enabled.as_ref().map(|word| format!("{word:?}"))),
             or_null(modes.defrag.as_ref().map(|word| format!("{word:?}"))),
             or_null(modes.shared.as_ref().map(|word| format!("{word:?}"))),
@@ -327,6 +341,8 @@ mod tests {
             nodes: vec![node(0, 64, Some(4)), node(2, 0, None)],
             base_page: 4096,
             gmem_page: 2 << 20,
+            huge_page: 2 << 20,
+            has_huge_gmem_pages: true,
             huge_pages: HugePageModes { enabled: Some("madvise".into()), ..Default::default() },
             numa_balancing: Some(2),
             demotion: None,
@@ -364,7 +380,7 @@ mod tests {
     fn json_has_null_for_what_the_kernel_lacks() {
         let json = machine().to_json();
         for part in [
-            "{\"base_page\":4096,\"gmem_page\":2097152,\"thp_enabled\":\"madvise\",\"thp_defrag\":null,",
+            "{\"base_page\":4096,\"gmem_page\":2097152,\"huge_page\":2097152,\"thp_enabled\":\"madvise\",\"thp_defrag\":null,",
             "\"numa_balancing\":2,\"demotion\":null,\"lru_gen\":true,\"swap_total\":3145728,",
             "\"MADV_COLLAPSE\":true,\"PAGEMAP_SCAN\":false,",
             "{\"node\":2,\"device\":\"host\",\"cpus\":0,\"tier\":null,\"allowed\":false,\"total\":null,\"free\":null,",

@@ -58,6 +58,20 @@ static inline int checks_result(const char *name) {
 	return checks_failed != 0;
 }
 
+/* Pages of 2 MiB, which need not be the hugetlb pool's default size. */
+#define MAP_HUGETLB_2MB (MAP_HUGETLB | 21 << 26)
+
+/* The kernel's transparent huge page in bytes: 2, 32 or 512 MiB. The GMEM page where the kernel has none. */
+static inline size_t kernel_huge_page(void) {
+	FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "re");
+	size_t bytes = (size_t)2 << 20;
+	if (file != NULL) {
+		NEED(fscanf(file, "%zu", &bytes) == 1);
+		fclose(file);
+	}
+	return bytes;
+}
+
 /* Page faults that the calling thread has taken. */
 static inline long thread_faults(void) {
 	struct rusage usage;

@@ -80,6 +80,17 @@ endfunction()
 
 # ---- the virtual machine ----------------------------------------------------------------------------------
 
+# The kernels of the virtual machine (tools/machines.py). One with base pages of 64 KiB has to be built: it takes part where
+# GMEM_64K_KERNEL is set.
+set(guest_architecture "${CMAKE_SYSTEM_PROCESSOR}")
+set(guest_kernels 6.1 6.12)
+if(guest_architecture STREQUAL "aarch64")
+	list(APPEND guest_kernels 6.12-16k)
+	if(GMEM_64K_KERNEL)
+		list(APPEND guest_kernels 6.12-64k)
+	endif()
+endif()
+
 # guest_test(<name> <kernel> <program> [KIND <kind>] [ALONE] [ENVIRONMENT <variable>=<value>...] [FILES <path>=<source>...]
 # [ARGUMENTS <for the program>...]): the test guest.<kernel>.<name>, which runs a program in a virtual machine with three
 # memory nodes. Machines of a kind (plain, gmem or tiers; plain unless named) boot once for all their tests. ALONE: the test
@@ -88,6 +99,10 @@ function(guest_test name kernel program)
 	cmake_parse_arguments(PARSE_ARGV 3 arg "ALONE" "KIND" "ENVIRONMENT;FILES;ARGUMENTS")
 	if(NOT arg_KIND)
 		set(arg_KIND plain)
+	endif()
+	if(arg_KIND STREQUAL "tiers" AND NOT guest_architecture STREQUAL "x86_64")
+		# The machine for aarch64 has no firmware that could report a slower tier.
+		return()
 	endif()
 	set(machine ${kernel}.${arg_KIND})
 	if(arg_ALONE)
@@ -99,6 +114,7 @@ function(guest_test name kernel program)
 	endforeach()
 	string(CONCAT test "{\"name\": \"guest.${kernel}.${name}\", \"program\": \"$<TARGET_FILE:${program}>\", "
 		"\"arguments\": [${ARGUMENTS}], \"environment\": [${ENVIRONMENT}], \"files\": [${FILES}]}")
+	set_property(GLOBAL APPEND PROPERTY guest_programs ${program})
 	set_property(GLOBAL APPEND PROPERTY guest_machines ${machine})
 	set_property(GLOBAL APPEND_STRING PROPERTY guest_tests.${machine} "${test}\n")
 	set_property(GLOBAL APPEND PROPERTY guest_names.${machine} guest.${kernel}.${name})

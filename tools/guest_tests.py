@@ -5,7 +5,7 @@
 usage: guest_tests.py run PLAN           boot the machine of a plan and store the result of each of its tests
        guest_tests.py report PLAN NAME   print the stored output of a test and exit with its status
 
-A plan is a file that CMake writes: {"kernel": ..., "kind": ..., "tests": [{"name", "program", "arguments", "environment",
+A plan is a file that CMake writes: {"architecture": ..., "kernel": ..., "kind": ..., "tests": [{"name", "program", "arguments", "environment",
 "files"}...]}. Results lie in the folder PLAN.results. With GMEM_GUEST_TESTS=NAME,NAME... in the environment, only those tests
 run. A result is of no use once the program, a library, an argument or a file has changed: then `report` fails.
 """
@@ -16,6 +16,7 @@ import pathlib
 import sys
 
 sys.dont_write_bytecode = True
+import machines  # noqa: E402
 import virtual_machine  # noqa: E402
 
 SKIPPED = 77
@@ -34,6 +35,10 @@ def programs(plan):
             for test in plan["tests"]]
 
 
+def architecture(plan):
+    return machines.ARCHITECTURES[plan["architecture"]]
+
+
 def result_file(path, name):
     return path.parent / f"{path.name}.results" / f"{name}.json"
 
@@ -42,7 +47,7 @@ def run_plan(path):
     plan = json.loads(path.read_text())
     wanted = os.environ.get("GMEM_GUEST_TESTS")
     chosen = [program for program in programs(plan) if not wanted or program.name in wanted.split(",")]
-    digests = {program.name: program.digest() for program in chosen}
+    digests = {program.name: program.digest(architecture(plan)) for program in chosen}
     for program in chosen:
         result_file(path, program.name).parent.mkdir(exist_ok=True)
         result_file(path, program.name).unlink(missing_ok=True)
@@ -52,11 +57,11 @@ def run_plan(path):
         result_file(path, outcome.name).write_text(json.dumps(result))
         print(f"{outcome.name}: status {outcome.status}, {outcome.seconds:.1f} s", flush=True)
 
-    machine = virtual_machine.Machine(plan["kernel"], tiers=plan["kind"] == "tiers", gmem=plan["kind"] == "gmem",
-                                      hugepages=HUGEPAGES)
+    machine = virtual_machine.Machine(plan["kernel"], architecture(plan), tiers=plan["kind"] == "tiers",
+                                      gmem=plan["kind"] == "gmem", hugepages=HUGEPAGES)
     try:
         virtual_machine.run_programs(machine, chosen, TIMEOUT, store)
-    except virtual_machine.Unavailable as why:
+    except machines.Unavailable as why:
         for program in chosen:
             store(virtual_machine.Outcome(program.name, SKIPPED, f"guest: no virtual machine: {why}\n", 0.0))
 
@@ -66,8 +71,9 @@ def report(path, name):
     if not file.exists():
         sys.exit(f"{name} has no result: the machine has not run it")
     result = json.loads(file.read_text())
-    program = next(program for program in programs(json.loads(path.read_text())) if program.name == name)
-    if result["digest"] != program.digest():
+    plan = json.loads(path.read_text())
+    program = next(program for program in programs(plan) if program.name == name)
+    if result["digest"] != program.digest(architecture(plan)):
         sys.exit(f"the result of {name} is older than the program or a library of it")
     print(result["output"], end="")
     sys.exit(result["status"])

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configures and builds the project, and runs Cargo on the artifacts that CMake's builds use."""
 
+import os
 import subprocess
 
+import cross
 import run
 import setup
 
@@ -25,6 +27,22 @@ def configure(config="Release", *options):
     run.command(cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_BUILD_TYPE={config}",
                 f"-DCMAKE_MAKE_PROGRAM={setup.tool('ninja')}", f"-DLIBGMEM_CARGO_TARGET_DIR={CARGO_FOLDER}",
                 *options, quiet=True)
+    return folder
+
+
+def configure_for(architecture):
+    """Configures a release for another architecture; returns the build folder. Raises cross.Missing.
+
+    It has a Cargo folder of its own, because another rustc compiles its build scripts.
+    """
+    setup.build_tools()
+    options = cross.toolchain(architecture)
+    folder = ROOT / "build" / f"{architecture}-Release"
+    run.step(f"configuring Release for {architecture}")
+    run.command(setup.tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+                f"-DCMAKE_MAKE_PROGRAM={setup.tool('ninja')}", "-DLIBGMEM_BUILD_EXAMPLES=OFF",
+                "-DLIBGMEM_BUILD_BENCHES=OFF",
+                f"-DGMEM_64K_KERNEL={os.environ.get('GMEM_64K_KERNEL', 'OFF')}", *options, quiet=True)
     return folder
 
 

@@ -12,7 +12,6 @@ import dataclasses
 import fcntl
 import hashlib
 import pathlib
-import platform
 import re
 import secrets
 import shlex
@@ -22,11 +21,10 @@ import subprocess
 import tempfile
 import time
 
+import machines
 import run
 import setup
 
-CACHE = setup.ROOT / "build" / "guest"
-KERNELS = {"6.12": "linux-image-6.12-cloud-amd64", "6.1": "linux-image-cloud-amd64"}
 # Modules that the slower tier needs, in the order of loading.
 TIER_MODULES = {"6.12": [], "6.1": ["dax_hmem", "kmem"]}
 GMEM_KERNEL = setup.ROOT / "tests" / "standins" / "gmem_kernel"
@@ -43,15 +41,16 @@ SPEEDS = {(cpu, node): (300, "10G") if node == 2 else (100, "100G") if node == c
 # CXL device, which a driver turns into a node.
 SPECIAL_PURPOSE = "memhp_default_state=online_movable memmap=1024M%4096M-1+0xefffffff"
 # Automatic NUMA balancing would move pages while a test looks at them.
-KERNEL_ARGUMENTS = ("console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on tsc=reliable no_timer_check "
-                    "numa_balancing=disable")
+KERNEL_ARGUMENTS = ("quiet panic=-1 mitigations=off random.trust_cpu=on numa_balancing=disable")
 # The programs run one after the other. Each starts without processes, files or missing hugetlb pages of the one before.
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/root
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm; mount -t cgroup2 cgroup /sys/fs/cgroup
-stty -F /dev/ttyS1 raw -echo
+stty -F @OUTPUT@ raw -echo
+# Where the console is the same port, the kernel only speaks in an emergency.
+dmesg -n 1
 for module in /modules/*; do [ -e $module ] && insmod $module; done
 [ -e /sys/bus/dax/drivers/kmem ] && echo dax0.0 > /sys/bus/dax/drivers/kmem/new_id
 [ -e /dev/nvme0n1 ] && mkswap /dev/nvme0n1 > /dev/null && swapon /dev/nvme0n1
@@ -61,9 +60,9 @@ for job in /jobs/*; do
     done
     [ -e $job/files ] && cp -r $job/files/. /
     cd /tmp
-    echo "@MARK@ begin ${job#/jobs/}" > /dev/ttyS1
-    sh $job/run < /dev/null > /dev/ttyS1 2>&1
-    echo "@MARK@ end $?" > /dev/ttyS1
+    echo "@MARK@ begin ${job#/jobs/}" > @OUTPUT@
+    sh $job/run < /dev/null > @OUTPUT@ 2>&1
+    echo "@MARK@ end $?" > @OUTPUT@
     kill -9 -1 2> /dev/null
     [ -e $job/files ] && (cd $job/files; find . -type f -exec rm -f /{} ";")
     rm -rf /tmp/* /dev/shm/*
@@ -72,14 +71,11 @@ poweroff -f
 """
 
 
-class Unavailable(Exception):
-    """There can be no such machine here; says why."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Machine:
     """A machine to boot. hugepages: 2 MiB pages of hugetlb on each node; swap: MiB of swap space."""
     kernel: str = "6.12"
+    architecture: machines.Architecture = machines.X86_64
     tiers: bool = False
     gmem: bool = False
     hugepages: int = 0
@@ -95,18 +91,17 @@ class Program:
     environment: tuple = ()
     files: tuple = ()
 
-    def sources(self):
+    def sources(self, architecture):
         """Every file that it needs: path in the guest -> source."""
         found = {f"programs/{self.path.name}": self.path}
         for binary in [self.path, *(source for _, source in self.files)]:
-            linked = subprocess.run(["ldd", binary], text=True, capture_output=True, check=False).stdout
-            found |= {library.lstrip("/"): pathlib.Path(library) for library in re.findall(r"(/\S+) \(0x", linked)}
+            found |= machines.libraries(architecture, binary)
         return found
 
-    def digest(self):
+    def digest(self, architecture):
         """A number that changes with the program, its libraries, its files and how it is called."""
         state = hashlib.sha256(repr((self.name, self.arguments, self.environment, self.files)).encode())
-        for source in [*self.sources().values(), *(source for _, source in self.files)]:
+        for source in [*self.sources(architecture).values(), *(source for _, source in self.files)]:
             state.update(hashlib.sha256(source.read_bytes()).digest())
         return state.hexdigest()
 
@@ -126,108 +121,42 @@ class Outcome:
 @contextlib.contextmanager
 def _cache():
     """One process at a time downloads and builds."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
+    machines.CACHE.mkdir(parents=True, exist_ok=True)
+    with (machines.CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def tool(name, package):
-    if setup.tool(name) is None and not (setup.apt(package) and setup.tool(name)):
-        raise Unavailable(f"{name} is missing: apt-get install {package}")
-    return setup.tool(name)
-
-
-def _download(packages, folder):
-    """Unpack packages of the distribution into a folder, without installing them."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        raise Unavailable("it runs a kernel of Debian's, and this is another distribution")
-    setup.apt_update()
-    with tempfile.TemporaryDirectory(prefix="guest-") as archives:
-        done = subprocess.run(["apt-get", "download", *packages], cwd=archives, text=True, capture_output=True,
-                              check=False)
-        if done.returncode != 0:
-            raise Unavailable(f"{' '.join(packages)} cannot be downloaded: {done.stderr.strip()}")
-        for archive in pathlib.Path(archives).glob("*.deb"):
-            run.command("dpkg", "-x", archive, folder, quiet=True)
-
-
-def _dependencies(package, pattern):
-    """The packages that a package depends on and whose name matches."""
-    found = subprocess.run(["apt-cache", "depends", package], text=True, capture_output=True, check=False)
-    return re.findall(rf"Depends: ({pattern})$", found.stdout, re.MULTILINE)
-
-
-def kernel(version):
-    """The kernel's image and its modules for a slower tier, downloaded once."""
-    folder = CACHE / version
-    image, modules = folder / "vmlinuz", [folder / f"{name}.ko" for name in TIER_MODULES[version]]
-    if not all(file.exists() for file in [image, *modules]):
-        run.step(f"fetching Linux {version} (once)")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        setup.apt_update()
-        # The package of that name only points to the newest of its series.
-        packages = _dependencies(KERNELS[version], rf"linux-image-{re.escape(version)}\.\S*")
-        if not packages:
-            raise Unavailable(f"the distribution has no {KERNELS[version]}")
-        _download(packages, folder / "package")
-        for module in modules:
-            next((folder / "package").rglob(module.name)).rename(module)
-        next((folder / "package" / "boot").glob("vmlinuz-*")).rename(image)
-        shutil.rmtree(folder / "package")
-    return image, modules
-
-
-def _release(image):
-    """The kernel's full version, read from its image."""
-    data = image.read_bytes()
-    at = 0x200 + int.from_bytes(data[0x20E:0x210], "little")
-    return data[at:data.index(b" ", at)].decode()
-
-
-def _headers(image):
-    """The headers that modules for a kernel are built with, downloaded once."""
-    folder = image.parent / "headers"
-    name = f"linux-headers-{_release(image)}"
-    found = folder / "usr" / "src" / name
-    if not found.exists():
-        run.step(f"fetching {name} (once)")
-        shutil.rmtree(folder, ignore_errors=True)
-        _download([name, *_dependencies(name, r"linux-(?:headers|kbuild)-\S*")], folder)
-        makefile = found / "Makefile"
-        makefile.write_text(makefile.read_text().replace("/usr/src/", f"{folder}/usr/src/"))
-    return found
-
-
-def gmem_kernel(image):
+def gmem_kernel(architecture, version):
     """The stand-in for a GMEM kernel, built for this kernel."""
-    folder = image.parent / "gmem_kernel"
+    folder = machines.folder(architecture) / version / "gmem_kernel"
     module, sources = folder / "gmem_kernel.ko", list(GMEM_KERNEL.iterdir())
     newest = max(source.stat().st_mtime for source in sources)
     if not module.exists() or module.stat().st_mtime < newest:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for source in sources:
             shutil.copy(source, folder)
-        compiler = "gcc-12" if shutil.which("gcc-12") else "gcc"
-        # Without the last setting, Linux 6.12 asks for a tool that has no use here.
-        done = run.command(tool("make", "make"), "-C", _headers(image), f"M={folder}", f"CC={tool(compiler, 'gcc')}",
-                           "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules", quiet=True, check=False)
+        # Without these settings, Linux 6.12 asks for a tool that has no use here and for a newer compiler.
+        done = run.command(*machines.make_command(architecture), "-C", machines.headers(architecture, version),
+                           f"M={folder}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=",
+                           "modules", quiet=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{done.stdout}\nthe stand-in for a GMEM kernel does not compile")
     return module
 
 
-def prepare():
-    """Download and build all that any machine needs."""
-    if platform.machine() != "x86_64":
-        raise Unavailable(f"its kernel is for x86_64, and this is {platform.machine()}")
+def prepare(architecture=machines.X86_64, versions=None):
+    """Download and build all that the machines of an architecture need."""
     with _cache():
-        tool("qemu-system-x86_64", "qemu-system-x86")
-        tool("busybox", "busybox-static")
-        for version in KERNELS:
-            image, _ = kernel(version)
-            gmem_kernel(image)
+        machines.tool(architecture.qemu, architecture.qemu_package)
+        machines.busybox(architecture)
+        for version in versions or architecture.kernels:
+            machines.kernel(architecture, version, _tier_modules(architecture, version))
+            gmem_kernel(architecture, version)
+
+
+def _tier_modules(architecture, version):
+    return TIER_MODULES[version] if architecture is machines.X86_64 else []
 
 
 # ---- the file system in memory ----------------------------------------------------------------------------
@@ -243,10 +172,12 @@ def _cpio_entry(name, mode, content=b""):
     return padded + content + bytes(-len(content) % 4)
 
 
-def _file_system(programs, mark, hugepages, modules):
+def _file_system(machine, programs, mark, modules):
     """The archive: busybox, the kernel's modules, the programs with their libraries, and a job for each program."""
-    files = {"bin/busybox": pathlib.Path(tool("busybox", "busybox-static")).read_bytes(),
-             "init": INIT.replace("@HUGEPAGES@", str(hugepages)).replace("@MARK@", mark).encode()}
+    init = INIT.replace("@HUGEPAGES@", str(machine.hugepages)).replace("@MARK@", mark)
+    init = init.replace("@OUTPUT@", f"/dev/{machine.architecture.output}")
+    files = {"bin/busybox": machines.busybox(machine.architecture).read_bytes(),
+             "init": init.encode()}
     files |= {f"modules/{number}.ko": module.read_bytes() for number, module in enumerate(modules)}
     for number, program in enumerate(programs):
         job = f"jobs/{number:03}"
@@ -254,7 +185,8 @@ def _file_system(programs, mark, hugepages, modules):
         files[f"{job}/run"] = (shlex.join(words) + "\n").encode()
         for path, source in program.files:
             files[f"{job}/files/{path.lstrip('/')}"] = source.read_bytes()
-        files |= {path: source.read_bytes() for path, source in program.sources().items() if path not in files}
+        needed = program.sources(machine.architecture)
+        files |= {path: source.read_bytes() for path, source in needed.items() if path not in files}
     folders = {"dev", "proc", "sys", "tmp", "root"}
     for name in files:
         folders |= {str(parent) for parent in pathlib.PurePath(name).parents} - {"."}
@@ -269,7 +201,7 @@ def _file_system(programs, mark, hugepages, modules):
 def _memory(machine):
     """QEMU's options for the memory, and the kernel's."""
     if not machine.tiers:
-        return ["-M", "q35", *NODES], ""
+        return ["-M", machine.architecture.machine, *NODES], ""
     if machine.kernel == "6.1":
         return ["-M", "q35", *NODES], SPECIAL_PURPOSE
     options = ["-M", "q35,hmat=on", *(f"{option},initiator=0" if "nodeid=2" in option else option for option in NODES)]
@@ -283,12 +215,13 @@ def _memory(machine):
 def _qemu(machine, image, folder):
     """The command that boots it: the console and what the programs print go to two files."""
     options, arguments = _memory(machine)
-    # One thread translates for both processors: with one each, kernels panic at boot now and then. Without ERMS, because
-    # with it the guest's memset is ten times slower.
-    command = [tool("qemu-system-x86_64", "qemu-system-x86"), *options, "-accel", "tcg,thread=single",
-               "-cpu", "max,-monitor,-erms", "-smp", "2", "-m", "3G", "-kernel", image, "-initrd", folder / "initrd",
-               "-append", f"{KERNEL_ARGUMENTS} {arguments}", "-nodefaults", "-display", "none", "-monitor", "none",
-               "-no-reboot", "-serial", f"file:{folder / 'console'}", "-serial", f"file:{folder / 'output'}"]
+    target = machine.architecture
+    serial = ["console"] if target.console == target.output else ["console", "output"]
+    command = [machines.tool(target.qemu, target.qemu_package), *options, *target.processors, "-m", "3G",
+               "-kernel", image, "-initrd", folder / "initrd",
+               "-append", f"console={target.console} {KERNEL_ARGUMENTS} {target.kernel_arguments} {arguments}",
+               "-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot",
+               *(word for name in serial for word in ("-serial", f"file:{folder / name}"))]
     if machine.swap:
         with (folder / "swap").open("wb") as disk:
             disk.truncate(machine.swap << 20)
@@ -319,7 +252,8 @@ def _boot(machine, image, modules, programs, timeout):
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="guest-") as name:
         folder = pathlib.Path(name)
-        (folder / "initrd").write_bytes(_file_system(programs, mark, machine.hugepages, modules))
+        printed_to = folder / ("console" if machine.architecture.console == machine.architecture.output else "output")
+        (folder / "initrd").write_bytes(_file_system(machine, programs, mark, modules))
         with (folder / "qemu").open("w") as said:
             process = subprocess.Popen(_qemu(machine, image, folder), stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         began, why = time.monotonic(), "the machine ended before the program did"
@@ -328,7 +262,7 @@ def _boot(machine, image, modules, programs, timeout):
             while True:
                 # Before the look at the output, which is then complete if the machine has ended.
                 running = process.poll() is None
-                found = ended.findall(_text(folder / "output"))
+                found = ended.findall(_text(printed_to))
                 now = time.monotonic()
                 for output, status in found[len(outcomes):]:
                     outcomes.append(Outcome(programs[len(outcomes)].name, int(status), output, now - began))
@@ -343,7 +277,7 @@ def _boot(machine, image, modules, programs, timeout):
             process.kill()
             process.wait()
         if len(outcomes) < len(programs):
-            left = _text(folder / "output").rpartition(f"{mark} begin ")[2]
+            left = _text(printed_to).rpartition(f"{mark} begin ")[2]
             printed = left.partition("\n")[2] if f"{mark} end" not in left else ""
             console = (_text(folder / "console") + _text(folder / "qemu"))[-3000:]
             outcomes.append(Outcome(programs[len(outcomes)].name, 1,
@@ -357,12 +291,12 @@ def run_programs(machine, programs, timeout, report):
 
     A program that hangs or takes the machine down fails; the machine is booted again for the rest.
     """
-    if platform.machine() != "x86_64":
-        raise Unavailable(f"its kernel is for x86_64, and this is {platform.machine()}")
+    target = machine.architecture
     with _cache():
-        tool("qemu-system-x86_64", "qemu-system-x86")
-        image, tier_modules = kernel(machine.kernel)
-        modules = [*(tier_modules if machine.tiers else []), *([gmem_kernel(image)] if machine.gmem else [])]
+        machines.tool(target.qemu, target.qemu_package)
+        image, tier_modules = machines.kernel(target, machine.kernel, _tier_modules(target, machine.kernel))
+        modules = [*(tier_modules if machine.tiers else []),
+                   *([gmem_kernel(target, machine.kernel)] if machine.gmem else [])]
     left = list(programs)
     while left:
         for outcome in _boot(machine, image, modules, left, timeout):

@@ -12,7 +12,7 @@ use super::{
     LARGE, control, device_blocks, or_once_more, or_out_of_memory, page_map,
     purge_above_soft_limit, release,
 };
-use crate::os::{advice, mapping};
+use crate::os::{advice, machine, mapping};
 use crate::page::PageRange;
 
 /// Bytes of large blocks allocated before jemalloc's background thread starts.
@@ -34,7 +34,7 @@ pub(super) fn allocate(size: usize, flags: c_int) -> *mut c_void {
     }
     count_and_start_purger(size);
     // SAFETY: the size is not 0. jemalloc returns NULL for a size that it cannot serve.
-    let attempt = || unsafe { je::mallocx(size, flags_of(size) | flags) };
+    let attempt = || unsafe { je::mallocx(size, ALIGNED | flags) };
     noted(or_once_more(size, attempt))
 }
 
@@ -52,14 +52,14 @@ pub(super) unsafe fn reallocate(block: *mut c_void, size: usize) -> *mut c_void 
     // SAFETY: the caller promises a live block, and it is jemalloc's.
     let old_size = unsafe { je::sallocx(block, 0) };
     let stays = size <= old_size || !device_blocks::may_serve(size);
-    let on_page = block.addr() & (alignment(size) - 1) == 0;
+    let on_page = block.addr() & (ALIGNMENT - 1) == 0;
     // SAFETY: the block is live; it grows or shrinks in place or stays as it is.
-    if stays && on_page && unsafe { je::xallocx(block, size, 0, flags_of(size)) } >= size {
+    if stays && on_page && unsafe { je::xallocx(block, size, 0, ALIGNED) } >= size {
         return noted(block);
     }
     if stays && (old_size < 2 * LARGE || size < old_size) {
         // SAFETY: the block is live, and the size is not 0.
-        let attempt = || unsafe { je::rallocx(block, size, flags_of(size)) };
+        let attempt = || unsafe { je::rallocx(block, size, ALIGNED) };
         return noted(or_once_more(size, attempt));
     }
     let Some(new) = NonNull::new(allocate(size, 0)) else { return ptr::null_mut() };
@@ -106,15 +106,11 @@ fn noted(block: *mut c_void) -> *mut c_void {
     or_out_of_memory(block)
 }
 
-/// The GMEM page for a block of at least that size, else [`LARGE`].
-pub(super) fn alignment(size: usize) -> usize {
-    let page = mapping::gmem_page().bytes();
-    if size >= page { page } else { LARGE }
-}
+/// Every large block starts on a GMEM page.
+pub(super) const ALIGNMENT: usize = mapping::gmem_page().bytes();
 
-fn flags_of(size: usize) -> c_int {
-    je::MALLOCX_ALIGN(alignment(size))
-}
+/// jemalloc's flag for that alignment.
+const ALIGNED: c_int = je::MALLOCX_ALIGN(ALIGNMENT);
 
 /// Bring the first `length` bytes of `from` to `to`. Whole heap pages are moved, except to a device's block; the rest is
 /// copied. If that fails the call returns false: `from` still holds the bytes, and nobody may touch `to` again, because a
@@ -144,8 +140,10 @@ unsafe fn take_over(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> bool {
                     ptr::copy_nonoverlapping(to.as_ptr(), from.as_ptr(), done);
                     return false;
                 }
-                let again = new.as_ptr().expose_provenance();
-                advice::huge_pages(PageRange::new(again, again + HEAP_PAGE));
+                if machine::has_huge_gmem_pages() {
+                    let again = new.as_ptr().expose_provenance();
+                    advice::huge_pages(PageRange::new(again, again + HEAP_PAGE));
+                }
                 break;
             }
         }
@@ -197,7 +195,7 @@ mod tests {
             let obstacle = allocate(LARGE, 0);
             // SAFETY: the block is live.
             block = unsafe { reallocate(block.cast(), next) }.cast();
-            assert_eq!(block.addr() % alignment(next), 0);
+            assert_eq!(block.addr() % ALIGNMENT, 0);
             for i in (0..3 * LARGE).step_by(1000) {
                 // SAFETY: inside the block.
                 assert_eq!(unsafe { block.add(i).read() }, i as u8 ^ 0x5a, "{i} of {next}");

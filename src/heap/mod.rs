@@ -348,7 +348,7 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {
     if !alignment.is_power_of_two() {
         return Err(Errno(libc::EINVAL));
     }
-    if size >= LARGE && alignment <= large::alignment(size) {
+    if size >= LARGE && alignment <= large::ALIGNMENT {
         let block = large::allocate(size, 0);
         return if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) };
     }

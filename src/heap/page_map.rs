@@ -15,8 +15,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence};
 use super::constants::{ADDRESS_BITS, BASE_PAGE_BITS, REGION_BITS};
 use super::heap_page::{Change, HeapPage};
 pub use super::heap_page::{HEAP_PAGE, TOTALS};
-use crate::os::mapping;
-use crate::os::{SysResult, advice};
+use crate::os::{SysResult, advice, machine, mapping};
 use crate::page::PageRange;
 
 /// Bytes of the smallest base page that Linux has.
@@ -151,8 +150,12 @@ fn leave_each(range: PageRange, mut leave: impl FnMut(&HeapPage, PageRange) -> C
     run.finish();
 }
 
-/// Advise the kernel to back the whole heap pages inside `range` with huge pages.
+/// Advise the kernel to back the whole heap pages inside `range` with huge pages. Not if its huge pages are larger than a
+/// heap page: releasing one heap page would split such a page.
 pub fn advise_huge(range: PageRange) {
+    if !machine::has_huge_gmem_pages() {
+        return;
+    }
     let mut run = Run::new(advice::huge_pages);
     each_part(range, |page, part| {
         if part.len() == HEAP_PAGE && page.mark_advised() {

@@ -15,8 +15,7 @@ use super::checked::IS_CHECKED;
 use super::page_map::{self, BASE_PAGE, HEAP_PAGE, TOTALS};
 use super::{NARENAS, limits, settings};
 use crate::error::Errno;
-use crate::os::mapping;
-use crate::os::{SysResult, advice, errno, set_errno};
+use crate::os::{SysResult, advice, errno, machine, mapping, set_errno};
 use crate::page::{PageRange, PageSize};
 
 /// A heap below this size lies on small pages, except for its large blocks: a program that only says hello should not pay
@@ -126,8 +125,7 @@ extern "C" fn gmem_pages_sysconf(name: c_int) -> c_long {
         trust_madvise();
         return BASE_PAGE as c_long;
     }
-    // SAFETY: sysconf takes any number.
-    unsafe { libc::sysconf(name) }
+    machine::configuration(name)
 }
 
 /// jemalloc's `sbrk`: it always fails, whatever jemalloc's settings say.
@@ -258,7 +256,8 @@ fn adopt(range: PageRange, used: PageRange) -> SysResult<()> {
     page_map::adopt(range)?;
     // Either this thread sees that the heap has become huge, or the thread that made it so sees these pages.
     fence(Ordering::SeqCst);
-    if IS_HUGE.load(Ordering::Relaxed) && limits::has_space_for_huge_pages() {
+    let is_huge = IS_HUGE.load(Ordering::Relaxed) && limits::has_space_for_huge_pages();
+    if is_huge && machine::has_huge_gmem_pages() {
         page_map::advise_huge(range);
     } else {
         advice::small_pages(range);

@@ -3,7 +3,7 @@
 //! Advice that keeps the contents is safe for any range: the kernel refuses what does not fit, with an errno. Advice that
 //! drops contents is `unsafe`.
 
-use super::{SysResult, check};
+use super::{SysResult, check, mapping};
 use crate::page::PageRange;
 
 /// linux/mman.h; the libc crate has no name for it.
@@ -40,6 +40,7 @@ fn is_known(advice: libc::c_int) -> bool {
 /// # Safety
 /// The owner of the memory has given up its contents: no value in it is used again before it is written.
 pub unsafe fn drop_private(range: PageRange) -> SysResult<()> {
+    split_at_ends(range);
     advise(range, libc::MADV_DONTNEED)
 }
 
@@ -48,7 +49,25 @@ pub unsafe fn drop_private(range: PageRange) -> SysResult<()> {
 /// # Safety
 /// The owner of the memory has given up its contents: no value in it is used again before it is written.
 pub unsafe fn drop_private_locked(range: PageRange) -> SysResult<()> {
+    split_at_ends(range);
     advise(range, MADV_DONTNEED_LOCKED)
+}
+
+/// Split huge pages that lie in `range` in part: the kernel would keep the memory of such a part until it runs short. There are
+/// such pages only where the kernel's huge page is larger than a GMEM page.
+fn split_at_ends(range: PageRange) {
+    let (base, huge) = (mapping::base_page().bytes(), mapping::huge_page());
+    if huge == mapping::gmem_page() || range.len() < base {
+        return;
+    }
+    let first = PageRange::new(range.start(), range.start() + base);
+    let last = PageRange::new(range.end() - base, range.end());
+    for (end, page) in [(range.start(), first), (range.end(), last)] {
+        if huge.floor(end) != end {
+            // Advice about a part of a huge page splits it. A failure only delays the return of the memory.
+            let _ = advise(page, libc::MADV_COLD);
+        }
+    }
 }
 
 /// Punch a hole into shared memory: the next read gives zeros to every process that maps it.

@@ -1,8 +1,9 @@
 //! Properties of the machine and its memory, as the kernel reports them.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int, c_long};
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::file;
+use super::{file, mapping};
 
 /// The kernel's settings of transparent huge pages, in its own words; `None` for a setting that it does not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +50,25 @@ pub fn huge_pages() -> HugePages {
     }
 }
 
+/// Whether the kernel may make a huge page of the GMEM page's size: its ordinary one, or a multi-size one (Linux 6.8)
+/// where an administrator enabled that size. Read once; safe inside `malloc`.
+pub fn has_huge_gmem_pages() -> bool {
+    const SIZE_ENABLED: &CStr = c"/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled";
+    const UNREAD: u8 = 2;
+    static ANSWER: AtomicU8 = AtomicU8::new(UNREAD);
+    if mapping::huge_page() == mapping::gmem_page() {
+        return true;
+    }
+    let mut answer = ANSWER.load(Ordering::Relaxed);
+    if answer == UNREAD {
+        let mut buffer = [0; 128];
+        let word = file::read_start(SIZE_ENABLED, &mut buffer).ok().and_then(chosen_word);
+        answer = u8::from(word.is_some_and(|word| word != "never"));
+        ANSWER.store(answer, Ordering::Relaxed);
+    }
+    answer == 1
+}
+
 const ENABLED: &CStr = c"/sys/kernel/mm/transparent_hugepage/enabled";
 
 /// The word in brackets, as in `always [madvise] never`.
@@ -78,10 +98,15 @@ pub fn multi_generational() -> Option<bool> {
     Some(mask & 1 != 0)
 }
 
+/// `sysconf(3)`.
+pub fn configuration(name: c_int) -> c_long {
+    // SAFETY: sysconf takes any number and only reads.
+    unsafe { libc::sysconf(name) }
+}
+
 /// The number of online processors.
 pub fn cpus() -> usize {
-    // SAFETY: sysconf has no preconditions.
-    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+    usize::try_from(configuration(libc::_SC_NPROCESSORS_ONLN)).unwrap_or(1)
 }
 
 /// The bytes of swap space, and how many are free.

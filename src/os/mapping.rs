@@ -21,24 +21,30 @@ pub fn base_page() -> PageSize {
     usize::try_from(bytes).ok().and_then(PageSize::new).unwrap_or(FALLBACK)
 }
 
-/// The GMEM page: the transparent huge page of the kernel, which one page-table entry of the middle level maps.
+/// The GMEM page: 2 MiB on every machine, so that ranges are rounded in the same way everywhere.
 ///
-/// On a kernel without huge pages it is 2 MiB, so that ranges are rounded in the same way everywhere.
-pub fn gmem_page() -> PageSize {
-    const FALLBACK: PageSize = match PageSize::new(2 << 20) {
+/// With base pages of 4 KiB it is the kernel's huge page. With 16 and 64 KiB, whose huge pages have 32 and 512 MiB, it is the
+/// largest run of base pages that aarch64 maps by one entry of the TLB (contiguous PTEs).
+pub const fn gmem_page() -> PageSize {
+    match PageSize::new(2 << 20) {
         Some(page) => page,
         None => unreachable!(),
-    };
+    }
+}
+
+/// The kernel's huge page, which one page-table entry of the middle level maps: one GMEM page or several. On a kernel without
+/// huge pages it is the GMEM page.
+pub fn huge_page() -> PageSize {
     static BYTES: AtomicUsize = AtomicUsize::new(0);
     // There is no lock, because malloc calls this: two threads may both read the file and store the same number.
     let mut bytes = BYTES.load(Ordering::Relaxed);
     if bytes == 0 {
         bytes = file::read_number(c"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-            .filter(|bytes| *bytes >= base_page().bytes())
-            .unwrap_or(FALLBACK.bytes());
+            .filter(|bytes| *bytes >= gmem_page().bytes())
+            .unwrap_or(gmem_page().bytes());
         BYTES.store(bytes, Ordering::Relaxed);
     }
-    PageSize::new(bytes).unwrap_or(FALLBACK)
+    PageSize::new(bytes).unwrap_or(gmem_page())
 }
 
 /// Memory, mapped for reading and writing, that the owner of the value owns. It is not unmapped on drop: it has to go back to

@@ -34,7 +34,7 @@ pub fn available_on(node: usize) -> Option<usize> {
 pub fn free_huge_pages(node: usize) -> Option<usize> {
     let mut buffer = [0; 1 << 14];
     let text = file::read_start(c"/proc/buddyinfo", &mut buffer).ok()?;
-    let order = (mapping::gmem_page().bytes() / mapping::base_page().bytes()).ilog2();
+    let order = (mapping::huge_page().bytes() / mapping::base_page().bytes()).ilog2();
     Some(free_blocks(std::str::from_utf8(text).ok()?, node, order))
 }
 

@@ -65,7 +65,7 @@ impl PageFlags {
     fn spread_heads(&self, first: u64, words: &mut [u64]) -> SysResult<()> {
         let mut head = 0;
         if words.first().is_some_and(|word| word & COMPOUND_TAIL != 0) {
-            let most = (mapping::gmem_page().bytes() / mapping::base_page().bytes()) as u64;
+            let most = (mapping::huge_page().bytes() / mapping::base_page().bytes()) as u64;
             let mut before = vec![0; (first % most) as usize];
             self.read(first - first % most, &mut before)?;
             head = before.into_iter().rfind(|word| word & COMPOUND_HEAD != 0).unwrap_or(0);

@@ -37,7 +37,7 @@ fn of_mapping(mapping: &Resident, parts: Vec<PageRange>) -> Option<Vec<PageRange
     }
     // A huge page is resident as a whole. If the candidates add up to the kernel's number, they are
     // the huge pages.
-    let page = mapping::gmem_page();
+    let page = mapping::huge_page();
     let candidates: Vec<_> =
         parts.iter().map(|part| part.inward(page)).filter(|part| !part.is_empty()).collect();
     let bytes: usize = candidates.iter().map(|part| part.len()).sum();
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn only_what_is_certain_is_said() {
-        let page = mapping::gmem_page().bytes();
+        let page = mapping::huge_page().bytes();
         let two = PageRange::new(4 * page, 6 * page);
         // Half a page, at an address where no huge page begins.
         let small = PageRange::new(8 * page + page / 2, 9 * page + page / 4);

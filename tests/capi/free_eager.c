@@ -184,7 +184,7 @@ static void locked_memory_is_freed(void) {
 
 static void hugetlb_memory_is_freed(void) {
 	char *start =
-		(char *)mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+		(char *)mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB_2MB, -1, 0);
 	if (start == MAP_FAILED) {
 		fprintf(stderr, "note: no hugetlb pages here (vm.nr_hugepages)\n");
 		return;

@@ -184,7 +184,7 @@ static void locked_memory_takes_no_fault(void) {
 
 static void hugetlb_memory_takes_no_fault(void) {
 	char *start =
-		(char *)mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+		(char *)mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB_2MB, -1, 0);
 	if (start == MAP_FAILED) {
 		fprintf(stderr, "note: no hugetlb pages here (vm.nr_hugepages)\n");
 		return;
@@ -197,7 +197,7 @@ static void hugetlb_memory_takes_no_fault(void) {
 /* More than the pool has, mapped without setting pages aside: an error, and no signal. */
 static void more_than_the_hugetlb_pool_has_is_refused(void) {
 	const size_t size = (size_t)1 << 40;
-	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE;
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB_2MB | MAP_NORESERVE;
 	char *start = (char *)mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
 	if (start == MAP_FAILED) {
 		fprintf(stderr, "note: no hugetlb mapping here: %s\n", strerror(errno));

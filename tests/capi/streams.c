@@ -435,7 +435,7 @@ static void exit_while_busy(gmemStream_t unused) {
 static void leaving_with_work_pending_is_quiet(void) { in_child(exit_while_busy, NULL); }
 
 int main(void) {
-	alarm(120);
+	alarm(600); /* only a hang takes so long, even in an emulated machine */
 	page = gmemGetPageSize();
 	here = gmemGetNumaId();
 	calls_run_in_order_with_launched_functions();

@@ -166,7 +166,7 @@ static void the_virtual_machine_is_as_it_was_made(int is_old) {
 
 	/* A page of the pool that is taken is free no more, and the program sees it where it is. */
 	char *page =
-		mmap(NULL, machine.gmem_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+		mmap(NULL, machine.gmem_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB_2MB, -1, 0);
 	NEED(page != MAP_FAILED);
 	CHECK_EQUAL(gmemPrefetch((uintptr_t)page, machine.gmem_page, 2, NULL), 0);
 	read_topology();

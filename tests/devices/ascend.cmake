@@ -2,7 +2,7 @@
 foreach(runtime IN ITEMS new old)
 	gmem_test(devices.ascend.${runtime} libgmem::libgmem ascend.cpp)
 	target_link_libraries(test_devices.ascend.${runtime} PRIVATE ascendcl_${runtime})
-	foreach(kernel IN ITEMS 6.1 6.12)
+	foreach(kernel IN LISTS guest_kernels)
 		guest_test(devices.ascend.${runtime} ${kernel} test_devices.ascend.${runtime} KIND gmem
 			ENVIRONMENT GMEM_DEVICE=ascend)
 	endforeach()

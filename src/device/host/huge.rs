@@ -62,7 +62,7 @@ pub fn is_wanted(segment: Segment, policy: HugePolicy) -> bool {
 /// Make the pages of a segment huge, one by one, until the kernel has no memory for another huge page. For what was
 /// populated under [`HugePolicy::Prefer`].
 pub fn collapse_available(segment: Segment) {
-    let page = mapping::gmem_page();
+    let page = mapping::huge_page();
     let pages = segment.huge_candidates();
     if segment.huge_tlb || huge_already(pages) * page.bytes() == pages.len() {
         return;
@@ -79,7 +79,7 @@ pub fn collapse_available(segment: Segment) {
 
 /// Turn all pages of a segment into huge pages, or fail. For segments that were populated under [`HugePolicy::Require`].
 pub fn insist(segment: Segment) -> Result<()> {
-    let page = mapping::gmem_page();
+    let page = mapping::huge_page();
     let pages = segment.huge_candidates();
     for at in (pages.start()..pages.end()).step_by(page.bytes()) {
         match advice::collapse(PageRange::new(at, at + page.bytes())) {
@@ -99,7 +99,7 @@ pub fn insist(segment: Segment) -> Result<()> {
 fn are_there(segments: &[Segment], request: &Request<'_>) -> Result<()> {
     let (from, to) = (request.asked.start(), request.asked.end());
     let refuse = |why, remedy| Err(Error::NoHugePages { from, to, why, remedy });
-    let page = mapping::gmem_page();
+    let page = mapping::huge_page();
     let mut needed = 0;
     for segment in segments.iter().filter(|segment| !segment.asked.is_empty()) {
         if segment.backing == Backing::File {
@@ -146,13 +146,13 @@ fn huge_already(pages: PageRange) -> usize {
             bytes += run.range.len();
         }
     });
-    bytes / mapping::gmem_page().bytes()
+    bytes / mapping::huge_page().bytes()
 }
 
 /// The number of huge pages, up to `needed`, that the node can provide. If too few are free, the kernel has to compact memory;
 /// how many that yields is found out by populating a scratch mapping and unmapping it.
 fn obtainable(needed: usize, node: usize) -> usize {
-    let page = mapping::gmem_page();
+    let page = mapping::huge_page();
     let free = memory::free_huge_pages(node).unwrap_or(0);
     let available = memory::available_on(node).or_else(memory::available).unwrap_or(0);
     let Some(bytes) = needed.checked_mul(page.bytes()) else { return free };

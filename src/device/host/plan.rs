@@ -35,18 +35,20 @@ impl Segment {
         }
     }
 
-    /// The whole GMEM pages that contain requested bytes and may be huge.
+    /// The whole huge pages that contain requested bytes.
     pub fn huge_candidates(self) -> PageRange {
-        let page = mapping::gmem_page();
+        let page = mapping::huge_page();
         if self.backing == Backing::File || self.asked.is_empty() {
             return PageRange::new(self.range.start(), self.range.start());
         }
         self.range.inward(page).intersect(self.asked.outward(page))
     }
 
-    /// Pieces of at most `bytes`, a multiple of the GMEM page, that end where GMEM pages end.
+    /// Pieces of at most `bytes` that end where GMEM pages end, and where huge pages end if a piece can hold one. `bytes` is a
+    /// multiple of the GMEM page.
     pub fn cut(self, bytes: usize) -> impl Iterator<Item = Self> {
-        let page = mapping::gmem_page();
+        let huge = mapping::huge_page();
+        let page = if bytes >= huge.bytes() { huge } else { mapping::gmem_page() };
         let first = page.floor(self.range.start());
         (first..self.range.end()).step_by(bytes).map(move |at| {
             let piece = PageRange::new(at, at.saturating_add(bytes));

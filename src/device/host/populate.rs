@@ -25,6 +25,16 @@ use crate::report::Report;
 /// Bytes in a piece of work: between two pieces it can be ended, shared with another thread, done in another way.
 pub const PIECE_BYTES: usize = 16 << 20;
 
+/// The largest huge page that every piece can hold. Pieces of 512 MiB could hardly be cancelled or shared.
+const USUAL_HUGE_PAGE: usize = 32 << 20;
+
+/// A piece holds whole huge pages where they matter piece by piece: they are required, or pages are counted.
+fn piece_bytes(request: &Request<'_>) -> usize {
+    let huge = mapping::huge_page().bytes();
+    let counts = request.wants_report || request.huge == HugePolicy::Require;
+    if counts || huge <= USUAL_HUGE_PAGE { PIECE_BYTES.max(huge) } else { PIECE_BYTES }
+}
+
 /// A piece that takes longer than this had to be populated; then the next ones are worth a thread of their own.
 const WORTH_A_THREAD: Duration = Duration::from_micros(300);
 
@@ -41,11 +51,12 @@ pub fn run(segments: &[Segment], request: &Request<'_>, report: &mut Report) -> 
         }
     }
     let mut pieces = Vec::new();
-    let count = segments.iter().map(|segment| segment.cut(PIECE_BYTES).count()).sum();
+    let bytes = piece_bytes(request);
+    let count = segments.iter().map(|segment| segment.cut(bytes).count()).sum();
     if pieces.try_reserve_exact(count).is_err() {
         return Err(Error::OutOfMemory { what: "the list of pieces of the range" });
     }
-    pieces.extend(segments.iter().flat_map(|segment| segment.cut(PIECE_BYTES)));
+    pieces.extend(segments.iter().flat_map(|segment| segment.cut(bytes)));
     let run = Run {
         request,
         pieces: &pieces,
@@ -305,7 +316,7 @@ impl Run<'_> {
     fn timed<R>(&self, part: Segment, act: impl FnOnce() -> R) -> R {
         let begun = Instant::now();
         let result = act();
-        if part.range.len() == PIECE_BYTES {
+        if part.range.len() >= PIECE_BYTES {
             self.stalls.note(begun.elapsed(), part.range);
         }
         result

@@ -16,6 +16,7 @@
  */
 #include <linux/fs.h>
 #include <linux/highmem.h>
+#include <linux/kernfs.h>
 #include <linux/kprobes.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
@@ -30,6 +31,17 @@
 #include <linux/uaccess.h>
 #include <linux/version.h>
 #include <linux/vmalloc.h>
+
+/* ---- the architecture ---------------------------------------------------------------------------------- */
+
+/* The entry of a system call, and argument number n of the program that makes it. */
+#ifdef CONFIG_ARM64
+#define SYSCALL(name) "__arm64_sys_" name
+#define USER_ARGUMENT(user, n) ((user)->regs[n])
+#else
+#define SYSCALL(name) "__x64_sys_" name
+#define USER_ARGUMENT(user, n) regs_get_kernel_argument((struct pt_regs *)(user), n)
+#endif
 
 /* ---- the kernel's interface, as the documentation has it --------------------------------------------- */
 
@@ -93,8 +105,9 @@ module_param(dropped, uint, 0444);
 /* ---- pages on the device ------------------------------------------------------------------------------- */
 
 enum { DEVICES = 2 };
-#define HUGE HPAGE_PMD_SIZE
-#define HUGE_FLOOR(address) ((address) & HPAGE_PMD_MASK)
+/* A page of the device: 2 MiB, however large the kernel's own pages are. */
+#define HUGE (2UL << 20)
+#define HUGE_FLOOR(address) ((address) & ~(HUGE - 1))
 
 /* Read-ahead both ways and nothing for a child: each alone is a user's, together they are ours. */
 #define PEER_SHARED (VM_WIPEONFORK | VM_RAND_READ | VM_SEQ_READ)
@@ -187,7 +200,7 @@ static uint drop(struct mm_struct *mm, unsigned long start, unsigned long end) {
 static int copy(struct mm_struct *mm, unsigned long address, char *bytes, bool to_processor) {
 	int i;
 
-	for (i = 0; i < HPAGE_PMD_NR; ++i) {
+	for (i = 0; i < HUGE / PAGE_SIZE; ++i) {
 		struct page *page;
 		char *mapped;
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
@@ -372,23 +385,23 @@ static unsigned long map(unsigned long hint, unsigned long length, unsigned long
 
 /* Called by the processor's trap or by ftrace: the function that it stands at is left for another one. */
 static int go_to(struct pt_regs *registers, const void *instead) {
-	registers->ip = (unsigned long)instead;
+	instruction_pointer_set(registers, (unsigned long)instead);
 	return 1;
 }
 
 static int at_mmap(struct kprobe *probe, struct pt_regs *registers) {
 	/* As the first kernels without gmem=on: the bit means nothing. */
-	if (!current->mm || !(registers->cx & map_peer_shared) || (!checks_flags && !enabled))
+	if (!current->mm || !(regs_get_kernel_argument(registers, 3) & map_peer_shared) || (!checks_flags && !enabled))
 		return 0;
 	return go_to(registers, map);
 }
 
 /* In the place of munmap(2), for processes with peer-shared memory. */
 static long unmap(const struct pt_regs *user) {
-	const unsigned long start = user->di, end = start + user->si;
+	const unsigned long start = USER_ARGUMENT(user, 0), end = start + USER_ARGUMENT(user, 1);
 	struct mm_struct *mm = current->mm;
 	struct vm_area_struct *vma;
-	unsigned long length = user->si;
+	unsigned long length = USER_ARGUMENT(user, 1);
 	bool misaligned;
 
 	mmap_read_lock(mm);
@@ -430,9 +443,9 @@ static vm_fault_t fault(
 }
 
 static int at_fault(struct kprobe *probe, struct pt_regs *registers) {
-	struct vm_area_struct *vma = (struct vm_area_struct *)registers->di;
+	struct vm_area_struct *vma = (struct vm_area_struct *)regs_get_kernel_argument(registers, 0);
 
-	return is_peer_shared(vma) && is_on_device(vma->vm_mm, registers->si) ? go_to(registers, fault) : 0;
+	return is_peer_shared(vma) && is_on_device(vma->vm_mm, regs_get_kernel_argument(registers, 1)) ? go_to(registers, fault) : 0;
 }
 
 /* ---- /dev/gmem --------------------------------------------------------------------------------------------- */
@@ -570,22 +583,10 @@ static int show_statistics(struct seq_file *file, void *unused) {
 	return 0;
 }
 
-/* The kernel shows modules no kallsyms_lookup_name(), but where a probe of it would be. */
-static unsigned long (*symbol(void))(const char *name) {
-	struct kprobe probe = {.symbol_name = "kallsyms_lookup_name"};
-	void *found;
-
-	if (register_kprobe(&probe))
-		return NULL;
-	found = probe.addr;
-	unregister_kprobe(&probe);
-	return found;
-}
-
 static int make_files(void) {
-	unsigned long (*find)(const char *name) = symbol();
-	struct kobject **memory = find ? (struct kobject **)find("mm_kobj") : NULL;
-	struct kobject *folder = memory ? kobject_create_and_add("gmem", *memory) : NULL;
+	/* Looked up by its name in /sys/kernel: Linux 6.1 for arm64 has no kallsyms of data (CONFIG_KALLSYMS_ALL). */
+	struct kernfs_node *memory = kernfs_find_and_get(kernel_kobj->sd, "mm");
+	struct kobject *folder = memory ? kobject_create_and_add("gmem", memory->priv) : NULL;
 	char name[16];
 	int i;
 
@@ -602,7 +603,7 @@ static int make_files(void) {
 
 static struct kprobe probes[] = {
 	{.symbol_name = "ksys_mmap_pgoff", .pre_handler = at_mmap},
-	{.symbol_name = "__x64_sys_munmap", .pre_handler = at_munmap},
+	{.symbol_name = SYSCALL("munmap"), .pre_handler = at_munmap},
 	{.symbol_name = "handle_mm_fault", .pre_handler = at_fault},
 };
 
