@@ -71,7 +71,7 @@ impl Selection {
             Origin::Build => 0xff,
             Origin::Auto(reason) => reason.to_number(),
         };
-        self.index as u32 + 1 | origin << 8
+        (self.index as u32 + 1) | (origin << 8)
     }
 
     fn of_number(number: u32) -> Option<Self> {

@@ -198,12 +198,10 @@ unsafe extern "C" fn take_pages(
     // SAFETY: `zero` and `commit` point to jemalloc's own variables, and `take` gave `size` mapped bytes to this call
     // alone.
     unsafe {
-        if *zero && !is_zeroed {
-            start.write_bytes(0, size);
-        } else if !is_zeroed {
-            *zero = false;
-        } else {
+        if is_zeroed {
             *zero = true;
+        } else if *zero {
+            start.write_bytes(0, size);
         }
         *commit = true;
     }

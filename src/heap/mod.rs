@@ -243,10 +243,11 @@ fn empty_transfer_cache() {
     let mut blocks = [ptr::null_mut(); transfer_cache::BATCH];
     for class in 1..size_class::CLASSES {
         let count = thread_cache::batch(class);
-        // SAFETY: the array has space for BATCH pointers, and no batch is larger.
-        while !transfer_cache::is_empty()
-            && unsafe { transfer_cache::take(class, blocks.as_mut_ptr(), count) }
-        {
+        while !transfer_cache::is_empty() {
+            // SAFETY: the array has space for BATCH pointers, and no batch is larger.
+            if !unsafe { transfer_cache::take(class, blocks.as_mut_ptr(), count) } {
+                break;
+            }
             for block in blocks.iter().take(count) {
                 // SAFETY: the block left the transfer cache, so nobody else has it.
                 unsafe {

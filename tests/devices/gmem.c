@@ -184,7 +184,7 @@ static void refuses(int code, int expected) {
 	CHECK_EQUAL(prefetch(start, page), expected);
 	if (code > 0) {
 		char text[24];
-		snprintf(text, sizeof text, code == 5 ? "MAP_PEER_SHARED" : "gm_ret %d", code);
+		snprintf(text, sizeof text, code == 5 ? "MAP_PEER_SHARED" : "code %d", code);
 		says(text);
 	}
 	CHECK_EQUAL(on_device(device), 0);
