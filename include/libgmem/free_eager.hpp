@@ -68,8 +68,7 @@ inline void free_eager(mutable_range what, stream_ref order, std::error_code &ec
 
 /// Release many ranges as above; a failure is in `ec`, which is cleared on success.
 template <class Batch, class = detail::if_batch<Batch>>
-void free_eager(
-	Batch &&what, stream_ref order, std::error_code &ec, gmemFreeReport_t *report = nullptr) noexcept {
+void free_eager(Batch &&what, stream_ref order, std::error_code &ec, gmemFreeReport_t *report = nullptr) noexcept {
 	ec = detail::to_error_code(detail::free_eager(detail::batch::of<mutable_range>(what), order, report));
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::memory_resource: libgmem's heap for std::pmr containers. Needs exceptions and RTTI; <libgmem.hpp> leaves it out
-/// where the compiler has them off.
+/// gmem::memory_resource: libgmem's heap for std::pmr containers. Needs exceptions and RTTI; <libgmem.hpp> leaves it
+/// out where the compiler has them off.
 #pragma once
 
 #include <cstddef>
@@ -22,9 +22,7 @@ private:
 		}
 		return memory;
 	}
-	void do_deallocate(void *memory, std::size_t bytes, std::size_t) override {
-		detail::deallocate(memory, bytes);
-	}
+	void do_deallocate(void *memory, std::size_t bytes, std::size_t) override { detail::deallocate(memory, bytes); }
 	[[nodiscard]] bool do_is_equal(const std::pmr::memory_resource &other) const noexcept override {
 		return dynamic_cast<const memory_resource *>(&other) != nullptr;
 	}

@@ -170,8 +170,7 @@ inline void set_huge_policy(huge_pages policy, std::error_code &ec) noexcept {
 
 /// Set the policy of a range; a failure is in `ec`, which is cleared on success.
 inline void set_huge_policy(range what, huge_pages policy, std::error_code &ec) noexcept {
-	ec = detail::to_error_code(
-		gmemSetRangeHugePolicy(what.address(), what.size_bytes(), static_cast<int>(policy)));
+	ec = detail::to_error_code(gmemSetRangeHugePolicy(what.address(), what.size_bytes(), static_cast<int>(policy)));
 }
 
 /// The policy of a prefetch that begins at `address`.

@@ -76,7 +76,8 @@ constexpr void check_elements() noexcept {
 	static_assert(!is_batch<std::remove_reference_t<C>>::value,
 		"this is a range of ranges, a batch: pass it to gmem::prefetch() or gmem::free_eager() as it is");
 	static_assert(std::is_trivially_destructible_v<element_of<C>>,
-		"the elements own other memory, which would not be reached: pass a range of gmem::range, one for each element's "
+		"the elements own other memory, which would not be reached: pass a range of gmem::range, one for each "
+		"element's "
 		"memory, or gmem::range(c.data(), c.size() * sizeof *c.data()) for the elements themselves");
 }
 

@@ -177,17 +177,11 @@ public:
 	[[nodiscard]] std::string to_svg() const { return in_words(gmemResidencySvg); }
 #endif
 	/// The counts in words; a failure gives no text and is in `ec`, which is cleared on success.
-	[[nodiscard]] std::string to_text(std::error_code &ec) const noexcept {
-		return in_words(gmemResidencyText, ec);
-	}
+	[[nodiscard]] std::string to_text(std::error_code &ec) const noexcept { return in_words(gmemResidencyText, ec); }
 	/// One JSON object; a failure gives no text and is in `ec`, which is cleared on success.
-	[[nodiscard]] std::string to_json(std::error_code &ec) const noexcept {
-		return in_words(gmemResidencyJson, ec);
-	}
+	[[nodiscard]] std::string to_json(std::error_code &ec) const noexcept { return in_words(gmemResidencyJson, ec); }
 	/// A picture; a failure gives no text and is in `ec`, which is cleared on success.
-	[[nodiscard]] std::string to_svg(std::error_code &ec) const noexcept {
-		return in_words(gmemResidencySvg, ec);
-	}
+	[[nodiscard]] std::string to_svg(std::error_code &ec) const noexcept { return in_words(gmemResidencySvg, ec); }
 
 private:
 	/// No pages.

@@ -81,8 +81,7 @@ void verbs() {
 	CHECK(failed(std::errc::invalid_argument));
 
 	const std::size_t half = data.size() / 2 + 1;
-	const std::array<gmem::mutable_range, 2> halves{
-		{{data.data(), half}, {data.data() + half, data.size() - half}}};
+	const std::array<gmem::mutable_range, 2> halves{{{data.data(), half}, {data.data() + half, data.size() - half}}};
 	gmem::prefetch(halves, node(), nullptr, ec);
 	CHECK(ok());
 	gmemFreeReport_t freed{};

@@ -129,9 +129,7 @@ static int prefetch_v(void *start, void *on, int huge, unsigned long long timeou
 }
 static int v_null(void) { return gmemPrefetchV(NULL, 1, gmemGetNumaId(), NULL, NULL, NULL); }
 static int v_hole(void) { return prefetch_v(hole(), NULL, 0, 0, NULL); }
-static int v_prot_none(void) {
-	return prefetch_v(map(PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1), NULL, 0, 0, NULL);
-}
+static int v_prot_none(void) { return prefetch_v(map(PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1), NULL, 0, 0, NULL); }
 static int v_beyond_file(void) { return prefetch_v(file(page, PROT_READ, MAP_SHARED), NULL, 0, 0, NULL); }
 static int v_require_of_file(void) {
 	return prefetch_v(file(3 * page, PROT_READ | PROT_WRITE, MAP_SHARED), NULL, GMEM_HUGE_REQUIRE, 0, NULL);
