@@ -98,9 +98,68 @@ extern "C" {
  * MT-Safe.
  * @par System calls
  * madvise(2): MADV_DONTNEED or MADV_DONTNEED_LOCKED for private memory, MADV_REMOVE for shared memory.
- * @see gmemPrefetch(), madvise(2)
+ * @see gmemFreeEagerV(), gmemPrefetch(), madvise(2)
  */
 int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEPT;
+
+/** The bytes [addr, addr + size): one of the ranges of gmemFreeEagerV() or gmemPrefetchV(). */
+typedef struct {
+	unsigned long addr; /**< start of the range: any address */
+	size_t size;        /**< length in bytes: any number with addr + size inside the address space */
+} gmemRange_t;
+
+/**
+ * What gmemFreeEagerV() did.
+ *
+ * Set `size` before the call. Later versions append fields; the library fills as many as `size` has space for. After
+ * success, freed + lost is bytes.
+ */
+typedef struct {
+	size_t size;     /**< in: sizeof(gmemFreeReport_t); out: bytes filled */
+	int result;      /**< 0, a negative errno, or -EINPROGRESS while the work waits in a stream */
+	unsigned blocks; /**< contiguous blocks that the ranges form */
+	size_t bytes;    /**< bytes requested, each counted once; 0 if an argument is wrong */
+	size_t freed;    /**< bytes of the blocks' whole GMEM pages that were released; a block that failed counts as not
+						  released */
+	size_t lost;     /**< bytes lost to rounding: they belong to GMEM pages that a block holds only in part */
+} gmemFreeReport_t;
+
+/**
+ * @brief Return the physical memory of many ranges to the kernel, in one call.
+ *
+ * Takes the **union of the ranges before it rounds**: ranges that touch or overlap form one block, and each block is
+ * rounded inward to whole GMEM pages. Arrays that lie side by side, none of which holds a whole page, are so released
+ * together, where a gmemFreeEager() of each would release nothing. Bytes between two ranges are not touched, and keep
+ * their page. The order of the ranges does not matter; empty ranges are ignored.
+ *
+ * All blocks are checked before the first is released. Otherwise as gmemFreeEager().
+ *
+ * @param ranges the ranges; may be NULL if count is 0. They need not outlive the call.
+ * @param count  number of ranges; 0 is a success
+ * @param stream NULL: the call is synchronous. Otherwise as for gmemFreeEager(); all ranges are one piece of work.
+ * @param report NULL: none. With a stream, it is filled when the stream has passed the work and must stay valid until
+ * then; until then report->result is -EINPROGRESS.
+ * @retval 0            done, or queued
+ * @retval -EINVAL      ranges is NULL and count is not 0; a range or the array exceeds the address space; the stream is
+ *                      unknown; report->size is smaller than two fields; a block holds a file or device mapping;
+ *                      GMEM_DEVICE names no device (nothing is released)
+ * @retval -ENOMEM      part of a block's whole pages is not mapped (what is mapped in all blocks is released); out of
+ *                      memory
+ * @retval -EACCES      shared memory is mapped read-only (nothing is released)
+ * @retval -EPERM       a memfd is sealed against writing (the other blocks are released)
+ * @retval -EOPNOTSUPP  the device releases whole blocks only (nothing is released); a CUDA stream is being captured
+ * @retval -EAGAIN      as gmemFreeEager()
+ * @retval -ENODEV      as gmemFreeEager()
+ * @retval -EIO         as gmemFreeEager()
+ * @retval -EDEADLK     as gmemFreeEager()
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @par System calls
+ * Those of gmemFreeEager(), once for each block.
+ * @see gmemFreeEager(), gmemPrefetchV()
+ */
+int gmemFreeEagerV(const gmemRange_t *ranges, size_t count, void *stream, gmemFreeReport_t *report) LIBGMEM_NOEXCEPT;
 
 /**
  * @brief Bring a range to a memory node so that accesses take no page fault.
@@ -255,9 +314,48 @@ typedef struct {
  * MT-Safe.
  * @par System calls
  * Those of gmemPrefetch(), and madvise(2) with MADV_HUGEPAGE, MADV_NOHUGEPAGE and MADV_COLLAPSE.
- * @see gmemPrefetch(), gmemSetHugePolicy(), madvise(2)
+ * @see gmemPrefetch(), gmemPrefetchV(), gmemSetHugePolicy(), madvise(2)
  */
 int gmemPrefetchEx(unsigned long addr, size_t size, int hnid, void *stream, const gmemPrefetchOptions_t *options,
+	gmemPrefetchReport_t *report) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Prefetch many ranges to one memory node, in one call.
+ *
+ * Takes the union of the ranges before it rounds: ranges that touch or overlap form one block. The blocks are
+ * prefetched in the order of their addresses, up to the first failure; what is done stays in memory. The options, the
+ * timeout, the progress and the report cover all blocks: each number of the report is the sum of theirs, and pages of
+ * blocks that were not reached count as failed. Empty ranges are ignored. Otherwise as gmemPrefetchEx().
+ *
+ * @param ranges  the ranges; may be NULL if count is 0. They need not outlive the call.
+ * @param count   number of ranges; 0 is a success
+ * @param hnid    as for gmemPrefetch(), for all ranges
+ * @param stream  as for gmemPrefetch(); all ranges are one piece of work
+ * @param options as for gmemPrefetchEx()
+ * @param report  as for gmemPrefetchEx()
+ * @retval 0            done, or queued
+ * @retval -EINVAL      ranges is NULL and count is not 0; a range or the array exceeds the address space (nothing is
+ *                      moved); as gmemPrefetchEx()
+ * @retval -ENOMEM      as gmemPrefetchEx(), for the block that failed
+ * @retval -EACCES      as gmemPrefetch(), for the block that failed
+ * @retval -EBUSY       as gmemPrefetch()
+ * @retval -EFAULT      as gmemPrefetch()
+ * @retval -EOPNOTSUPP  as gmemPrefetchEx(), for the block that failed
+ * @retval -ECANCELED   `cancel` or `progress` stopped it
+ * @retval -ETIMEDOUT   it took longer than timeout_ns
+ * @retval -EAGAIN      as gmemPrefetch()
+ * @retval -EEXIST      as gmemPrefetch()
+ * @retval -ENODEV      as gmemPrefetch()
+ * @retval -EIO         as gmemPrefetch()
+ * @retval -EDEADLK     as gmemPrefetch()
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @par System calls
+ * Those of gmemPrefetchEx(), for each block.
+ * @see gmemPrefetchEx(), gmemFreeEagerV()
+ */
+int gmemPrefetchV(const gmemRange_t *ranges, size_t count, int hnid, void *stream, const gmemPrefetchOptions_t *options,
 	gmemPrefetchReport_t *report) LIBGMEM_NOEXCEPT;
 
 /**

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// libgmem for C++17: all public headers.
+/// libgmem for C++17: all public headers. Without exceptions or RTTI, gmem::memory_resource is left out.
 #pragma once
 
 #include <libgmem.h>
@@ -11,10 +11,14 @@
 #include <libgmem/event.hpp>
 #include <libgmem/fault_scope.hpp>
 #include <libgmem/free_eager.hpp>
-#include <libgmem/memory_resource.hpp>
+#include <libgmem/heap.hpp>
 #include <libgmem/prefetch.hpp>
 #include <libgmem/prefetch_report.hpp>
 #include <libgmem/range.hpp>
 #include <libgmem/residency.hpp>
 #include <libgmem/stream.hpp>
 #include <libgmem/topology.hpp>
+
+#if LIBGMEM_HAS_EXCEPTIONS && defined(__cpp_rtti)
+#include <libgmem/memory_resource.hpp>
+#endif

@@ -3,16 +3,19 @@
 //! Each function turns its arguments into Rust's, calls one verb inside the guard, and returns a number. A `void *stream`
 //! is classified here. The functions that C declares as `int` return [`IntResult`].
 //!
-//! - here: ranges, version, device, last error
-//! - [`prefetch`]: prefetch with options, huge-page policies
+//! - here: plain prefetch, version, device, last error
+//! - [`free_eager`]: eager free of one or many ranges; [`ranges`]: the array of ranges
+//! - [`prefetch`]: prefetch with options, of one or many ranges; huge-page policies
 //! - [`streams`]: streams and events
 //! - [`faults`], [`topology`], [`residency`]: what can be observed
 //! - [`heap`]: statistics and limits, and the functions behind `malloc`
 //! - [`versioned_struct`], [`text`]: structures that grow, and text
 
 mod faults;
+mod free_eager;
 mod heap;
 mod prefetch;
+mod ranges;
 mod residency;
 mod streams;
 mod text;
@@ -27,17 +30,9 @@ use crate::guard::{IntResult, guard};
 use crate::heap::device_blocks;
 use crate::os::mapping;
 use crate::stream_argument::StreamArgument;
-use crate::{device, free_eager, last_error};
+use crate::{device, last_error};
 
 // ---- ranges -----------------------------------------------------------------------------------
-
-#[unsafe(no_mangle)]
-extern "C" fn gmemFreeEager(addr: c_ulong, size: usize, stream: *mut c_void) -> IntResult {
-    guard(|| {
-        let stream = StreamArgument::classify(stream.addr())?;
-        free_eager::free_eager(addr as usize, size, stream).map(|()| 0)
-    })
-}
 
 #[unsafe(no_mangle)]
 extern "C" fn gmemPrefetch(

@@ -80,6 +80,14 @@ pub enum Error {
     )]
     RangeOverflow { addr: usize, size: usize },
 
+    #[error("ranges[{index}]: {error}; nothing was done")]
+    InBatch { index: usize, error: Box<Error> },
+
+    #[error(
+        "count = {count:#x} is more ranges than the address space can hold; pass the number of elements of ranges"
+    )]
+    TooManyRanges { count: usize },
+
     #[error(
         "hnid = {hnid} is not a node with memory; the nodes are {nodes} (gmemGetNumaId() gives the current device's)"
     )]
@@ -281,6 +289,7 @@ impl Error {
     pub fn errno(&self) -> Errno {
         Errno(match self {
             Error::RangeOverflow { .. }
+            | Error::TooManyRanges { .. }
             | Error::NotAMemoryNode { .. }
             | Error::UnknownDevice { .. }
             | Error::Null { .. }
@@ -312,7 +321,7 @@ impl Error {
             Error::NotMoved { .. } => libc::EBUSY,
             Error::SelfSynchronize { .. } => libc::EDEADLK,
             Error::StreamFull { .. } | Error::NoThread { .. } => libc::EAGAIN,
-            Error::InStream { error, .. } => return error.errno(),
+            Error::InStream { error, .. } | Error::InBatch { error, .. } => return error.errno(),
             Error::LaunchRefused { code } => match *code {
                 // The launch function returns a negative errno, as libgmem does.
                 -4095..0 => -code,

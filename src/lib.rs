@@ -15,7 +15,7 @@
 //! | [`huge_policy`], [`config`] | the huge-page policies; the `GMEM_*` settings |
 //! | [`reserve`] | memory for the library's own objects when the process has none left |
 //! | [`os`] | system calls and what the C library offers beside them |
-//! | [`report`], [`page`], [`error`] | the result of a prefetch; checked page arithmetic; errors and their errnos |
+//! | [`report`], [`range_set`], [`page`], [`error`] | the result of a prefetch; the union of many ranges; checked page arithmetic; errors and their errnos |
 //!
 //! The Rust side is not a public API: programs use `libgmem.h` and `libgmem.hpp`.
 
@@ -31,6 +31,7 @@ pub mod last_error;
 pub mod os;
 pub mod page;
 pub mod prefetch;
+pub mod range_set;
 pub mod report;
 pub mod reserve;
 pub mod residency;

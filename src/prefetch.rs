@@ -7,7 +7,9 @@ use crate::config::{LogLevel, log};
 use crate::device::{self, Registered, Request, Unwatched, Watch};
 use crate::error::{Error, Result};
 use crate::huge_policy::{self, HugePolicy};
+use crate::os::mapping;
 use crate::page::PageRange;
+use crate::range_set::RangeSet;
 use crate::report::Report;
 use crate::stream::{self, RangeVerb, RangeWork, Target, Work};
 use crate::stream_argument::{DriverStream, StreamArgument};
@@ -129,43 +131,54 @@ pub trait Caller: Send + Sync {
     fn finished(&self, report: &Report, outcome: &Result<()>);
 }
 
-/// See `gmemPrefetchEx`. Calls `caller.finished` in any case, before it returns if it fails immediately.
+/// See `gmemPrefetchEx` and `gmemPrefetchV`. Calls `caller.finished` in any case, before it returns if it fails immediately.
 pub fn prefetch_with(
-    addr: usize,
-    size: usize,
+    ranges: RangeSet,
     hnid: i32,
     stream: StreamArgument,
     options: Options,
     caller: Arc<dyn Caller>,
 ) -> Result<()> {
-    let prefetch = match Prefetch::new(addr, size, hnid, stream) {
-        Ok(prefetch) => prefetch,
-        Err(failure) => return refuse(&*caller, size, failure),
+    let bytes = ranges.bytes();
+    let found = stream.device().and_then(|device| {
+        let node = device::by_index(device).node(hnid)?;
+        Ok((device, node))
+    });
+    let (device, node) = match found {
+        Ok(found) => found,
+        Err(failure) => return refuse(&*caller, bytes, failure),
     };
     let deadline = options.timeout.map(|timeout| (Instant::now() + timeout, timeout));
-    let watched = Watched { prefetch, options, deadline, caller: Arc::clone(&caller) };
+    let watched =
+        Watched { ranges, bytes, device, node, options, deadline, caller: Arc::clone(&caller) };
     match stream {
         StreamArgument::None => watched.run(),
         StreamArgument::Own(handle) => {
             stream::enqueue(handle, Work::Task(Box::new(move || watched.run())))
-                .or_else(|failure| refuse(&*caller, size, failure))
+                .or_else(|failure| refuse(&*caller, bytes, failure))
         }
         StreamArgument::Driver(driver) => {
-            watched.register(driver).or_else(|failure| refuse(&*caller, size, failure))
+            watched.register(driver).or_else(|failure| refuse(&*caller, bytes, failure))
         }
     }
 }
 
-/// Report a failure that kept a prefetch of `size` bytes from being started.
-pub fn refuse(caller: &dyn Caller, size: usize, failure: Error) -> Result<()> {
+/// Report a failure that kept a prefetch of `bytes` from being started.
+pub fn refuse(caller: &dyn Caller, bytes: usize, failure: Error) -> Result<()> {
     let outcome = Err(failure);
-    caller.finished(&Report::refused(size), &outcome);
+    caller.finished(&Report::refused(bytes), &outcome);
     outcome
 }
 
-/// A prefetch that its caller watches.
+/// A prefetch of one or many ranges that its caller watches.
 struct Watched {
-    prefetch: Prefetch,
+    ranges: RangeSet,
+    /// Bytes in all ranges.
+    bytes: usize,
+    /// Index of the device.
+    device: usize,
+    /// The device's node.
+    node: usize,
     options: Options,
     /// When the prefetch must be done, and the time it was given.
     deadline: Option<(Instant, Duration)>,
@@ -173,25 +186,64 @@ struct Watched {
 }
 
 impl Watched {
+    fn prefetch_of(&self, asked: PageRange) -> Prefetch {
+        Prefetch { asked, device: self.device, node: self.node }
+    }
+
+    /// `before` counts the bytes of the blocks before this one, in whole base pages.
+    fn watch(&self, block: PageRange, before: usize) -> WatchedBlock<'_> {
+        let sizes = self.ranges.blocks().iter().map(|block| touched(*block));
+        let all = sizes.fold(0, usize::saturating_add);
+        WatchedBlock { all: self, before, others: all.saturating_sub(touched(block)) }
+    }
+
+    /// Prefetch block after block, up to the first failure. Pages of the blocks behind it count as failed.
     fn run(&self) -> Result<()> {
-        let asked = self.prefetch.asked;
-        let mut report = Report::EMPTY;
-        let outcome = self.prefetch.run(&self.options, self, &mut report);
-        if let Err(failure) = &outcome {
-            if report.counted_pages() == 0 {
-                report = Report { threads: report.threads, ..Report::refused(asked.len()) };
+        let mut report = Report { bytes: self.bytes, ..Report::EMPTY };
+        let mut outcome = Ok(());
+        let mut before = 0;
+        for block in self.ranges.blocks() {
+            if outcome.is_err() {
+                report.failed =
+                    report.failed.saturating_add(touched(*block) / mapping::base_page().bytes());
+                continue;
             }
-            report.first_failure.get_or_insert((failure.errno(), asked.start()));
+            let (part, result) = self.run_block(*block, before);
+            report.append(&part);
+            outcome = result;
+            before += touched(*block);
         }
         self.caller.finished(&report, &outcome);
         outcome
     }
 
+    fn run_block(&self, block: PageRange, before: usize) -> (Report, Result<()>) {
+        let mut report = Report::EMPTY;
+        let watch = self.watch(block, before);
+        let outcome = self.prefetch_of(block).run(&self.options, &watch, &mut report);
+        if let Err(failure) = &outcome {
+            if report.counted_pages() == 0 {
+                report = Report { threads: report.threads, ..Report::refused(block.len()) };
+            }
+            report.first_failure.get_or_insert((failure.errno(), block.start()));
+        }
+        (report, outcome)
+    }
+
     /// Register the prefetch with a driver's stream.
     fn register(self, driver: DriverStream) -> Result<()> {
-        let registered = self.prefetch.register(driver, &self.options, &self)?;
-        driver.enqueue(Work::Task(if registered.with_driver {
-            Box::new(move || self.run_rest(&registered.left))
+        let mut with_driver = false;
+        let mut left = Vec::new();
+        let mut before = 0;
+        for block in self.ranges.blocks() {
+            let watch = self.watch(*block, before);
+            let registered = self.prefetch_of(*block).register(driver, &self.options, &watch)?;
+            with_driver |= registered.with_driver;
+            left.extend(registered.left);
+            before += touched(*block);
+        }
+        driver.enqueue(Work::Task(if with_driver {
+            Box::new(move || self.run_rest(&left))
         } else {
             Box::new(move || self.run())
         }))
@@ -199,39 +251,56 @@ impl Watched {
 
     /// Do what the driver left, when its stream has come to it.
     fn run_rest(&self, left: &[PageRange]) -> Result<()> {
-        let asked = self.prefetch.asked;
-        let mut report = Report::unknown(asked.len());
+        let mut report = Report::unknown(self.bytes);
         let outcome = left.iter().try_for_each(|part| {
             let mut done = Report::EMPTY;
-            let outcome = self.prefetch.of_part(*part).run(&self.options, &Unwatched, &mut done);
-            report.failed += done.failed;
+            let outcome = self.prefetch_of(*part).run(&self.options, &Unwatched, &mut done);
+            report.failed = report.failed.saturating_add(done.failed);
             report.threads = report.threads.max(done.threads);
             outcome
         });
         if let Err(failure) = &outcome {
-            report.first_failure = Some((failure.errno(), asked.start()));
+            report.first_failure = Some((failure.errno(), self.ranges.start()));
         }
         // The work is done, so the caller can no longer cancel it.
-        let _ = self.progress(asked.len(), asked.len());
+        let _ = self.caller.progress(self.bytes, self.bytes);
         self.caller.finished(&report, &outcome);
         outcome
     }
+}
 
+/// Bytes of the base pages that a range touches.
+fn touched(range: PageRange) -> usize {
+    range.outward(mapping::base_page()).len()
+}
+
+/// Watches one block of a prefetch, and counts the progress of all blocks.
+struct WatchedBlock<'a> {
+    all: &'a Watched,
+    /// Bytes of the blocks before this one.
+    before: usize,
+    /// Bytes of all other blocks.
+    others: usize,
+}
+
+impl WatchedBlock<'_> {
     fn cancelled(&self, done: usize, total: usize) -> Error {
-        let asked = self.prefetch.asked;
-        Error::Cancelled { from: asked.start(), to: asked.end(), done, total }
+        let ranges = &self.all.ranges;
+        Error::Cancelled { from: ranges.start(), to: ranges.end(), done, total }
     }
 }
 
-impl Watch for Watched {
+impl Watch for WatchedBlock<'_> {
     fn go_on(&self, done: usize, total: usize) -> Result<()> {
-        if self.caller.is_cancelled() {
+        let (done, total) = (self.before + done, self.others + total);
+        let Watched { ranges, deadline, caller, .. } = self.all;
+        if caller.is_cancelled() {
             return Err(self.cancelled(done, total));
         }
-        match self.deadline {
+        match *deadline {
             Some((at, timeout)) if Instant::now() >= at => Err(Error::TimedOut {
-                from: self.prefetch.asked.start(),
-                to: self.prefetch.asked.end(),
+                from: ranges.start(),
+                to: ranges.end(),
                 done,
                 total,
                 timeout: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX),
@@ -241,6 +310,11 @@ impl Watch for Watched {
     }
 
     fn progress(&self, done: usize, total: usize) -> Result<()> {
-        if self.caller.progress(done, total) { Ok(()) } else { Err(self.cancelled(done, total)) }
+        let (done, total) = (self.before + done, self.others + total);
+        if self.all.caller.progress(done, total) {
+            Ok(())
+        } else {
+            Err(self.cancelled(done, total))
+        }
     }
 }

@@ -84,15 +84,24 @@ impl Report {
     /// Add the report of another part of the same range.
     pub fn add(&mut self, part: &Self) {
         let sum = |a: Option<usize>, b: Option<usize>| Some(a? + b?);
-        self.already_resident += part.already_resident;
-        self.populated += part.populated;
-        self.migrated += part.migrated;
-        self.failed += part.failed;
+        // UNKNOWN stays UNKNOWN.
+        self.already_resident = self.already_resident.saturating_add(part.already_resident);
+        self.populated = self.populated.saturating_add(part.populated);
+        self.migrated = self.migrated.saturating_add(part.migrated);
+        self.failed = self.failed.saturating_add(part.failed);
         self.huge = sum(self.huge, part.huge);
         self.fallen_back = sum(self.fallen_back, part.fallen_back);
         self.first_failure = match (self.first_failure, part.first_failure) {
             (Some(a), Some(b)) => Some(if a.1 <= b.1 { a } else { b }),
             (a, b) => a.or(b),
         };
+    }
+
+    /// Add the report of another range, prefetched after this one. `bytes` stays.
+    pub fn append(&mut self, next: &Self) {
+        self.add(next);
+        self.stalled |= next.stalled;
+        self.threads = self.threads.max(next.threads);
+        self.nanoseconds = self.nanoseconds.saturating_add(next.nanoseconds);
     }
 }

@@ -4,12 +4,11 @@
 #pragma once
 
 #include <cstddef>
-#include <limits>
 #include <new>
 #include <type_traits>
 #include <utility>
 
-#include <libgmem/detail/thread_sanitizer.hpp>
+#include <libgmem/detail/memory.hpp>
 #include <libgmem/error.hpp>
 
 namespace gmem {
@@ -50,25 +49,31 @@ public:
 	constexpr allocator(const allocator<U, Init> &) noexcept {} // NOLINT(*-explicit-*)
 
 	/// Allocate memory for n objects, aligned for T.
+	/// Containers cannot do without the memory, so a failure ends the process where there are no exceptions.
 	/// @throws std::bad_array_new_length if n * sizeof(T) overflows; out_of_memory
 	[[nodiscard]] T *allocate(std::size_t n) {
-		if (n > std::numeric_limits<std::size_t>::max() / sizeof(T)) {
+#if LIBGMEM_HAS_EXCEPTIONS
+		if (detail::is_too_long<T>(n)) {
 			throw std::bad_array_new_length();
 		}
-		const std::size_t bytes = n * sizeof(T);
-		void *const memory = gmem_device_alloc(alignof(T), bytes);
+#endif
+		std::error_code ec;
+		T *const memory = allocate(n, ec);
 		if (memory == nullptr) {
-			throw out_of_memory(bytes);
+			detail::fail_to_allocate(n * sizeof(T));
 		}
-		detail::block_allocated(memory, bytes);
+		return memory;
+	}
+
+	/// Allocate as above. A failure gives nullptr and is in `ec`, which is cleared on success.
+	[[nodiscard]] T *allocate(std::size_t n, std::error_code &ec) noexcept {
+		void *const memory = detail::is_too_long<T>(n) ? nullptr : detail::allocate(n * sizeof(T), alignof(T));
+		ec = detail::to_error_code(memory == nullptr ? -ENOMEM : 0);
 		return static_cast<T *>(memory);
 	}
 
 	/// Free what allocate() returned.
-	void deallocate(T *memory, std::size_t n) noexcept {
-		detail::block_freed(memory, n * sizeof(T));
-		gmem_free(memory);
-	}
+	void deallocate(T *memory, std::size_t n) noexcept { detail::deallocate(memory, n * sizeof(T)); }
 
 	/// Construct an object; without arguments as Init says.
 	template <class U, class... Args>

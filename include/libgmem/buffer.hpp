@@ -4,12 +4,11 @@
 #pragma once
 
 #include <cstddef>
-#include <limits>
 #include <new>
 #include <type_traits>
 #include <utility>
 
-#include <libgmem/detail/thread_sanitizer.hpp>
+#include <libgmem/detail/memory.hpp>
 #include <libgmem/error.hpp>
 #include <libgmem/free_eager.hpp>
 #include <libgmem/prefetch.hpp>
@@ -34,9 +33,25 @@ public:
 
 	/// An empty buffer.
 	buffer() noexcept = default;
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Allocate n elements.
 	/// @throws std::bad_array_new_length if n * sizeof(T) overflows; out_of_memory
-	explicit buffer(std::size_t n) : data_(allocate(n)), size_(n) {}
+	explicit buffer(std::size_t n) {
+		if (detail::is_too_long<T>(n)) {
+			throw std::bad_array_new_length();
+		}
+		if (!allocate(n)) {
+			throw out_of_memory(n * sizeof(T));
+		}
+	}
+#endif
+	/// A buffer of n elements. A failure gives an empty one and is in `ec`, which is cleared on success.
+	[[nodiscard]] static buffer create(std::size_t n, std::error_code &ec) noexcept {
+		buffer made;
+		const bool has_memory = !detail::is_too_long<T>(n) && made.allocate(n);
+		ec = detail::to_error_code(has_memory ? 0 : -ENOMEM);
+		return made;
+	}
 	/// Take over what `other` owns.
 	buffer(buffer &&other) noexcept
 		: data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
@@ -48,10 +63,7 @@ public:
 	}
 	buffer(const buffer &) = delete;
 	buffer &operator=(const buffer &) = delete;
-	~buffer() {
-		detail::block_freed(data_, size_bytes());
-		gmem_free(data_);
-	}
+	~buffer() { detail::deallocate(data_, size_bytes()); }
 
 	/// Exchange two buffers.
 	void swap(buffer &other) noexcept {
@@ -82,6 +94,7 @@ public:
 	/// Iterator behind the last element.
 	[[nodiscard]] const T *end() const noexcept { return data_ + size_; }
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Bring the elements to memory node `hnid`, as gmem::prefetch().
 	/// @throws error, std::bad_alloc
 	prefetch_report prefetch( // NOLINT(modernize-use-nodiscard)
@@ -91,23 +104,25 @@ public:
 	/// Release the whole GMEM pages, as gmem::free_eager(). The buffer stays allocated; released pages read as zeros.
 	/// @throws error
 	void free_eager(stream_ref order = {}) { gmem::free_eager(*this, order); }
+#endif
+	/// Prefetch as gmem::prefetch(); a failure is in `ec`, which is cleared on success.
+	prefetch_report prefetch( // NOLINT(modernize-use-nodiscard)
+		int hnid, stream_ref order, std::error_code &ec, prefetch_options options = {}) const noexcept {
+		return gmem::prefetch(*this, hnid, order, ec, std::move(options));
+	}
+	/// Release as gmem::free_eager(); a failure is in `ec`, which is cleared on success.
+	void free_eager(stream_ref order, std::error_code &ec) noexcept { gmem::free_eager(*this, order, ec); }
 
 private:
-	[[nodiscard]] static T *allocate(std::size_t n) {
-		if (n == 0) {
-			return nullptr;
-		}
-		if (n > std::numeric_limits<std::size_t>::max() / sizeof(T)) {
-			throw std::bad_array_new_length();
-		}
+	/// Allocate n elements for an empty buffer.
+	[[nodiscard]] bool allocate(std::size_t n) noexcept {
 		constexpr std::size_t cache_line = 64;
 		constexpr std::size_t alignment = alignof(T) > cache_line ? alignof(T) : cache_line;
-		void *memory = gmem_device_alloc(alignment, n * sizeof(T));
-		if (memory == nullptr) {
-			throw out_of_memory(n * sizeof(T));
+		if (n > 0) {
+			data_ = static_cast<T *>(detail::allocate(n * sizeof(T), alignment));
 		}
-		detail::block_allocated(memory, n * sizeof(T));
-		return static_cast<T *>(memory);
+		size_ = data_ == nullptr ? 0 : n;
+		return size_ == n;
 	}
 
 	T *data_ = nullptr;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <system_error>
 
 #include <libgmem/error.hpp>
 
@@ -14,6 +15,7 @@ class device {
 public:
 	device() = delete;
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Its name; never "auto".
 	/// @throws error: EINVAL if GMEM_DEVICE names no device, ENODEV if the device cannot be used
 	[[nodiscard]] static const char *current() {
@@ -38,6 +40,26 @@ public:
 	[[nodiscard]] static void *context() {
 		static_cast<void>(numa_id());
 		return gmemGetDeviceContext();
+	}
+#endif
+
+	/// Its name; a failure gives nullptr and is in `ec`, which is cleared on success.
+	[[nodiscard]] static const char *current(std::error_code &ec) noexcept {
+		return numa_id(ec) < 0 ? nullptr : gmemGetDevice();
+	}
+	/// Select a device by name; a failure is in `ec`, which is cleared on success.
+	static void set_current(const char *name, std::error_code &ec) noexcept {
+		ec = detail::to_error_code(gmemSetDevice(name));
+	}
+	/// Its heterogeneous NUMA id; a failure gives a negative number and is in `ec`, which is cleared on success.
+	[[nodiscard]] static int numa_id(std::error_code &ec) noexcept {
+		const int id = gmemGetNumaId();
+		ec = detail::to_error_code(id);
+		return id;
+	}
+	/// The driver's context; a failure gives nullptr and is in `ec`, which is cleared on success.
+	[[nodiscard]] static void *context(std::error_code &ec) noexcept {
+		return numa_id(ec) < 0 ? nullptr : gmemGetDeviceContext();
 	}
 };
 

@@ -3,6 +3,7 @@
 /// gmem::event: a point in a stream that other streams and threads wait for.
 #pragma once
 
+#include <cstddef>
 #include <system_error>
 #include <utility>
 
@@ -16,9 +17,17 @@ namespace gmem {
 /// recorded has passed. Streams and threads that wait for it keep waiting when it is destroyed. Movable, not copyable.
 class event {
 public:
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Create an event.
 	/// @throws error: ENOMEM
 	event() { detail::throw_if_failed(gmemEventCreate(&handle_)); }
+#endif
+	/// Create an event. A failure gives one that must not be used, and is in `ec`, which is cleared on success.
+	[[nodiscard]] static event create(std::error_code &ec) noexcept {
+		event made(nullptr);
+		ec = detail::to_error_code(gmemEventCreate(&made.handle_));
+		return made;
+	}
 	/// Take over what `other` owns.
 	event(event &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
 	/// Take over what `other` owns, and release what this one owned.
@@ -35,28 +44,47 @@ public:
 		}
 	}
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Wait until the earlier work is done. A failure of that work stays with its stream.
 	/// @throws error as gmemEventSynchronize()
 	void synchronize() const { detail::throw_if_failed(synchronized()); }
+#endif
 	/// Wait as above; a failure is in `ec`, which is cleared on success.
 	void synchronize(std::error_code &ec) const noexcept { ec = detail::to_error_code(synchronized()); }
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Check whether the earlier work is done.
 	/// @throws error as gmemEventQuery()
 	[[nodiscard]] bool query() const {
-		const int result = gmemEventQuery(handle_);
-		if (result == -EBUSY) {
-			return false;
-		}
-		detail::throw_if_failed(result);
-		detail::happened_before(&detail::work_done);
-		return true;
+		bool is_done = false;
+		detail::throw_if_failed(queried(is_done));
+		return is_done;
+	}
+#endif
+	/// Check as above; a failure gives false and is in `ec`, which is cleared on success.
+	[[nodiscard]] bool query(std::error_code &ec) const noexcept {
+		bool is_done = false;
+		ec = detail::to_error_code(queried(is_done));
+		return is_done;
 	}
 
 	/// The handle for C functions.
 	[[nodiscard]] gmemEvent_t get() const noexcept { return handle_; }
 
 private:
+	/// No event.
+	explicit event(std::nullptr_t) noexcept {}
+
+	[[nodiscard]] int queried(bool &is_done) const noexcept {
+		bool is_busy = false;
+		const int result = detail::unless_busy(gmemEventQuery(handle_), is_busy);
+		is_done = result == 0 && !is_busy;
+		if (is_done) {
+			detail::happened_before(&detail::work_done);
+		}
+		return result;
+	}
+
 	[[nodiscard]] int synchronized() const noexcept {
 		const int result = gmemEventSynchronize(handle_);
 		detail::happened_before(&detail::work_done);

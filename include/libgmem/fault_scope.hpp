@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <system_error>
 
 #include <libgmem.h>
 #include <libgmem/error.hpp>
@@ -24,15 +25,22 @@ public:
 		process = GMEM_FAULTS_PROCESS ///< those of all threads
 	};
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Start counting.
 	/// @throws error if the kernel offers neither perf_event_open(2) nor getrusage(2)
 	explicit fault_scope(whose of = whose::thread) {
 		detail::throw_if_failed(gmemFaultScopeBegin(&scope_, static_cast<int>(of)));
 	}
+#endif
+	/// Start counting. A failure gives a scope that counts nothing, and is in `ec`, which is cleared on success.
+	[[nodiscard]] static fault_scope create(std::error_code &ec, whose of = whose::thread) noexcept {
+		return fault_scope(of, ec);
+	}
 	fault_scope(const fault_scope &) = delete;
 	fault_scope &operator=(const fault_scope &) = delete;
 	~fault_scope() { gmemFaultScopeEnd(&scope_); }
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Minor and major faults so far. Call it on the thread that created the scope.
 	/// @throws error as gmemFaultScopeCount()
 	[[nodiscard]] long long count() const {
@@ -42,8 +50,19 @@ public:
 		}
 		return faults;
 	}
+#endif
+	/// Count as above; a failure gives a negative number and is in `ec`, which is cleared on success.
+	[[nodiscard]] long long count(std::error_code &ec) const noexcept {
+		const long long faults = gmemFaultScopeCount(&scope_);
+		ec = detail::to_error_code(faults < 0 ? static_cast<int>(faults) : 0);
+		return faults;
+	}
 
 private:
+	fault_scope(whose of, std::error_code &ec) noexcept {
+		ec = detail::to_error_code(gmemFaultScopeBegin(&scope_, static_cast<int>(of)));
+	}
+
 	gmemFaultScope_t scope_{};
 };
 

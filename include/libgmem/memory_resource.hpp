@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::memory_resource: libgmem's heap for std::pmr containers.
+/// gmem::memory_resource: libgmem's heap for std::pmr containers. Needs exceptions and RTTI; <libgmem.hpp> leaves it
+/// out where the compiler has them off.
 #pragma once
 
 #include <cstddef>
 #include <memory_resource>
 
-#include <libgmem/detail/thread_sanitizer.hpp>
+#include <libgmem/detail/memory.hpp>
 #include <libgmem/error.hpp>
 
 namespace gmem {
@@ -15,17 +16,13 @@ namespace gmem {
 class memory_resource final : public std::pmr::memory_resource {
 private:
 	void *do_allocate(std::size_t bytes, std::size_t alignment) override {
-		void *memory = gmem_device_alloc(alignment, bytes);
+		void *const memory = detail::allocate(bytes, alignment);
 		if (memory == nullptr) {
 			throw out_of_memory(bytes);
 		}
-		detail::block_allocated(memory, bytes);
 		return memory;
 	}
-	void do_deallocate(void *memory, std::size_t bytes, std::size_t) override {
-		detail::block_freed(memory, bytes);
-		gmem_free(memory);
-	}
+	void do_deallocate(void *memory, std::size_t bytes, std::size_t) override { detail::deallocate(memory, bytes); }
 	[[nodiscard]] bool do_is_equal(const std::pmr::memory_resource &other) const noexcept override {
 		return dynamic_cast<const memory_resource *>(&other) != nullptr;
 	}

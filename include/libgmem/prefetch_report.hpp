@@ -9,8 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -45,7 +45,8 @@ struct prefetch_options {
 
 namespace detail {
 
-/// A report that the library fills, and the threads that wait for it.
+/// A report that the library fills, and the threads that wait for it. It counts its owners itself: std::make_shared()
+/// has no form that does not throw.
 class pending_report {
 public:
 	explicit pending_report(prefetch_options options) : options_(std::move(options)) {
@@ -53,9 +54,21 @@ public:
 		report_.size = sizeof report_;
 	}
 
-	/// Prefetch, and keep `self` until the library has written the report.
-	[[nodiscard]] int begin(std::shared_ptr<pending_report> self, std::uintptr_t address, std::size_t bytes, int hnid,
-		void *stream) noexcept {
+	pending_report(const pending_report &) = delete;
+	pending_report &operator=(const pending_report &) = delete;
+
+	void add_owner() noexcept { owners_.fetch_add(1, std::memory_order_relaxed); }
+	void drop_owner() noexcept {
+		happens_before(&owners_);
+		if (owners_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+			happened_before(&owners_);
+			delete this;
+		}
+	}
+
+	/// Have `start` prefetch. The library is an owner until it has written the report.
+	template <class Start>
+	[[nodiscard]] int begin(Start start) noexcept {
 		gmemPrefetchOptions_t options{};
 		options.size = sizeof options;
 		options.huge = static_cast<int>(options_.huge);
@@ -66,9 +79,9 @@ public:
 		options.progress_arg = this;
 		options.finished = &finish;
 		options.finished_arg = this;
-		keep_ = std::move(self);
+		add_owner();
 		happens_before(this);
-		return gmemPrefetchEx(address, bytes, hnid, stream, &options, &report_);
+		return start(&options, &report_);
 	}
 
 	[[nodiscard]] bool is_ready() {
@@ -83,6 +96,8 @@ public:
 	}
 
 private:
+	~pending_report() = default;
+
 	static int tell(std::size_t done, std::size_t total, void *arg) {
 		happened_before(arg);
 		return static_cast<pending_report *>(arg)->options_.progress(done, total) ? 0 : 1;
@@ -91,16 +106,17 @@ private:
 	static void finish(void *arg) {
 		happened_before(arg);
 		auto *const pending = static_cast<pending_report *>(arg);
-		// The last owner may be this one.
-		const std::shared_ptr<pending_report> keep = std::move(pending->keep_);
-		const std::lock_guard lock(pending->mutex_);
-		pending->ready_ = true;
-		pending->finished_.notify_all();
+		{
+			const std::lock_guard lock(pending->mutex_);
+			pending->ready_ = true;
+			pending->finished_.notify_all();
+		}
+		pending->drop_owner();
 	}
 
 	prefetch_options options_;
 	gmemPrefetchReport_t report_{};
-	std::shared_ptr<pending_report> keep_;
+	std::atomic<std::size_t> owners_ = 1;
 	std::mutex mutex_;
 	std::condition_variable finished_;
 	bool ready_ = false;
@@ -117,7 +133,27 @@ class prefetch_report {
 public:
 	/// A report of nothing.
 	prefetch_report() noexcept = default;
+	/// Another view of the same report.
+	prefetch_report(const prefetch_report &other) noexcept : pending_(other.pending_) {
+		if (pending_ != nullptr) {
+			pending_->add_owner();
+		}
+	}
+	/// Take over the report of `other`, which becomes one of nothing.
+	prefetch_report(prefetch_report &&other) noexcept : pending_(std::exchange(other.pending_, nullptr)) {}
+	/// Give up this report for the one of `other`.
+	prefetch_report &operator=(prefetch_report other) noexcept {
+		std::swap(pending_, other.pending_);
+		return *this;
+	}
+	~prefetch_report() {
+		if (pending_ != nullptr) {
+			pending_->drop_owner();
+		}
+	}
 
+	/// Whether this is a report of nothing.
+	[[nodiscard]] bool is_empty() const noexcept { return pending_ == nullptr; }
 	/// Whether the numbers can be read without waiting.
 	[[nodiscard]] bool ready() const { return pending_ == nullptr || pending_->is_ready(); }
 	/// Wait until the report is ready.
@@ -158,15 +194,15 @@ public:
 		return pending_ == nullptr ? nothing : pending_->wait();
 	}
 
-	/// Used by gmem::prefetch().
-	explicit prefetch_report(std::shared_ptr<detail::pending_report> pending) noexcept : pending_(std::move(pending)) {}
+	/// Used by gmem::prefetch(): becomes an owner.
+	explicit prefetch_report(detail::pending_report *pending) noexcept : pending_(pending) {}
 
 private:
 	[[nodiscard]] static std::optional<std::size_t> known(std::size_t number) {
 		return number == GMEM_UNKNOWN ? std::nullopt : std::optional(number);
 	}
 
-	std::shared_ptr<detail::pending_report> pending_;
+	detail::pending_report *pending_ = nullptr;
 };
 
 } // namespace gmem

@@ -5,10 +5,21 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
+#include <string_view>
 #include <type_traits>
 #include <utility>
+#if __cplusplus >= 202002L
+#include <span>
+#endif
+
+#include <libgmem.h>
 
 namespace gmem {
+
+class range;
+class mutable_range;
+
 namespace detail {
 
 /// Anything with data() and size() over contiguous elements: vector, span, array, string, buffer.
@@ -18,6 +29,57 @@ using element_of = std::remove_pointer_t<decltype(std::declval<C &>().data())>;
 template <class C>
 using if_contiguous = std::enable_if_t<std::is_pointer_v<decltype(std::declval<C &>().data())> &&
 									   std::is_convertible_v<decltype(std::declval<C &>().size()), std::size_t>>;
+
+/// Whether values of a type stand for memory elsewhere, without owning it.
+template <class T>
+struct is_view : std::false_type {};
+template <>
+struct is_view<range> : std::true_type {};
+template <>
+struct is_view<mutable_range> : std::true_type {};
+template <>
+struct is_view<gmemRange_t> : std::true_type {};
+template <class Char, class Traits>
+struct is_view<std::basic_string_view<Char, Traits>> : std::true_type {};
+#if __cplusplus >= 202002L
+template <class T, std::size_t N>
+struct is_view<std::span<T, N>> : std::true_type {};
+#endif
+
+/// Whether C is a range of ranges, such as std::vector<gmem::range> or std::list<gmem::mutable_range>.
+template <class C, class = void>
+struct is_batch : std::false_type {};
+template <class C>
+struct is_batch<C, std::void_t<decltype(*std::begin(std::declval<C &>())), decltype(std::end(std::declval<C &>()))>>
+	: is_view<std::remove_cv_t<std::remove_reference_t<decltype(*std::begin(std::declval<C &>()))>>> {};
+
+template <class C>
+using if_batch = std::enable_if_t<is_batch<std::remove_reference_t<C>>::value>;
+
+/// Whether C has elements that do not lie side by side, such as std::list, std::map and std::vector<bool>.
+template <class C, class = void>
+struct has_data : std::false_type {};
+template <class C>
+struct has_data<C, if_contiguous<C>> : std::true_type {};
+template <class C, class = void>
+struct is_scattered : std::false_type {};
+template <class C>
+struct is_scattered<C, std::void_t<decltype(std::begin(std::declval<C &>())), decltype(std::end(std::declval<C &>()))>>
+	: std::bool_constant<!has_data<C>::value && !is_batch<C>::value && !std::is_array_v<C>> {};
+
+template <class C>
+using if_scattered = std::enable_if_t<is_scattered<std::remove_reference_t<C>>::value>;
+
+/// Refuses containers of which the elements' own bytes are not what is meant.
+template <class C>
+constexpr void check_elements() noexcept {
+	static_assert(!is_batch<std::remove_reference_t<C>>::value,
+		"this is a range of ranges, a batch: pass it to gmem::prefetch() or gmem::free_eager() as it is");
+	static_assert(std::is_trivially_destructible_v<element_of<C>>,
+		"the elements own other memory, which would not be reached: pass a range of gmem::range, one for each "
+		"element's "
+		"memory, or gmem::range(c.data(), c.size() * sizeof *c.data()) for the elements themselves");
+}
 
 } // namespace detail
 
@@ -33,7 +95,9 @@ public:
 	template <class C, class = detail::if_contiguous<C>,
 		class = std::enable_if_t<!std::is_const_v<detail::element_of<C>>>>
 	mutable_range(C &&container) noexcept // NOLINT(*-forwarding-reference-overload, *-explicit-*)
-		: data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {}
+		: data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {
+		detail::check_elements<C>();
+	}
 
 	/// The first byte.
 	[[nodiscard]] void *data() const noexcept { return data_; }
@@ -61,7 +125,9 @@ public:
 	/// The elements of a contiguous container, not its spare capacity.
 	template <class C, class = detail::if_contiguous<C>>
 	range(C &&container) noexcept // NOLINT(*-forwarding-reference-overload, *-explicit-*)
-		: data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {}
+		: data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {
+		detail::check_elements<C>();
+	}
 
 	/// The first byte.
 	[[nodiscard]] const void *data() const noexcept { return data_; }

@@ -4,10 +4,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <unistd.h>
@@ -119,16 +121,18 @@ public:
 		std::size_t index_;
 	};
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Look up the pages of a range.
 	/// @throws error: EINVAL if the range exceeds the address space; std::bad_alloc
-	explicit residency(range what, ask more = ask::defaults) {
-		summary_.size = sizeof summary_;
-		const auto base_page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-		// Two more, because the range may begin and end inside a page.
-		states_.resize(what.size_bytes() / base_page + 2);
-		detail::throw_if_failed(gmemResidency(
-			what.address(), what.size_bytes(), static_cast<unsigned>(more), states_.data(), states_.size(), &summary_));
-		states_.resize(summary_.pages);
+	explicit residency(range what, ask more = ask::defaults) { detail::throw_if_failed(read(what, more)); }
+#endif
+	/// Look up the pages of a range. A failure gives a residency without pages and is in `ec`, which is cleared on
+	/// success.
+	[[nodiscard]] static residency create(range what, std::error_code &ec, ask more = ask::defaults) noexcept {
+		residency made;
+		ec.clear();
+		detail::without_bad_alloc(ec, [&] { ec = detail::to_error_code(made.read(what, more)); });
+		return made;
 	}
 
 	/// Number of base pages.
@@ -161,6 +165,7 @@ public:
 	/// The counts as the C structure.
 	[[nodiscard]] const gmemResidency_t &summary() const noexcept { return summary_; }
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// The counts, and a line per GMEM page.
 	/// @throws error, std::bad_alloc
 	[[nodiscard]] std::string to_text() const { return in_words(gmemResidencyText); }
@@ -170,17 +175,43 @@ public:
 	/// A picture as an SVG document.
 	/// @throws error, std::bad_alloc
 	[[nodiscard]] std::string to_svg() const { return in_words(gmemResidencySvg); }
+#endif
+	/// The counts in words; a failure gives no text and is in `ec`, which is cleared on success.
+	[[nodiscard]] std::string to_text(std::error_code &ec) const noexcept { return in_words(gmemResidencyText, ec); }
+	/// One JSON object; a failure gives no text and is in `ec`, which is cleared on success.
+	[[nodiscard]] std::string to_json(std::error_code &ec) const noexcept { return in_words(gmemResidencyJson, ec); }
+	/// A picture; a failure gives no text and is in `ec`, which is cleared on success.
+	[[nodiscard]] std::string to_svg(std::error_code &ec) const noexcept { return in_words(gmemResidencySvg, ec); }
 
 private:
+	/// No pages.
+	residency() noexcept = default;
+
+	[[nodiscard]] int read(range what, ask more) {
+		summary_.size = sizeof summary_;
+		const auto base_page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+		// Two more, because the range may begin and end inside a page.
+		const std::size_t most = what.size_bytes() / base_page + 2;
+		if (!detail::may_allocate(most * sizeof(gmemPageState_t))) {
+			return -ENOMEM;
+		}
+		states_.resize(most);
+		const int result = gmemResidency(
+			what.address(), what.size_bytes(), static_cast<unsigned>(more), states_.data(), states_.size(), &summary_);
+		states_.resize(result < 0 ? 0 : summary_.pages);
+		return result;
+	}
+
 	template <class Holds>
 	[[nodiscard]] std::size_t count_if(Holds holds) const noexcept {
 		return static_cast<std::size_t>(std::count_if(states_.begin(), states_.end(), holds));
 	}
 
-	template <class Write>
-	[[nodiscard]] std::string in_words(Write write) const {
+	/// `failure` is a std::error_code, or is left out for an exception.
+	template <class Write, class... Failure>
+	[[nodiscard]] std::string in_words(Write write, Failure &...failure) const noexcept(sizeof...(Failure) > 0) {
 		return detail::text_of(
-			[&](char *buffer, std::size_t size) { return write(&summary_, states_.data(), buffer, size); });
+			[&](char *buffer, std::size_t size) { return write(&summary_, states_.data(), buffer, size); }, failure...);
 	}
 
 	gmemResidency_t summary_{};

@@ -4,6 +4,7 @@
 /// either).
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <system_error>
 #include <utility>
@@ -29,6 +30,7 @@ public:
 	/// The handle for C functions.
 	[[nodiscard]] constexpr gmemStream_t get() const noexcept { return handle_; }
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Queue function() behind the work already there. The callable is moved into the stream and destroyed after it
 	/// ran. An exception from it becomes the stream's failure (ECANCELED). It must not call pthread_exit(3).
 	/// @throws error as gmemStreamLaunch(); std::bad_alloc
@@ -40,19 +42,13 @@ public:
 	/// Wait for all work queued so far.
 	/// @throws error: the first failure since the last synchronize; what() says which call failed
 	void synchronize() const { detail::throw_if_failed(wait()); }
-	/// Wait as above; the failure is in `ec`, which is cleared on success.
-	void synchronize(std::error_code &ec) const noexcept { ec = detail::to_error_code(wait()); }
 
 	/// Check whether all work is done.
 	/// @throws error as gmemStreamQuery()
 	[[nodiscard]] bool query() const {
-		const int result = gmemStreamQuery(handle_);
-		if (result == -EBUSY) {
-			return false;
-		}
-		detail::throw_if_failed(result);
-		detail::happened_before(&detail::work_done);
-		return true;
+		bool is_done = false;
+		detail::throw_if_failed(queried(is_done));
+		return is_done;
 	}
 
 	/// Record an event behind the work already there.
@@ -62,11 +58,47 @@ public:
 	/// Make later work wait for an event, which may be in another stream.
 	/// @throws error as gmemStreamWaitEvent()
 	void wait(const event &point) const { detail::throw_if_failed(gmemStreamWaitEvent(handle_, point.get())); }
+#endif
+
+	/// Queue as launch(function); a failure is in `ec`, which is cleared on success. Then the callable is destroyed
+	/// without having run.
+	template <class F>
+	void launch(F &&function, std::error_code &ec) const noexcept {
+		auto task = detail::try_make_task(std::forward<F>(function));
+		ec = task == nullptr ? std::make_error_code(std::errc::not_enough_memory)
+							 : detail::to_error_code(detail::stream_launch(address(), std::move(task)));
+	}
+	/// Wait for all work queued so far; its failure is in `ec`, which is cleared on success.
+	void synchronize(std::error_code &ec) const noexcept { ec = detail::to_error_code(wait()); }
+	/// Check whether all work is done; a failure gives false and is in `ec`, which is cleared on success.
+	[[nodiscard]] bool query(std::error_code &ec) const noexcept {
+		bool is_done = false;
+		ec = detail::to_error_code(queried(is_done));
+		return is_done;
+	}
+	/// Record an event behind the work already there; a failure is in `ec`, which is cleared on success.
+	void record(const event &point, std::error_code &ec) const noexcept {
+		ec = detail::to_error_code(gmemEventRecord(point.get(), handle_));
+	}
+	/// Make later work wait for an event; a failure is in `ec`, which is cleared on success.
+	void wait(const event &point, std::error_code &ec) const noexcept {
+		ec = detail::to_error_code(gmemStreamWaitEvent(handle_, point.get()));
+	}
 
 	/// The handle as a number.
 	[[nodiscard]] std::uintptr_t address() const noexcept { return reinterpret_cast<std::uintptr_t>(handle_); }
 
 private:
+	[[nodiscard]] int queried(bool &is_done) const noexcept {
+		bool is_busy = false;
+		const int result = detail::unless_busy(gmemStreamQuery(handle_), is_busy);
+		is_done = result == 0 && !is_busy;
+		if (is_done) {
+			detail::happened_before(&detail::work_done);
+		}
+		return result;
+	}
+
 	[[nodiscard]] int wait() const noexcept {
 		const int result = gmemStreamSynchronize(handle_);
 		detail::happened_before(&detail::work_done);
@@ -92,6 +124,7 @@ public:
 	/// The handle for C functions.
 	[[nodiscard]] gmemStream_t get() const noexcept { return handle_; }
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// @copydoc stream_ref::launch
 	template <class F>
 	void launch(F &&function) const {
@@ -99,13 +132,21 @@ public:
 	}
 	/// @copydoc stream_ref::synchronize
 	void synchronize() const { stream_ref(handle_).synchronize(); }
-	void synchronize(std::error_code &ec) const noexcept { stream_ref(handle_).synchronize(ec); }
 	/// @copydoc stream_ref::query
 	[[nodiscard]] bool query() const { return stream_ref(handle_).query(); }
 	/// @copydoc stream_ref::record
 	void record(const event &point) const { stream_ref(handle_).record(point); }
 	/// @copydoc stream_ref::wait
 	void wait(const event &point) const { stream_ref(handle_).wait(point); }
+#endif
+	template <class F>
+	void launch(F &&function, std::error_code &ec) const noexcept {
+		stream_ref(handle_).launch(std::forward<F>(function), ec);
+	}
+	void synchronize(std::error_code &ec) const noexcept { stream_ref(handle_).synchronize(ec); }
+	[[nodiscard]] bool query(std::error_code &ec) const noexcept { return stream_ref(handle_).query(ec); }
+	void record(const event &point, std::error_code &ec) const noexcept { stream_ref(handle_).record(point, ec); }
+	void wait(const event &point, std::error_code &ec) const noexcept { stream_ref(handle_).wait(point, ec); }
 
 protected:
 	stream_owner() = default;
@@ -128,9 +169,17 @@ protected:
 /// failure that was not synchronized is ignored. release() gives the handle away instead. Movable, not copyable.
 class stream : public detail::stream_owner {
 public:
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Create a stream.
 	/// @throws error: EAGAIN if no thread can be started, ENOMEM
 	stream() { detail::throw_if_failed(gmemStreamCreate(&handle_)); }
+#endif
+	/// Create a stream. A failure gives one that must not be used, and is in `ec`, which is cleared on success.
+	[[nodiscard]] static stream create(std::error_code &ec) noexcept {
+		stream made(nullptr);
+		ec = detail::to_error_code(gmemStreamCreate(&made.handle_));
+		return made;
+	}
 	/// Take over what `other` owns.
 	stream(stream &&other) noexcept = default;
 	/// Take over what `other` owns, and release what this one owned.
@@ -147,6 +196,10 @@ public:
 			synchronize(ignored);
 		}
 	}
+
+private:
+	/// No stream.
+	explicit stream(std::nullptr_t) noexcept {}
 };
 
 /// A stream that another executor serves: work queued here runs there, in the executor's order. Create it with
@@ -156,6 +209,7 @@ public:
 /// synchronize() first. Movable, not copyable.
 class external_stream : public detail::stream_owner {
 public:
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Wrap an executor.
 	/// @param give   passes a function to the executor (see gmemLaunchFn)
 	/// @param native passed to `give`
@@ -164,6 +218,16 @@ public:
 	explicit external_stream(gmemLaunchFn give, void *native, std::shared_ptr<void> kept = {})
 		: kept_(std::move(kept)) {
 		detail::throw_if_failed(gmemStreamWrap(give, native, &handle_));
+	}
+#endif
+	/// Wrap an executor as above. A failure gives a stream that must not be used, and is in `ec`, which is cleared on
+	/// success.
+	[[nodiscard]] static external_stream create(
+		gmemLaunchFn give, void *native, std::error_code &ec, std::shared_ptr<void> kept = {}) noexcept {
+		external_stream made{stream_ref()};
+		made.kept_ = std::move(kept);
+		ec = detail::to_error_code(gmemStreamWrap(give, native, &made.handle_));
+		return made;
 	}
 	/// Refer to a stream of the current device's driver, which keeps ownership.
 	explicit external_stream(stream_ref drivers_own) noexcept { handle_ = drivers_own.get(); }

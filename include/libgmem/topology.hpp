@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include <libgmem.h>
@@ -57,29 +58,31 @@ public:
 		[[nodiscard]] std::size_t hugetlb_total() const noexcept { return known_.hugetlb_total; }
 		/// Unused pages of that pool.
 		[[nodiscard]] std::size_t hugetlb_free() const noexcept { return known_.hugetlb_free; }
+#if LIBGMEM_HAS_EXCEPTIONS
 		/// Distance to the memory of another node; 10 is local.
 		/// @throws error as gmemNodeDistance()
 		[[nodiscard]] int distance_to(const node &other) const { return topology::distance(id(), other.id()); }
+#endif
+		/// Distance as above; a failure gives a negative number and is in `ec`, which is cleared on success.
+		[[nodiscard]] int distance_to(const node &other, std::error_code &ec) const noexcept {
+			return topology::distance(id(), other.id(), ec);
+		}
 
 	private:
 		gmemNode_t known_;
 	};
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Read the machine.
 	/// @throws error, std::bad_alloc
-	topology() {
-		machine_.size = sizeof machine_;
-		std::vector<gmemNode_t> found;
-		// Memory may be plugged in between two calls.
-		for (std::size_t count = 8;; count *= 2) {
-			found.resize(count);
-			const int nodes = gmemTopology(&machine_, found.data(), found.size(), sizeof(gmemNode_t));
-			detail::throw_if_failed(nodes);
-			if (static_cast<std::size_t>(nodes) <= count) {
-				nodes_ = std::vector<node>(found.begin(), found.begin() + nodes);
-				return;
-			}
-		}
+	topology() { detail::throw_if_failed(read()); }
+#endif
+	/// Read the machine. A failure gives a machine without nodes and is in `ec`, which is cleared on success.
+	[[nodiscard]] static topology create(std::error_code &ec) noexcept {
+		topology made(nullptr);
+		ec.clear();
+		detail::without_bad_alloc(ec, [&] { ec = detail::to_error_code(made.read()); });
+		return made;
 	}
 
 	/// The nodes with memory in ascending order; those of the current device follow the machine's.
@@ -91,6 +94,7 @@ public:
 		return (machine_.features & static_cast<unsigned>(which)) != 0;
 	}
 
+#if LIBGMEM_HAS_EXCEPTIONS
 	/// Distance from node `from` to the memory of node `to`; 10 is local.
 	/// @throws error as gmemNodeDistance()
 	[[nodiscard]] static int distance(int from, int to) {
@@ -105,8 +109,43 @@ public:
 	/// The machine as it is now, as one JSON object.
 	/// @throws error, std::bad_alloc
 	[[nodiscard]] static std::string to_json() { return detail::text_of(gmemTopologyJson); }
+#endif
+	/// Distance as above; a failure gives a negative number and is in `ec`, which is cleared on success.
+	[[nodiscard]] static int distance(int from, int to, std::error_code &ec) noexcept {
+		const int tenths = gmemNodeDistance(from, to);
+		ec = detail::to_error_code(tenths);
+		return tenths;
+	}
+	/// The machine in words; a failure gives no text and is in `ec`, which is cleared on success.
+	[[nodiscard]] static std::string to_text(std::error_code &ec) noexcept {
+		return detail::text_of(gmemTopologyText, ec);
+	}
+	/// The machine as JSON; a failure gives no text and is in `ec`, which is cleared on success.
+	[[nodiscard]] static std::string to_json(std::error_code &ec) noexcept {
+		return detail::text_of(gmemTopologyJson, ec);
+	}
 
 private:
+	/// No machine.
+	explicit topology(std::nullptr_t) noexcept {}
+
+	[[nodiscard]] int read() {
+		machine_.size = sizeof machine_;
+		std::vector<gmemNode_t> found;
+		// Memory may be plugged in between two calls.
+		for (std::size_t count = 8;; count *= 2) {
+			found.resize(count);
+			const int nodes = gmemTopology(&machine_, found.data(), found.size(), sizeof(gmemNode_t));
+			if (nodes < 0) {
+				return nodes;
+			}
+			if (static_cast<std::size_t>(nodes) <= count) {
+				nodes_ = std::vector<node>(found.begin(), found.begin() + nodes);
+				return 0;
+			}
+		}
+	}
+
 	gmemTopology_t machine_{};
 	std::vector<node> nodes_;
 };

@@ -1,4 +1,4 @@
-//! `gmemPrefetchEx` with its options and its report, and the huge-page policies.
+//! `gmemPrefetchEx` and `gmemPrefetchV` with their options and report, and the huge-page policies.
 
 use std::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::ptr;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
+use super::ranges::{Range, Ranges};
 use super::versioned_struct::{self, VersionedOut, VersionedStruct};
 use crate::device;
 use crate::error::Result;
@@ -13,6 +14,7 @@ use crate::guard::{IntResult, guard};
 use crate::huge_policy::{self, HugePolicy};
 use crate::page::PageRange;
 use crate::prefetch::{self, Caller, Options};
+use crate::range_set::RangeSet;
 use crate::report::Report;
 use crate::stream_argument::StreamArgument;
 
@@ -145,32 +147,68 @@ unsafe extern "C" fn gmemPrefetchEx(
     report: *mut PrefetchReport,
 ) -> IntResult {
     guard(|| {
-        // SAFETY: `options` is NULL or may be read for as many bytes as its `size` says.
-        let options = unsafe { versioned_struct::read(options, "options->size", NO_OPTIONS) }?;
-        // SAFETY: `report` is NULL or may be written for as many bytes as its `size` says, until the work is done; it is
-        // last written by `finished`, which is when the work is done.
-        let report = unsafe { VersionedOut::new(report, "report->size") }?;
-        let options = options.unwrap_or(NO_OPTIONS);
-        let asked = Options {
-            huge: HugePolicy::from_number(options.huge)?,
-            max_threads: options.threads as usize,
-            timeout: (options.timeout_ns > 0).then(|| Duration::from_nanos(options.timeout_ns)),
-            wants_report: report.is_some(),
-        };
-        crate::reserve::ask(
-            size_of::<CallerInC>() + size_of::<Options>(),
-            "the prefetch's options",
-        )?;
-        if let Some(out) = &report {
-            out.write(&PrefetchReport::new(&Report::EMPTY, -libc::EINPROGRESS));
-        }
-        let caller = Arc::new(CallerInC { options, report });
-        let outcome = match StreamArgument::classify(stream.addr()) {
-            Ok(stream) => prefetch::prefetch_with(addr as usize, size, hnid, stream, asked, caller),
-            Err(failure) => prefetch::refuse(&*caller, size, failure),
-        };
-        outcome.map(|()| 0)
+        let ranges = || PageRange::from_arguments(addr as usize, size).map(RangeSet::of);
+        // SAFETY: `options` and `report` are as the caller promises, which is what `run` requires.
+        unsafe { run(ranges, size, hnid, stream, options, report) }
     })
+}
+
+/// # Safety
+/// `ranges` is NULL or points to `count` ranges. `options` and `report` are as for [`gmemPrefetchEx`].
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemPrefetchV(
+    ranges: *const Range,
+    count: usize,
+    hnid: c_int,
+    stream: *mut c_void,
+    options: *const PrefetchOptions,
+    report: *mut PrefetchReport,
+) -> IntResult {
+    guard(|| {
+        // SAFETY: `ranges` is NULL or points to `count` ranges, which stay as they are during this call.
+        let ranges = unsafe { Ranges::new(ranges, count) }?;
+        // SAFETY: `options` and `report` are as the caller promises, which is what `run` requires.
+        unsafe { run(|| ranges.union(), 0, hnid, stream, options, report) }
+    })
+}
+
+/// Prefetch `ranges`. The report of a call with wrong arguments has `bytes`.
+///
+/// # Safety
+/// `options` is NULL or may be read for as many bytes as its `size` says, and what it points to stays until the work is
+/// done. `report` is NULL or may be written for as many bytes as its `size` says, until the work is done.
+unsafe fn run(
+    ranges: impl FnOnce() -> Result<RangeSet>,
+    bytes: usize,
+    hnid: c_int,
+    stream: *mut c_void,
+    options: *const PrefetchOptions,
+    report: *mut PrefetchReport,
+) -> Result<i32> {
+    // SAFETY: `options` is NULL or may be read for as many bytes as its `size` says.
+    let options = unsafe { versioned_struct::read(options, "options->size", NO_OPTIONS) }?;
+    // SAFETY: `report` is NULL or may be written for as many bytes as its `size` says, until the work is done; it is last
+    // written by `finished`, which is when the work is done.
+    let report = unsafe { VersionedOut::new(report, "report->size") }?;
+    let options = options.unwrap_or(NO_OPTIONS);
+    let asked = Options {
+        huge: HugePolicy::from_number(options.huge)?,
+        max_threads: options.threads as usize,
+        timeout: (options.timeout_ns > 0).then(|| Duration::from_nanos(options.timeout_ns)),
+        wants_report: report.is_some(),
+    };
+    crate::reserve::ask(size_of::<CallerInC>() + size_of::<Options>(), "the prefetch's options")?;
+    if let Some(out) = &report {
+        out.write(&PrefetchReport::new(&Report::EMPTY, -libc::EINPROGRESS));
+    }
+    let caller = Arc::new(CallerInC { options, report });
+    let arguments =
+        StreamArgument::classify(stream.addr()).and_then(|stream| Ok((stream, ranges()?)));
+    let outcome = match arguments {
+        Ok((stream, ranges)) => prefetch::prefetch_with(ranges, hnid, stream, asked, caller),
+        Err(failure) => prefetch::refuse(&*caller, bytes, failure),
+    };
+    outcome.map(|()| 0)
 }
 
 #[unsafe(no_mangle)]

@@ -66,6 +66,11 @@ pub trait Device: Sync {
     /// libgmem.h says otherwise for the device.
     fn free_eager(&self, pages: PageRange) -> Result<()>;
 
+    /// Fails where [`free_eager`](Self::free_eager) would refuse the pages without releasing any. Releases nothing.
+    fn may_free_eager(&self, pages: PageRange) -> Result<()> {
+        host::Host.may_free_eager(pages)
+    }
+
     /// The driver's context that the memory belongs to; NULL if there is none.
     fn context(&self) -> Result<*mut c_void> {
         Ok(ptr::null_mut())

@@ -106,6 +106,17 @@ static void free_eager(void) {
 	EXPECT(gmemFreeEager(address(), size, NULL) == 0);
 	EXPECT(range[0] == 0);
 }
+static void batches(void) {
+	const gmemRange_t halves[] = {{address(), size / 2}, {address() + size / 2, size / 2}};
+	gmemPrefetchReport_t report = {.size = sizeof report};
+	gmemFreeReport_t freed = {.size = sizeof freed};
+	EXPECT(gmemPrefetchV(halves, 2, gmemGetNumaId(), NULL, NULL, &report) == 0);
+	EXPECT(report.result == 0 && report.bytes == size);
+	EXPECT(gmemFreeEagerV(halves, 2, NULL, &freed) == 0);
+	EXPECT(freed.result == 0 && freed.freed == size);
+	EXPECT(gmemFreeEagerV(halves, 2, stream, &freed) == 0);
+	EXPECT(gmemStreamSynchronize(stream) == 0);
+}
 int cxx_free_eager(size_t addr, size_t bytes, size_t on) __asm__("_ZN4gmem6detail10free_eagerEmmm");
 static void free_eager_from_cxx(void) {
 	memset(range, 'x', page);
@@ -369,6 +380,7 @@ static const struct cell {
 	{prefetch_with_report, 0, {"gmemPrefetchEx"}},
 	{prefetch_of_much, 0, {"gmemPrefetchEx"}},
 	{free_eager, 0, {"gmemFreeEager"}},
+	{batches, 0, {"gmemFreeEagerV", "gmemPrefetchV"}},
 	{free_eager_from_cxx, 0, {"_ZN4gmem6detail10free_eagerEmmm"}},
 	{numa_id, 0, {"gmemGetNumaId"}},
 	{page_size, 0, {"gmemGetPageSize"}},

@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <limits>
 #include <list>
@@ -12,6 +13,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -229,6 +231,121 @@ void verbs_take_any_contiguous_range() {
 }
 
 // ---- streams -------------------------------------------------------------------------------------
+
+void many_ranges_are_one_batch() {
+	const std::size_t page = gmem::page_size();
+	const int node = gmem::device::numa_id();
+	std::vector<char, gmem_allocator<char>> arena(4 * page, 'x');
+	char *const first = arena.data();
+	// Four tensors side by side, none of which holds a whole page.
+	const std::size_t size = page - 1;
+	const auto tensor = [&](std::size_t i) { return gmem::mutable_range(first + i * size, size); };
+	std::vector<gmem::mutable_range> tensors{tensor(3), tensor(1), tensor(0), tensor(2)};
+	gmemFreeReport_t report{};
+	report.size = sizeof report;
+	gmem::free_eager(tensors, {}, &report);
+	CHECK_EQUAL(report.bytes, 4 * size);
+	CHECK_EQUAL(report.freed, 3 * page);
+	CHECK_EQUAL(report.lost, page - 4);
+	CHECK(is_all(first, 3 * page, 0) && is_all(first + 3 * page, page, 'x'));
+
+	const gmem::prefetch_report moved = gmem::prefetch(tensors, node);
+	CHECK_EQUAL(moved.bytes(), 4 * size);
+	CHECK(!FAULTS_ARE_THE_TESTS || faults_of_writing(first, 4 * size) == 0);
+	std::memset(first, 'x', 4 * page);
+	gmem::free_eager({tensor(0), tensor(1)});
+	CHECK(is_all(first, page, 0) && is_all(first + page, page, 'x'));
+	gmem::prefetch({tensor(0), tensor(1)}, node);
+	gmem::prefetch(std::list<gmem::range>{tensor(0), tensor(1)});
+	const gmemRange_t in_c[] = {{gmem::range(arena).address(), arena.size()}}; // NOLINT(*-avoid-c-arrays)
+	gmem::prefetch(in_c, node);
+	CHECK(!FAULTS_ARE_THE_TESTS || faults_of_writing(first, 4 * page) == 0);
+#if __cplusplus >= 202002L
+	gmem::prefetch(std::vector<std::span<char>>{arena}, node);
+#endif
+	const std::vector<std::string_view> views{std::string_view(first, 4 * page)};
+	CHECK_EQUAL(gmem::prefetch(views, node).bytes(), 4 * page);
+	std::error_code ec;
+	gmem::prefetch(tensors, -1, nullptr, ec);
+	CHECK(ec == std::errc::invalid_argument);
+	gmem::free_eager(tensors, reinterpret_cast<gmemStream_t>(16), ec); // NOLINT(*-int-to-ptr)
+	CHECK(ec == std::errc::invalid_argument);
+	// More than fit without the heap.
+	std::vector<gmem::mutable_range> bytes;
+	for (std::size_t i = 0; i < 1000; ++i) {
+		bytes.emplace_back(first + i * (page / 250), page / 250);
+	}
+	gmem::free_eager(bytes, nullptr, ec, &report);
+	CHECK(!ec && report.blocks == 1 && report.freed == 1000 * (page / 250) / page * page);
+	// The elements of an array type are its bytes.
+	CHECK_EQUAL(gmem::prefetch(std::vector<std::array<float, 4>>(10), node).bytes(), 160);
+}
+
+void a_scope_gathers_what_is_freed() {
+	const std::size_t page = gmem::page_size();
+	std::vector<char, gmem_allocator<char>> arena(2 * page, 'x');
+	gmem::stream stream;
+	{
+		gmem::free_scope scope(stream);
+		for (std::size_t at = 0; at < page; at += page / 64) {
+			scope.add({arena.data() + at, page / 64});
+		}
+		CHECK_EQUAL(scope.size(), 64);
+		stream.synchronize();
+		CHECK(is_all(arena.data(), 2 * page, 'x'));
+		gmemFreeReport_t report{};
+		report.size = sizeof report;
+		scope.flush(&report);
+		stream.synchronize();
+		CHECK_EQUAL(report.freed, page);
+		CHECK(is_all(arena.data(), page, 0) && scope.size() == 0);
+		scope.add({arena.data() + page, page});
+		scope.dismiss();
+		scope.add({arena.data() + page, page - 1});
+		scope.add({arena.data() + 2 * page - 1, 1});
+	}
+	stream.synchronize();
+	CHECK(is_all(arena.data() + page, page, 0));
+}
+
+/// As ov::Allocator takes allocators: by value, with three members of which two do not throw.
+template <class A>
+void takes_an_allocator(A allocator) {
+	static_assert(noexcept(allocator.deallocate(nullptr, std::size_t{}, std::size_t{})));
+	static_assert(noexcept(std::declval<const A &>().is_equal(allocator)));
+	void *const block = allocator.allocate(std::size_t{100}, std::size_t{64});
+	CHECK(reinterpret_cast<std::uintptr_t>(block) % 64 == 0);
+	std::memset(block, 1, 100);
+	allocator.deallocate(block, std::size_t{100}, std::size_t{64});
+	const A other(allocator);
+	CHECK(allocator.is_equal(other));
+}
+
+void the_heap_is_an_allocator() {
+	takes_an_allocator(gmem::heap());
+	const gmem::heap heap;
+	const std::size_t page = gmem::page_size();
+	void *const large = heap.allocate(page);
+	CHECK(reinterpret_cast<std::uintptr_t>(large) % page == 0);
+	heap.deallocate(large, page);
+	void *const empty = heap.allocate(0);
+	CHECK(empty != nullptr);
+	heap.deallocate(empty, 0);
+	heap.deallocate(nullptr, 0);
+	CHECK(heap == gmem::heap() && !(heap != gmem::heap()));
+	try {
+		(void)heap.allocate(std::numeric_limits<std::size_t>::max() / 2);
+		CHECK(!"a failure throws");
+	} catch (const gmem::out_of_memory &failure) {
+		CHECK(failure.bytes() == std::numeric_limits<std::size_t>::max() / 2);
+	}
+	try {
+		(void)heap.allocate(8, 3);
+		CHECK(!"a failure throws");
+	} catch (const std::system_error &failure) {
+		CHECK(failure.code() == std::errc::invalid_argument);
+	}
+}
 
 void streams_run_callables_in_order() {
 	gmem::stream stream;
@@ -466,6 +583,9 @@ int main() {
 	a_prefetch_gives_a_report();
 	a_prefetch_takes_options();
 	verbs_take_any_contiguous_range();
+	many_ranges_are_one_batch();
+	a_scope_gathers_what_is_freed();
+	the_heap_is_an_allocator();
 	streams_run_callables_in_order();
 	streams_wait_for_each_other();
 	callables_are_destroyed_once();

@@ -112,6 +112,34 @@ static int ex_hole(void) { return ex_of(hole()); }
 static int ex_prot_none(void) { return ex_of(map(PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1)); }
 static int ex_beyond_file(void) { return ex_of(file(page, PROT_READ, MAP_SHARED)); }
 
+static int free_v(void *start, void *on) {
+	const gmemRange_t range = {addr(start), 3 * page};
+	return gmemFreeEagerV(&range, 1, on, NULL);
+}
+static int free_v_null(void) { return gmemFreeEagerV(NULL, 1, NULL, NULL); }
+static int free_v_file(void) { return free_v(file(3 * page, PROT_READ | PROT_WRITE, MAP_SHARED), NULL); }
+static int free_v_hole(void) { return free_v(hole(), NULL); }
+static int free_v_read_only(void) { return free_v(map(PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1), NULL); }
+static int free_v_sealed(void) { return free_v(sealed(), NULL); }
+
+static int prefetch_v(void *start, void *on, int huge, unsigned long long timeout_ns, const int *cancel) {
+	const gmemRange_t range = {addr(start), 3 * page};
+	gmemPrefetchOptions_t options = {sizeof options, huge, 0, timeout_ns, cancel, NULL, NULL, NULL, NULL};
+	return gmemPrefetchV(&range, 1, gmemGetNumaId(), on, &options, NULL);
+}
+static int v_null(void) { return gmemPrefetchV(NULL, 1, gmemGetNumaId(), NULL, NULL, NULL); }
+static int v_hole(void) { return prefetch_v(hole(), NULL, 0, 0, NULL); }
+static int v_prot_none(void) { return prefetch_v(map(PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1), NULL, 0, 0, NULL); }
+static int v_beyond_file(void) { return prefetch_v(file(page, PROT_READ, MAP_SHARED), NULL, 0, 0, NULL); }
+static int v_require_of_file(void) {
+	return prefetch_v(file(3 * page, PROT_READ | PROT_WRITE, MAP_SHARED), NULL, GMEM_HUGE_REQUIRE, 0, NULL);
+}
+static int v_cancelled(void) {
+	static const int cancel = 1;
+	return prefetch_v(memory(), NULL, 0, 0, &cancel);
+}
+static int v_timeout(void) { return prefetch_v(memory(), NULL, 0, 1, NULL); }
+
 static int policy_unknown(void) { return gmemSetHugePolicy(-1); }
 static int range_policy_unknown(void) { return gmemSetRangeHugePolicy(0, page, 4); }
 static int range_policy_overflow(void) { return gmemSetRangeHugePolicy(-page, 2 * page, GMEM_HUGE_OFF); }
@@ -202,6 +230,8 @@ static int launch_refused(void) { return gmemStreamLaunch(refusing(), nothing, N
 static int free_refused(void) { return gmemFreeEager(addr(memory()), 3 * page, refusing()); }
 static int prefetch_refused(void) { return gmemPrefetch(addr(memory()), page, gmemGetNumaId(), refusing()); }
 static int ex_refused(void) { return gmemPrefetchEx(addr(memory()), page, gmemGetNumaId(), refusing(), NULL, NULL); }
+static int free_v_refused(void) { return free_v(memory(), refusing()); }
+static int v_refused(void) { return prefetch_v(memory(), refusing(), 0, 0, NULL); }
 static int record_refused(void) { return gmemEventRecord(event(), refusing()); }
 static int wait_refused(void) { return opened(gmemStreamWaitEvent(refusing(), pending())); }
 static int query_unknown(void) { return gmemStreamQuery(unknown_stream); }
@@ -257,7 +287,7 @@ static struct {
 	gmemStream_t stream;
 	gmemEvent_t event, before;
 	unsigned long memory;
-	int launch, free, prefetch, prefetch_ex, record, wait;
+	int launch, free, free_v, prefetch, prefetch_ex, prefetch_v, record, wait;
 } full;
 static void meet_full_queue(void *arg) {
 	(void)arg;
@@ -265,6 +295,9 @@ static void meet_full_queue(void *arg) {
 		full.launch = gmemStreamLaunch(full.stream, nothing, NULL);
 	}
 	full.free = gmemFreeEager(full.memory, 3 * page, full.stream);
+	const gmemRange_t range = {full.memory, 3 * page};
+	full.free_v = gmemFreeEagerV(&range, 1, full.stream, NULL);
+	full.prefetch_v = gmemPrefetchV(&range, 1, gmemGetNumaId(), full.stream, NULL, NULL);
 	full.prefetch = gmemPrefetch(full.memory, page, gmemGetNumaId(), full.stream);
 	full.prefetch_ex = gmemPrefetchEx(full.memory, page, gmemGetNumaId(), full.stream, NULL, NULL);
 	full.record = gmemEventRecord(full.event, full.stream);
@@ -283,6 +316,8 @@ static void fill_a_queue(void) {
 }
 static int launch_full(void) { return full.launch; }
 static int free_full(void) { return full.free; }
+static int free_v_full(void) { return full.free_v; }
+static int v_full(void) { return full.prefetch_v; }
 static int prefetch_full(void) { return full.prefetch; }
 static int ex_full(void) { return full.prefetch_ex; }
 static int record_full(void) { return full.record; }
@@ -324,6 +359,11 @@ static int device_alloc_too_much(void) { return errno_of(gmem_device_alloc(64, t
 static int unusable_free(void) { return free_of(memory()); }
 static int unusable_prefetch(void) { return gmemPrefetch(addr(memory()), page, 0, NULL); }
 static int unusable_prefetch_ex(void) { return gmemPrefetchEx(addr(memory()), page, 0, NULL, NULL, NULL); }
+static int unusable_free_v(void) { return free_v(memory(), NULL); }
+static int unusable_v(void) {
+	const gmemRange_t range = {addr(memory()), page};
+	return gmemPrefetchV(&range, 1, 0, NULL, NULL, NULL);
+}
 static int unusable_policy(void) { return gmemSetRangeHugePolicy(addr(memory()), page, GMEM_HUGE_OFF); }
 static int unusable_launch(void) { return gmemStreamLaunch(unknown_stream, nothing, NULL); }
 static int unusable_query(void) { return gmemStreamQuery(unknown_stream); }
@@ -474,6 +514,22 @@ static const struct row usual[] = {
 	ROW(gmemPrefetchEx, ex_timeout, ETIMEDOUT),
 	ROW(gmemPrefetchEx, ex_refused, EIO),
 	ROW(gmemPrefetchEx, ex_full, EAGAIN),
+	ROW(gmemFreeEagerV, free_v_null, EINVAL),
+	ROW(gmemFreeEagerV, free_v_file, EINVAL),
+	ROW(gmemFreeEagerV, free_v_hole, ENOMEM),
+	ROW(gmemFreeEagerV, free_v_read_only, EACCES),
+	ROW(gmemFreeEagerV, free_v_sealed, EPERM),
+	ROW(gmemFreeEagerV, free_v_refused, EIO),
+	ROW(gmemFreeEagerV, free_v_full, EAGAIN),
+	ROW(gmemPrefetchV, v_null, EINVAL),
+	ROW(gmemPrefetchV, v_hole, ENOMEM),
+	ROW(gmemPrefetchV, v_prot_none, EACCES),
+	ROW(gmemPrefetchV, v_beyond_file, EFAULT),
+	ROW(gmemPrefetchV, v_require_of_file, EOPNOTSUPP),
+	ROW(gmemPrefetchV, v_cancelled, ECANCELED),
+	ROW(gmemPrefetchV, v_timeout, ETIMEDOUT),
+	ROW(gmemPrefetchV, v_refused, EIO),
+	ROW(gmemPrefetchV, v_full, EAGAIN),
 	ROW(gmemSetHugePolicy, policy_unknown, EINVAL),
 	ROW(gmemSetRangeHugePolicy, range_policy_unknown, EINVAL),
 	ROW(gmemSetRangeHugePolicy, range_policy_overflow, EINVAL),
@@ -545,6 +601,8 @@ static const struct row unusable[] = {
 	ROW(gmemFreeEager, unusable_free, ENODEV),
 	ROW(gmemPrefetch, unusable_prefetch, ENODEV),
 	ROW(gmemPrefetchEx, unusable_prefetch_ex, ENODEV),
+	ROW(gmemFreeEagerV, unusable_free_v, ENODEV),
+	ROW(gmemPrefetchV, unusable_v, ENODEV),
 	ROW(gmemSetRangeHugePolicy, unusable_policy, ENODEV),
 	ROW(gmemGetNumaId, gmemGetNumaId, ENODEV),
 	ROW(gmemSetDevice, unusable_device, ENODEV),

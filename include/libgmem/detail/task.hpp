@@ -5,6 +5,7 @@
 
 #include <exception>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <type_traits>
 #include <utility>
@@ -35,6 +36,7 @@ public:
 		happened_before(this);
 		// It may have waited for work on another stream.
 		happened_before(&work_done);
+#ifdef __cpp_exceptions
 		try {
 			function_();
 		} catch (const std::exception &) {
@@ -43,6 +45,9 @@ public:
 			// The core keeps what(), and terminates on an exception that has none.
 			throw std::runtime_error("an exception that is not a std::exception");
 		}
+#else
+		function_();
+#endif
 	}
 
 private:
@@ -52,6 +57,12 @@ private:
 template <class F>
 [[nodiscard]] std::unique_ptr<task> make_task(F &&function) {
 	return std::make_unique<callable<std::decay_t<F>>>(std::forward<F>(function));
+}
+
+/// nullptr if there is no memory.
+template <class F>
+[[nodiscard]] std::unique_ptr<task> try_make_task(F &&function) noexcept {
+	return std::unique_ptr<task>(new (std::nothrow) callable<std::decay_t<F>>(std::forward<F>(function)));
 }
 
 } // namespace gmem::detail

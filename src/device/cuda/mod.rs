@@ -89,6 +89,10 @@ impl Device for Cuda {
         opened()?.free_eager(pages)
     }
 
+    fn may_free_eager(&self, pages: PageRange) -> Result<()> {
+        opened()?.may_free_eager(pages)
+    }
+
     fn context(&self) -> Result<*mut c_void> {
         let accelerator = opened()?;
         accelerator.is_in_its_process().map(|()| accelerator.context.handle())
@@ -354,6 +358,12 @@ impl Accelerator {
         }
         self.discard(self.context.own_stream(), &split.drivers, pages)?;
         self.synchronize_own("cuMemDiscardBatchAsync", pages)
+    }
+
+    fn may_free_eager(&self, pages: PageRange) -> Result<()> {
+        let split = self.split(pages);
+        self.can_discard(&split.drivers)?;
+        split.kernels.into_iter().try_for_each(|rest| Host.may_free_eager(rest))
     }
 
     fn can_discard(&self, parts: &[PageRange]) -> Result<()> {

@@ -27,6 +27,11 @@ pub fn drop_pages(pages: PageRange, first: impl Fn(PageRange) -> Result<()>) -> 
     }
 }
 
+/// Fails if a part of what is mapped in `pages` must not be dropped.
+pub fn may_drop(pages: PageRange) -> Result<()> {
+    plan(pages).map(drop)
+}
+
 /// The way in which memory is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Memory {

@@ -91,6 +91,10 @@ impl Device for Host {
     fn free_eager(&self, pages: PageRange) -> Result<()> {
         free_eager_after(pages, |_| Ok(()))
     }
+
+    fn may_free_eager(&self, pages: PageRange) -> Result<()> {
+        free::may_drop(pages)
+    }
 }
 
 /// Free a range; `first` is called before with each part that is private memory.

@@ -77,6 +77,10 @@ impl Device for OpenCl {
         opened()?.free_eager(pages)
     }
 
+    fn may_free_eager(&self, pages: PageRange) -> Result<()> {
+        opened()?.may_free_eager(pages)
+    }
+
     fn context(&self) -> Result<*mut c_void> {
         let accelerator = opened()?;
         accelerator.is_in_its_process().map(|()| accelerator.context.handle())
@@ -224,6 +228,17 @@ impl Accelerator {
     }
 
     fn free_eager(&self, pages: PageRange) -> Result<()> {
+        self.is_none_the_devices(pages)?;
+        Host.free_eager(pages)
+    }
+
+    fn may_free_eager(&self, pages: PageRange) -> Result<()> {
+        self.is_none_the_devices(pages)?;
+        Host.may_free_eager(pages)
+    }
+
+    /// Fails if a part of the pages is the device's, which OpenCL gives back as whole blocks only.
+    fn is_none_the_devices(&self, pages: PageRange) -> Result<()> {
         if self.own_node.is_some() && !self.regions.within(pages).is_empty() {
             return Err(Error::Unsupported {
                 verb: "gmemFreeEager",
@@ -234,7 +249,7 @@ impl Accelerator {
                 errno: libc::EOPNOTSUPP,
             });
         }
-        Host.free_eager(pages)
+        Ok(())
     }
 
     fn is_in_its_process(&self) -> Result<()> {
