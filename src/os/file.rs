@@ -38,14 +38,42 @@ impl Descriptor {
     }
 
     fn device(&self) -> Option<(u32, u32)> {
-        let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
-        // SAFETY: on success the whole structure is written.
-        let device = unsafe {
-            check(libc::fstat(self.0, status.as_mut_ptr())).ok()?;
-            status.assume_init().st_dev
-        };
+        let device = self.identity()?.device;
         Some((libc::major(device), libc::minor(device)))
     }
+
+    /// The file that is open under the number now; `None` if there is none, or the system does not say.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        identity(self.0)
+    }
+
+    /// Close a descriptor that a forked child inherited, without ending the value, which the child shares with its parent's
+    /// image.
+    ///
+    /// # Safety
+    /// The number still belongs to the file that was opened, and this process does not use the value afterwards.
+    pub(super) unsafe fn close_inherited(&self) {
+        // SAFETY: the caller promises that the descriptor is the library's own and is not used again.
+        unsafe { syscall::close(self.0) };
+    }
+}
+
+/// A file, whatever number or path it has. A file of `/proc` has another inode in each process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+}
+
+/// The file that is open under a number.
+pub(super) fn identity(descriptor: libc::c_int) -> Option<Identity> {
+    let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: on success the whole structure is written.
+    let status = unsafe {
+        check(libc::fstat(descriptor, status.as_mut_ptr())).ok()?;
+        status.assume_init()
+    };
+    Some(Identity { device: status.st_dev, inode: status.st_ino })
 }
 
 impl Drop for Descriptor {

@@ -4,13 +4,13 @@
 
 use std::ffi::{CStr, c_int, c_ulong, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-use super::file::{self, Descriptor};
+use super::file::{self, Descriptor, Identity};
 use super::mapping::{Region, gmem_page};
 use super::numa::NodeSet;
 use super::process::PerProcess;
-use super::{SysResult, errno};
+use super::{SysResult, errno, syscall};
 use crate::error::{DriverCode, Errno};
 use crate::page::PageRange;
 
@@ -198,48 +198,72 @@ fn map_with(length: usize, flags: c_int) -> SysResult<Region> {
     Ok(unsafe { Region::new(start, length) })
 }
 
-/// Make one ioctl. If the program has closed the descriptor, as daemons do with all that they do not know, open another and try
-/// once more.
+/// Make one ioctl.
 ///
 /// # Safety
 /// `argument` points to a structure of the type that `request` expects, which the kernel may read and write.
 unsafe fn ask(request: libc::Ioctl, argument: *mut c_void) -> Result<(), Refusal> {
-    let mut is_again = false;
-    loop {
-        let node = descriptor().map_err(Refusal::NotOpened)?;
-        // SAFETY: the caller guarantees that the argument is of the type that the request expects.
-        let answer = match unsafe { libc::ioctl(node, request, argument) } {
-            0 => return Ok(()),
-            -1 => GmemAnswer::Errno(errno()),
-            // The errno belongs to an earlier call.
-            code => GmemAnswer::Code(code),
-        };
-        if answer == GmemAnswer::Errno(Errno(libc::EBADF)) && !is_again {
-            is_again = true;
-            let _ = OPENED.get().compare_exchange(
-                node,
-                NOT_OPENED,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-        } else {
-            return Err(Refusal::Answer(answer));
-        }
+    let node = descriptor().map_err(Refusal::NotOpened)?;
+    // SAFETY: the caller guarantees that the argument is of the type that the request expects.
+    match unsafe { libc::ioctl(node, request, argument) } {
+        0 => Ok(()),
+        -1 => Err(Refusal::Answer(GmemAnswer::Errno(errno()))),
+        // The errno belongs to an earlier call.
+        code => Err(Refusal::Answer(GmemAnswer::Code(code))),
     }
 }
 
-static OPENED: PerProcess<AtomicI32> = PerProcess::new(|_| AtomicI32::new(NOT_OPENED));
+/// The descriptor of the node, and the file that it was when it was opened.
+struct Opened {
+    descriptor: AtomicI32,
+    device: AtomicU64,
+    inode: AtomicU64,
+}
+
+impl Opened {
+    /// The descriptor, if it is still the node: a program may close every descriptor and reuse the numbers.
+    fn descriptor(&self) -> Option<c_int> {
+        let descriptor = self.descriptor.load(Ordering::Acquire);
+        let (device, inode) = (&self.device, &self.inode);
+        let opened = Identity {
+            device: device.load(Ordering::Relaxed),
+            inode: inode.load(Ordering::Relaxed),
+        };
+        let is_open = descriptor != NOT_OPENED && file::identity(descriptor) == Some(opened);
+        is_open.then_some(descriptor)
+    }
+}
+
+/// Each process opens the node for itself, and closes what it inherited.
+static OPENED: PerProcess<Opened> = PerProcess::with_inheritance(
+    |_| Opened {
+        descriptor: AtomicI32::new(NOT_OPENED),
+        device: AtomicU64::new(0),
+        inode: AtomicU64::new(0),
+    },
+    |inherited| {
+        if let Some(descriptor) = inherited.descriptor() {
+            // SAFETY: the number is still the node that the parent's library opened, the parent keeps its own descriptor, and
+            // nothing in this process uses the inherited value after this call.
+            unsafe { syscall::close(descriptor) };
+        }
+    },
+);
 const NOT_OPENED: c_int = -1;
 
 /// The descriptor of the node, opened on first use. A failure is not kept, because the driver may be loaded later.
 fn descriptor() -> SysResult<c_int> {
     let opened = OPENED.get();
-    let known = opened.load(Ordering::Relaxed);
-    if known != NOT_OPENED {
-        return Ok(known);
+    if let Some(descriptor) = opened.descriptor() {
+        return Ok(descriptor);
     }
+    let lost = opened.descriptor.load(Ordering::Relaxed);
     let fresh = Descriptor::open_for_reading(NODE)?.out_of_the_way();
-    match opened.compare_exchange(NOT_OPENED, fresh.0, Ordering::Relaxed, Ordering::Relaxed) {
+    let identity = fresh.identity().ok_or_else(errno)?;
+    // Threads that open the node at the same time store the same identity.
+    opened.device.store(identity.device, Ordering::Relaxed);
+    opened.inode.store(identity.inode, Ordering::Relaxed);
+    match opened.descriptor.compare_exchange(lost, fresh.0, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => Ok(fresh.kept_open()),
         Err(others) => Ok(others),
     }

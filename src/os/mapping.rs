@@ -190,6 +190,19 @@ fn map(length: usize) -> SysResult<NonNull<u8>> {
     if start == libc::MAP_FAILED { Err(errno()) } else { NonNull::new(start.cast()).ok_or(errno()) }
 }
 
+/// Map one base page that the kernel clears in each child process that has memory of its own (`MADV_WIPEONFORK`).
+pub fn map_wiped_on_fork() -> SysResult<NonNull<u8>> {
+    let bytes = base_page().bytes();
+    let page = map(bytes)?;
+    // SAFETY: mapped above, nobody else has its address, and it holds nothing that a child could need.
+    let advised =
+        check(unsafe { libc::madvise(page.as_ptr().cast(), bytes, libc::MADV_WIPEONFORK) });
+    advised.map(|()| page).inspect_err(|_| {
+        // SAFETY: mapped above, and nobody else has its address. There is nothing to do about a failure.
+        let _ = unsafe { unmap(page, bytes) };
+    })
+}
+
 /// Whether anything is mapped on the base page of `address`.
 pub fn is_mapped(address: usize) -> bool {
     let page = base_page();

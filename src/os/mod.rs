@@ -12,6 +12,7 @@ pub mod env;
 pub mod faults;
 pub mod file;
 pub mod gmem;
+mod kept_file;
 pub mod lazy;
 pub mod machine;
 pub mod mapping;

@@ -3,10 +3,11 @@
 //! Since Linux 6.7 the ioctl `PAGEMAP_SCAN` returns runs of pages of one kind. Older kernels have a word for each page, which shows
 //! neither huge pages nor the zero page.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
 use super::file::Descriptor;
-use super::process::PerProcess;
+use super::kept_file::{KeptFile, KeptFiles};
 use super::{SysResult, errno, mapping};
 use crate::error::Errno;
 use crate::page::PageRange;
@@ -73,42 +74,38 @@ pub fn scan_telling(range: PageRange, files: Files, mut visit: impl FnMut(Run)) 
     if range.is_empty() {
         return Ok(());
     }
-    if let Some(pagemap) = kept() {
-        let mut visited = false;
-        let mut noting = |run| {
-            visited = true;
-            visit(run);
-        };
-        match ask(pagemap, range, files, &mut noting) {
-            Ok(()) => return Ok(()),
-            Err(failure) if visited => return Err(failure),
-            Err(_) => {}
-        }
+    let visited = Cell::new(range.start());
+    let mut noting = |run: Run| {
+        visited.set(run.range.end());
+        visit(run);
+    };
+    if let Some(pagemap) = KEPT.get().as_ref().and_then(KeptFile::descriptor)
+        && ask(pagemap, range, files, &mut noting).is_ok()
+    {
+        return Ok(());
     }
     let pagemap = Descriptor::open_for_reading(FILE)?;
-    match ask(&pagemap, range, files, &mut visit) {
-        // A kernel without the ioctl has not visited anything.
-        Err(Errno(libc::ENOTTY | libc::EINVAL)) => read_words(&pagemap, range, &mut visit),
-        other => other,
+    let rest = |from: usize| PageRange::new(from.min(range.end()), range.end());
+    if knows_huge() && ask(&pagemap, rest(visited.get()), files, &mut noting).is_ok() {
+        return Ok(());
     }
+    // The kernel has no such ioctl, or a sandbox refuses it.
+    read_words(&pagemap, rest(visited.get()), &mut visit)
 }
 
 const FILE: &CStr = c"/proc/self/pagemap";
 
-/// Kept open where the kernel has the ioctl, because opening takes longer than asking. As in [`super::vma`].
-fn kept() -> Option<&'static Descriptor> {
-    static PAGEMAP: PerProcess<Option<Descriptor>> = PerProcess::new(|_| {
-        let pagemap = Descriptor::open_for_reading(FILE).ok()?;
-        let nothing = PageRange::new(0, mapping::base_page().bytes());
-        ask(&pagemap, nothing, Files::NotTold, &mut |_| ()).ok()?;
-        Some(pagemap.out_of_the_way())
-    });
-    PAGEMAP.get().as_ref()
-}
+/// The file of this process, kept open where the kernel has the ioctl.
+static KEPT: KeptFiles = KeptFile::per_process(|_| {
+    let pagemap = Descriptor::open_for_reading(FILE).ok()?;
+    let nothing = PageRange::new(0, mapping::base_page().bytes());
+    ask(&pagemap, nothing, Files::NotTold, &mut |_| ()).ok()?;
+    KeptFile::new(pagemap)
+});
 
-/// Whether the kernel reports huge pages.
+/// Whether the kernel reported huge pages when this process first asked.
 pub fn knows_huge() -> bool {
-    kept().is_some()
+    KEPT.get().is_some()
 }
 
 fn ask(

@@ -4,16 +4,14 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{cgroup, check, errno, set_errno, syscall};
-
-/// The number of forks between the process that loaded the library and this one.
-static FORKS: AtomicU64 = AtomicU64::new(0);
+use super::{cgroup, check, errno, mapping, set_errno, syscall};
 
 /// A value of which each process has its own. A forked child starts with a fresh one: the threads of the parent do not exist
-/// there, and locks may be held for ever. The child leaves the parent's value alone.
+/// there, and locks may be held for ever. The child leaves the parent's value alone, except for what `inherit` does.
 pub struct PerProcess<T: 'static> {
     current: AtomicPtr<Instance<T>>,
     make: fn(forks: u64) -> T,
+    inherit: fn(parents: &T),
 }
 
 struct Instance<T> {
@@ -24,7 +22,12 @@ struct Instance<T> {
 impl<T: Send + Sync> PerProcess<T> {
     /// `make` is called on first use in each process, with the number of forks before it.
     pub const fn new(make: fn(forks: u64) -> T) -> Self {
-        Self { current: AtomicPtr::new(ptr::null_mut()), make }
+        Self::with_inheritance(make, |_| ())
+    }
+
+    /// [`PerProcess::new`] with a function that a child calls once, with its parent's value, when it has made its own.
+    pub const fn with_inheritance(make: fn(forks: u64) -> T, inherit: fn(parents: &T)) -> Self {
+        Self { current: AtomicPtr::new(ptr::null_mut()), make, inherit }
     }
 
     /// The value of this process.
@@ -41,8 +44,15 @@ impl<T: Send + Sync> PerProcess<T> {
             let made = Box::into_raw(Box::new(Instance { forks, value: (self.make)(forks) }));
             match self.current.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire)
             {
-                // SAFETY: stored just now, and a stored instance is never freed.
-                Ok(_) => return unsafe { &(*made).value },
+                Ok(parents) => {
+                    // SAFETY: a stored instance is never freed. This one is of another process, so only the thread that
+                    // replaced it gets here.
+                    if let Some(parents) = unsafe { parents.as_ref() } {
+                        (self.inherit)(&parents.value);
+                    }
+                    // SAFETY: stored just now, and a stored instance is never freed.
+                    return unsafe { &(*made).value };
+                }
                 Err(other) => {
                     // SAFETY: made above; no other thread has seen it, because the exchange failed.
                     drop(unsafe { Box::from_raw(made) });
@@ -53,19 +63,68 @@ impl<T: Send + Sync> PerProcess<T> {
     }
 }
 
-/// The number of forks between the process that called this first and this one.
+/// The number of forks between the process that called this first and this one. Some numbers may be skipped; no process has
+/// the number of its parent or of one before that.
+///
+/// The number lies in a page that the kernel clears in each child with memory of its own (`MADV_WIPEONFORK`). So children of
+/// `_Fork(3)` and of a raw `clone(2)`, which run no handlers, are recognized, and a child of `vfork(2)` counts as its parent,
+/// whose memory it uses. Where the kernel refuses such a page, only `fork(3)` is recognized, by a handler.
 pub fn forks() -> u64 {
-    static REGISTERED: AtomicBool = AtomicBool::new(false);
-    if !REGISTERED.load(Ordering::Relaxed) && !REGISTERED.swap(true, Ordering::Relaxed) {
-        // SAFETY: the handler stays loaded (-z nodelete) and only adds to an atomic. It fails only without memory; then a child
-        // keeps streams without threads, and its calls wait.
-        unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
+    /// The last number given out, in memory that a child inherits.
+    static LAST: AtomicU64 = AtomicU64::new(0);
+
+    let own = own_number();
+    match own.load(Ordering::Acquire) {
+        0 => {
+            // Of several threads that get here one stores its number; the numbers of the others are skipped.
+            let next = LAST.fetch_add(1, Ordering::AcqRel) + 1;
+            own.compare_exchange(0, next, Ordering::AcqRel, Ordering::Acquire).err().unwrap_or(next)
+        }
+        known => known,
     }
-    FORKS.load(Ordering::Acquire)
+    .wrapping_sub(1)
 }
 
-extern "C" fn count_fork() {
-    FORKS.fetch_add(1, Ordering::Release);
+/// Where the number of this process is, plus one; 0 in a child that has none yet.
+fn own_number() -> &'static AtomicU64 {
+    static NUMBER: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+
+    let mut number = NUMBER.load(Ordering::Acquire);
+    if number.is_null() {
+        let before = errno();
+        let made = match mapping::map_wiped_on_fork() {
+            Ok(page) => page.as_ptr().cast(),
+            Err(_) => ptr::from_ref(number_cleared_by_handler()).cast_mut(),
+        };
+        number = match NUMBER.compare_exchange(
+            ptr::null_mut(),
+            made,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
+            Ok(_) => made,
+            // A page that lost the race stays mapped: it is one page, once.
+            Err(others) => others,
+        };
+        set_errno(before);
+    }
+    // SAFETY: the number is a static or at the start of a page, which is aligned, begins as zeros and is never unmapped.
+    unsafe { &*number }
+}
+
+/// The number of this process where the kernel does not clear it.
+fn number_cleared_by_handler() -> &'static AtomicU64 {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    extern "C" fn clear() {
+        NUMBER.store(0, Ordering::Release);
+    }
+    if !REGISTERED.swap(true, Ordering::Relaxed) {
+        // SAFETY: the handler stays loaded (-z nodelete) and only stores to an atomic. It fails only without memory; then a
+        // child keeps streams without threads, and its calls wait.
+        unsafe { libc::pthread_atfork(None, None, Some(clear)) };
+    }
+    &NUMBER
 }
 
 /// Have a function called when the process ends by `exit(3)`, before those that are registered already. False if there is no

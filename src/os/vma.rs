@@ -3,11 +3,12 @@
 //! Since Linux 6.11 the ioctl `PROCMAP_QUERY` on `/proc/self/maps` looks up one address. Older kernels have only the text of that
 //! file.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 
 use super::file::Descriptor;
-use super::process::PerProcess;
+use super::kept_file::{KeptFile, KeptFiles};
 use super::{SysResult, errno, file, mapping};
 use crate::error::Errno;
 use crate::page::PageRange;
@@ -43,45 +44,43 @@ pub struct Vma {
 /// Call `visit` for each mapping that touches `range`, in ascending order, until it breaks.
 pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysResult<()> {
     let mut visit = visit;
-    let mut visited = false;
-    if let Some(maps) = kept() {
-        let mut noting = |vma| {
-            visited = true;
-            visit(vma)
-        };
-        match query(maps, range, &mut noting) {
-            Ok(()) => return Ok(()),
-            Err(failure) if visited => return Err(failure),
-            Err(_) => {}
-        }
+    let visited = Cell::new(range.start());
+    let mut noting = |vma: Vma| {
+        visited.set(vma.range.end());
+        visit(vma)
+    };
+    if let Some(maps) = KEPT.get().as_ref().and_then(KeptFile::descriptor)
+        && query(maps, range, &mut noting).is_ok()
+    {
+        return Ok(());
     }
     let maps = Descriptor::open_for_reading(MAPS_FILE)?;
-    match query(&maps, range, &mut visit) {
-        // A kernel without the ioctl.
-        Err(Errno(libc::ENOTTY | libc::EINVAL)) => parse(&maps, range, &mut visit),
-        other => other,
+    if can_query() && query(&maps, rest(range, visited.get()), &mut noting).is_ok() {
+        return Ok(());
     }
+    // The kernel has no such ioctl, or a sandbox refuses it. The text is the same for everybody.
+    parse(&maps, rest(range, visited.get()), &mut visit)
+}
+
+/// The part of `range` from `from` on.
+fn rest(range: PageRange, from: usize) -> PageRange {
+    PageRange::new(from.min(range.end()), range.end())
 }
 
 const MAPS_FILE: &CStr = c"/proc/self/maps";
 
-/// Whether the kernel can look up one address.
+/// Whether the kernel could look up one address when this process first asked.
 pub fn can_query() -> bool {
-    kept().is_some()
+    KEPT.get().is_some()
 }
 
-/// Kept open, because opening takes longer than asking: this process's own, which a child would ask about its
-/// parent. Nobody closes it; if the program does, as daemons do, asking fails, and [`walk`] opens another.
-fn kept() -> Option<&'static Descriptor> {
-    static MAPS: PerProcess<Option<Descriptor>> = PerProcess::new(|_| {
-        let maps = Descriptor::open_for_reading(MAPS_FILE).ok()?;
-        // A kernel without the ioctl needs the file at its beginning each time.
-        let start = PageRange::new(0, 1);
-        query(&maps, start, &mut |_| ControlFlow::Break(())).ok()?;
-        Some(maps.out_of_the_way())
-    });
-    MAPS.get().as_ref()
-}
+/// The file of this process, kept open where the kernel has the ioctl.
+static KEPT: KeptFiles = KeptFile::per_process(|_| {
+    let maps = Descriptor::open_for_reading(MAPS_FILE).ok()?;
+    let start = PageRange::new(0, 1);
+    query(&maps, start, &mut |_| ControlFlow::Break(())).ok()?;
+    KeptFile::new(maps)
+});
 
 /// `struct procmap_query` of linux/fs.h.
 #[repr(C)]

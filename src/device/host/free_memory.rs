@@ -5,32 +5,69 @@ use super::{migrate, populate, tally};
 use crate::device::Request;
 use crate::error::{Error, Result};
 use crate::os::vma::Backing;
-use crate::os::{mapping, memory};
+use crate::os::{cgroup, mapping, memory};
 
-/// Refuse a prefetch that exceeds the free memory of the node; on a machine with `one_node`, of memory and swap.
+/// For a smaller range, asking for the memory of the machine takes longer than populating.
+const MACHINE_CHECKED_FROM: usize = populate::PIECE_BYTES + 1;
+/// Groups are small, and their limit is the one that kills. Asking takes some tens of microseconds.
+const GROUP_CHECKED_FROM: usize = 1 << 20;
+
+/// Refuse a prefetch that exceeds the free memory of the node, or of the process's control group; on a machine with `one_node`,
+/// of memory and swap.
 pub fn check(segments: &[Segment], request: &Request<'_>, one_node: bool) -> Result<()> {
     for segment in segments.iter().filter(|segment| segment.huge_tlb) {
         check_pool(*segment, request.node, one_node)?;
     }
     let ordinary = || segments.iter().filter(|segment| takes_memory(segment));
     let asked: usize = ordinary().map(|segment| segment.asked.len()).sum();
-    // For a small range the check takes longer than populating.
-    if one_node && asked <= populate::PIECE_BYTES {
-        return Ok(());
+    if !one_node || asked >= MACHINE_CHECKED_FROM {
+        let node = request.node;
+        let (free, whose) = match one_node {
+            true => (memory::available(), "this machine".into()),
+            false => (memory::available_on(node), format!("node {node}")),
+        };
+        let needed = || absent(ordinary(), node, one_node);
+        refuse_beyond(free, asked, needed, request, whose)?;
     }
-    let free = if one_node { memory::available() } else { memory::available_on(request.node) };
-    let Some(free) = free.filter(|free| asked > *free) else { return Ok(()) };
+    if asked >= GROUP_CHECKED_FROM {
+        // The group pays for the margin and for page tables as well, but not for pages that only move.
+        let needed = || {
+            let parts = ordinary().map(|segment| Segment { asked: segment.range, ..*segment });
+            let bytes = parts.map(|part| absent([part].iter(), request.node, true)).sum();
+            with_page_tables(bytes)
+        };
+        let (free, whose) =
+            (cgroup::available_memory(), "the memory cgroup of this process".into());
+        refuse_beyond(free, asked, needed, request, whose)?;
+    }
+    Ok(())
+}
+
+/// Refuse a prefetch of `asked` bytes if `needed` of them, which takes long to find out, are more than `free`.
+fn refuse_beyond(
+    free: Option<usize>,
+    asked: usize,
+    needed: impl FnOnce() -> usize,
+    request: &Request<'_>,
+    whose: String,
+) -> Result<()> {
+    // The margin adds less than two GMEM pages.
+    let at_most = with_page_tables(asked + 2 * mapping::gmem_page().bytes());
+    let Some(free) = free.filter(|free| at_most > *free) else { return Ok(()) };
     // At most as much as the process has in memory can be resident already. That bound spares looking through a range that is
     // larger than all memory.
     let at_least = asked.saturating_sub(memory::resident().unwrap_or(asked));
-    let needed =
-        if at_least > free { at_least } else { absent(ordinary(), request.node, one_node) };
+    let needed = if at_least > free { at_least } else { needed() };
     if needed <= free {
         return Ok(());
     }
     let (from, to) = (request.asked.start(), request.asked.end());
-    let whose = if one_node { "this machine".into() } else { format!("node {}", request.node) };
     Err(Error::NotEnoughMemory { from, to, needed, free, whose })
+}
+
+/// A page of memory needs an entry of 8 bytes in a page table.
+const fn with_page_tables(bytes: usize) -> usize {
+    bytes + bytes / 512
 }
 
 /// Refuse a segment for which the hugetlb pool has too few pages: populating would stop half-way.
