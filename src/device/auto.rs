@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use super::{Device, ascend, gmem, host};
 use crate::error::Errno;
-use crate::os::gmem::{self as kernel, GmemAnswer, Refusal};
+use crate::os::gmem::{self as kernel, Refusal};
 
 /// The name that stands for the choice.
 pub const NAME: &str = "auto";
@@ -57,11 +57,7 @@ fn refusal(failure: Option<Refusal>) -> Option<Reason> {
     match failure? {
         Refusal::NotOpened(Errno(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => None,
         Refusal::NotOpened(errno) => Some(Reason::NotOpened(errno)),
-        Refusal::Answer(GmemAnswer::Errno(errno)) => {
-            let errnos = [libc::ENOTTY, libc::EPERM, libc::EACCES, libc::EINVAL, libc::ENOSYS];
-            errnos.contains(&errno.0).then_some(Reason::Refused(errno))
-        }
-        Refusal::Answer(GmemAnswer::Code(_)) => None,
+        answer => answer.foreign_answer().map(Reason::Refused),
     }
 }
 
@@ -123,6 +119,7 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::gmem::GmemAnswer;
 
     #[test]
     fn numbers_stand_for_reasons() {
@@ -140,7 +137,7 @@ mod tests {
             assert!(reason.to_number() < 1 << 24 && !reason.text().is_empty());
         }
         assert_eq!(Reason::of_number(0), None);
-        assert!(Reason::Refused(errno).text().contains("ENOTTY"));
+        assert!(Reason::Refused(errno).text().contains("os error 25"));
     }
 
     #[test]

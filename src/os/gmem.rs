@@ -32,6 +32,17 @@ pub enum Refusal {
     Answer(GmemAnswer),
 }
 
+impl Refusal {
+    /// The errno with which something that is no GMEM kernel answers: another driver of that name, or a sandbox.
+    pub fn foreign_answer(self) -> Option<Errno> {
+        let errnos = [libc::ENOTTY, libc::EPERM, libc::EACCES, libc::EINVAL, libc::ENOSYS];
+        match self {
+            Self::Answer(GmemAnswer::Errno(errno)) => errnos.contains(&errno.0).then_some(errno),
+            _ => None,
+        }
+    }
+}
+
 /// How a GMEM kernel refuses a call: with an errno, or with a positive code (`gm_ret`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GmemAnswer {

@@ -150,7 +150,7 @@ static void a_node_that_is_of_no_use_means_host(void) {
 		ordinary_memory_is_freed();
 		/* By name there is a clear error. */
 		CHECK_EQUAL(gmemSetDevice("gmem"), 0);
-		CHECK_EQUAL(gmemGetNumaId(), -errnos[i]);
+		CHECK_EQUAL(gmemGetNumaId(), -ENODEV);
 		CHECK(strstr(gmemLastError(), "seccomp") != NULL);
 	}
 	set("ioctl_error", 0);

@@ -27,7 +27,8 @@ using free_eager_fn = std::size_t (*)(std::uint64_t, std::size_t, void *);
 
 void *library;
 
-template <typename Function> Function look_up(const char *name) {
+template <typename Function>
+Function look_up(const char *name) {
 	void *const found = dlsym(library, name);
 	NEED(found != nullptr);
 	return reinterpret_cast<Function>(found);

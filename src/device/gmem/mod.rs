@@ -32,8 +32,9 @@ impl Device for Gmem {
     }
 
     fn numa_id(&self) -> Result<i32> {
-        let hnid = gmem::hnuma_id().map_err(|refusal| {
-            refused(refusal, "GMEM_GET_HNUMA_ID", Target::Device, remedy_for_id)
+        let hnid = gmem::hnuma_id().map_err(|refusal| match refusal.foreign_answer() {
+            Some(errno) => refuses_gmem(errno),
+            None => refused(refusal, "GMEM_GET_HNUMA_ID", Target::Device, remedy_for_id),
         })?;
         // A kernel that succeeds and writes nothing has no device.
         if hnid < 0 { Err(not_a_node(hnid)) } else { Ok(hnid) }
@@ -258,13 +259,19 @@ fn refused(
 fn remedy_for_id(answer: GmemAnswer) -> &'static str {
     match answer.errno().0 {
         libc::ENODEV => NOT_ATTACHED,
-        libc::ENOTTY | libc::EPERM | libc::EINVAL | libc::ENOSYS => NOT_GMEM,
         _ => SEE_DMESG,
     }
 }
 
-const NOT_GMEM: &str = "/dev/gmem belongs to another driver, or a sandbox (seccomp) forbids ioctl(2) on it: allow it \
-                        there, or take the device \"host\", which does without (GMEM_DEVICE, gmemSetDevice)";
+/// `/dev/gmem` refuses a call that every GMEM kernel has.
+fn refuses_gmem(errno: Errno) -> Error {
+    let why = format!(
+        "/dev/gmem refuses the calls of GMEM: {errno}. It belongs to another driver, or a sandbox (seccomp) forbids ioctl(2) \
+         on it"
+    );
+    let remedy = "Allow the call in the sandbox, or take the device \"host\", which does without (GMEM_DEVICE, gmemSetDevice)";
+    Error::DeviceUnavailable { device: "gmem", why: why.into(), remedy, errno: Errno(libc::ENODEV) }
+}
 
 const NOT_ATTACHED: &str =
     "no device is attached to this process yet: let its runtime do that first (aclrtSetDevice)";
