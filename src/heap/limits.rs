@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::page_map::{HEAP_PAGE, TOTALS};
+use super::page_map::TOTALS;
 use crate::error::Errno;
 use crate::os::SysResult;
 
@@ -15,6 +15,8 @@ use crate::os::SysResult;
 pub const NONE: usize = 0;
 /// A heap with a smaller hard limit lies on small pages: partly used huge pages would take too much of it.
 const LEAST_FOR_HUGE_PAGES: usize = 64 << 20;
+/// A reclaim looks at every heap page, so it has to be worth it. But it must serve what one thread's cache gives back.
+const LEAST_TO_RECLAIM: usize = 32 << 10;
 
 static SOFT: AtomicUsize = AtomicUsize::new(NONE);
 static HARD: AtomicUsize = AtomicUsize::new(NONE);
@@ -92,7 +94,7 @@ pub fn may_reclaim() -> bool {
     is_hard()
         && RECLAIMED_AT.swap(refused, Ordering::Relaxed) != refused
         && TOTALS.charged.load(Ordering::Relaxed)
-            > TOTALS.in_use.load(Ordering::Relaxed).saturating_add(HEAP_PAGE / 8)
+            > TOTALS.in_use.load(Ordering::Relaxed).saturating_add(LEAST_TO_RECLAIM)
 }
 
 /// Whether the soft limit was exceeded since this was last asked.

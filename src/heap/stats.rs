@@ -32,22 +32,22 @@ macro_rules! counters {
 }
 
 counters! {
-    live: "allocated blocks, with what threads cache or pass on (at most 8 MiB) and the unused rest of pages with small blocks",
-    idle: "freed memory, kept for the next allocation until it goes back",
-    metadata: "the heap's own data, and space for it",
-    retained: "address space with nothing in use; some of it is resident where a page of 2 MiB is partly in use",
-    mapped: "address space, all of it",
-    resident: "memory",
-    huge: "the part of the resident memory that is on huge pages",
-    released: "memory given back to the kernel so far",
-    soft_limit: "the soft limit; 0: none",
-    hard_limit: "the hard limit; 0: none",
-    refused: "number of times that the hard limit refused memory; several for one allocation",
-    foreign_blocks: "number of calls that brought a block of another allocator",
-    arenas: "number of arenas in use",
-    device_live: "live blocks in the memory of a device; not in live, and under no limit",
-    device_idle: "freed blocks in the memory of a device, kept for the next allocation",
-    device_refused: "number of large blocks for which the device had no memory: they are ordinary",
+    live: "allocated blocks, including thread caches (at most 8 MiB in transit) and the slack of pages of small blocks",
+    idle: "freed, and kept for reuse until released",
+    metadata: "the heap's own data, including reserved space",
+    retained: "unused address space; a part of it is resident where a 2 MiB page is partly in use",
+    mapped: "all address space",
+    resident: "in memory",
+    huge: "resident memory on huge pages",
+    released: "released to the kernel so far",
+    soft_limit: "0: none",
+    hard_limit: "0: none",
+    refused: "times that the hard limit refused memory; an allocation may count several times",
+    foreign_blocks: "calls that passed a block of another allocator",
+    arenas: "arenas in use",
+    device_live: "live blocks in a device's memory; not part of `live`, and not limited",
+    device_idle: "freed blocks in a device's memory, kept for reuse",
+    device_refused: "large blocks that fell back to ordinary memory because the device had none left",
 }
 
 /// The counters and each arena's part.
