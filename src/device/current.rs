@@ -40,7 +40,7 @@ enum Origin {
 /// A device, and how it became the current one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Selection {
-    /// Its index in [`ALL`].
+    /// Its index in `ALL`.
     index: usize,
     origin: Origin,
 }

@@ -2,7 +2,7 @@
 //!
 //! A new device is a folder here and a line in [`ALL`]. Code that several devices share is in [`common`].
 //!
-//! - [`current`]: the current device, and how it became that
+//! - [`mod@current`]: the current device, and how it became that
 //! - [`auto`]: the choice of a device where none is named
 
 mod ascend;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The GMEM page has 2 MiB whatever the kernel's pages are: what that means for base pages of 4, 16 and 64 KiB, whose huge
- * pages have 2, 32 and 512 MiB. */
+/* The GMEM page has 2 MiB whatever the kernel's pages are: what that means for base pages of 4, 16 and 64 KiB, whose
+ * huge pages have 2, 32 and 512 MiB. */
 #include <fcntl.h>
 
 #include <libgmem.h>
@@ -101,7 +101,8 @@ static void part_of_a_huge_page_goes_back(void) {
 		CHECK_EQUAL(resident_pages(start, huge), (huge - page) / base);
 		CHECK_EQUAL(is_in_huge_frame(start), 0);
 		CHECK_EQUAL(is_in_huge_frame(start + huge - 1), 0);
-		CHECK(is_all(start, page, 'x') && is_all(start + page, page, 0) && is_all(start + 2 * page, huge - 2 * page, 'x'));
+		CHECK(is_all(start, page, 'x') && is_all(start + page, page, 0) &&
+			  is_all(start + 2 * page, huge - 2 * page, 'x'));
 		CHECK_EQUAL(prefetch(start + page, page), 0);
 		CHECK_EQUAL(faults_of_writing(start, huge), 0);
 	}

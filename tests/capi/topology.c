@@ -66,8 +66,8 @@ static void the_machine_is_as_other_interfaces_say(void) {
 		cpus += node->cpus;
 		allowed += node->allowed;
 	}
-	/* The kernel's image and its memory map are counted by neither or by one. A virtual machine whose host takes memory away
-	 * (a balloon) counts that per node at once, and in the total of the machine not at all. */
+	/* The kernel's image and its memory map are counted by neither or by one. A virtual machine whose host takes memory
+	 * away (a balloon) counts that per node at once, and in the total of the machine not at all. */
 	CHECK(total > info.totalram * info.mem_unit / 10 && total < info.totalram * info.mem_unit / 10 * 11);
 	CHECK(cpus <= sysconf(_SC_NPROCESSORS_ONLN) && allowed >= 1);
 	CHECK(gmemPrefetch((uintptr_t)&machine, 1, nodes[0].node, NULL) == 0);

@@ -3,15 +3,15 @@
 /// ranges [--seconds N] [--seed S]: random mappings, and random calls on them, beside a model.
 ///
 /// The model knows for each base page of an arena what is mapped there and which number was written to it. Each call is
-/// predicted: its result, and the contents of every page afterwards. The first difference ends the run with the seed and
-/// the steps that led to it.
-#include <array>
-#include <cinttypes>
+/// predicted: its result, and the contents of every page afterwards. The first difference ends the run with the seed
+/// and the steps that led to it.
 #include <algorithm>
+#include <array>
+#include <chrono>
+#include <cinttypes>
+#include <climits>
 #include <cstdarg>
 #include <cstring>
-#include <chrono>
-#include <climits>
 #include <random>
 #include <string>
 #include <vector>
@@ -130,7 +130,8 @@ private:
 			const std::size_t first = below(gmem_pages), count = 1 + below(gmem_pages - first);
 			return {first * per_page_, (first + count) * per_page_};
 		}
-		const std::size_t first = below(model_.size()), count = 1 + below(std::min(model_.size() - first, 3 * per_page_));
+		const std::size_t first = below(model_.size()),
+						  count = 1 + below(std::min(model_.size() - first, 3 * per_page_));
 		return {first, first + count};
 	}
 
@@ -152,7 +153,8 @@ private:
 			where = {where.first / per_page_ * per_page_, (where.last + per_page_ - 1) / per_page_ * per_page_};
 		}
 		// Parts of a hugetlb page cannot be replaced.
-		if (what != kind::huge_tlb && !all_of(where, [](const page_model &page) { return page.what != kind::huge_tlb; })) {
+		if (what != kind::huge_tlb &&
+			!all_of(where, [](const page_model &page) { return page.what != kind::huge_tlb; })) {
 			return;
 		}
 		const std::size_t bytes = (where.last - where.first) * base_;
@@ -388,7 +390,8 @@ private:
 		for (std::size_t i = where.first; i < where.last; ++i) {
 			const bool is_mapped = (pages[i - where.first].flags & GMEM_PAGE_MAPPED) != 0;
 			if (is_mapped != (model_[i].what != kind::hole)) {
-				differ("base page " + std::to_string(i) + (is_mapped ? " is" : " is not") + " mapped, says gmemResidency");
+				differ(
+					"base page " + std::to_string(i) + (is_mapped ? " is" : " is not") + " mapped, says gmemResidency");
 			}
 		}
 	}

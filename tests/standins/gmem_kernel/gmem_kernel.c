@@ -445,7 +445,9 @@ static vm_fault_t fault(
 static int at_fault(struct kprobe *probe, struct pt_regs *registers) {
 	struct vm_area_struct *vma = (struct vm_area_struct *)regs_get_kernel_argument(registers, 0);
 
-	return is_peer_shared(vma) && is_on_device(vma->vm_mm, regs_get_kernel_argument(registers, 1)) ? go_to(registers, fault) : 0;
+	return is_peer_shared(vma) && is_on_device(vma->vm_mm, regs_get_kernel_argument(registers, 1))
+			   ? go_to(registers, fault)
+			   : 0;
 }
 
 /* ---- /dev/gmem --------------------------------------------------------------------------------------------- */
