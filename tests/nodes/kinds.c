@@ -126,6 +126,7 @@ static void memory_shared_by_a_fork_until_written(void) {
 		close(up[1]);
 		CHECK(wait_for(up));
 		CHECK_EQUAL(pages_on(start, 4 * page, nodes[0]), 4 * page / base);
+		(void)faults_of_writing(start, 0); /* the fork has made the stack copy-on-write here, too */
 		CHECK_EQUAL(prefetch_to(start, 4 * page, nodes[node_count - 1]), 0);
 		CHECK_EQUAL(pages_on(start, 4 * page, nodes[node_count - 1]), 4 * page / base);
 		CHECK_EQUAL(faults_of_writing(start, 4 * page), 0);
