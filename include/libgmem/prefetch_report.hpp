@@ -141,8 +141,14 @@ public:
 	}
 	/// Take over the report of `other`, which becomes one of nothing.
 	prefetch_report(prefetch_report &&other) noexcept : pending_(std::exchange(other.pending_, nullptr)) {}
-	/// Give up this report for the one of `other`.
-	prefetch_report &operator=(prefetch_report other) noexcept {
+	/// Give up this report for another view of that of `other`.
+	prefetch_report &operator=(const prefetch_report &other) noexcept {
+		prefetch_report copy(other);
+		std::swap(pending_, copy.pending_);
+		return *this;
+	}
+	/// Give up this report and take over that of `other`.
+	prefetch_report &operator=(prefetch_report &&other) noexcept {
 		std::swap(pending_, other.pending_);
 		return *this;
 	}

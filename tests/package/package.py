@@ -184,7 +184,7 @@ def messages(args):
     says(f"or newer, and {old} is 1.63.0: install one", None, f"-DLIBGMEM_CARGO={old}", source=args.source)
     tools = scratch / "path"
     tools.mkdir()
-    for tool in ("cc", "c++", "make", "ld", "ar", "ranlib", "strip", "nm", "objcopy", "objdump", "readelf", "as", "uname"):
+    for tool in ("cc", "c++", "make", "ninja", "ld", "ar", "ranlib", "strip", "nm", "objcopy", "objdump", "readelf", "as", "uname"):
         if shutil.which(tool):
             (tools / tool).symlink_to(shutil.which(tool))
     says("or newer and found none: install one", None, "-DLIBGMEM_CARGO=LIBGMEM_CARGO-NOTFOUND", source=args.source,
