@@ -1,6 +1,7 @@
 //! The huge-page policy: what the kernel is advised, and whether there are enough huge pages.
 
 use std::ops::ControlFlow;
+use std::thread;
 
 use super::plan::Segment;
 use super::{has_one_node, walk};
@@ -77,12 +78,25 @@ pub fn collapse_available(segment: Segment) {
     }
 }
 
+/// Attempts to collapse a page that is busy for a moment.
+const COLLAPSE_RETRIES: usize = 100;
+
 /// Turn all pages of a segment into huge pages, or fail. For segments that were populated under [`HugePolicy::Require`].
 pub fn insist(segment: Segment) -> Result<()> {
     let page = mapping::huge_page();
     let pages = segment.huge_candidates();
     for at in (pages.start()..pages.end()).step_by(page.bytes()) {
-        match advice::collapse(PageRange::new(at, at + page.bytes())) {
+        let collapse = || advice::collapse(PageRange::new(at, at + page.bytes()));
+        let mut outcome = collapse();
+        // EAGAIN: the page is locked or isolated for a moment, as other processes reclaim or compact (madvise(2)).
+        for _ in 0..COLLAPSE_RETRIES {
+            if outcome != Err(Errno(libc::EAGAIN)) {
+                break;
+            }
+            thread::yield_now();
+            outcome = collapse();
+        }
+        match outcome {
             // Pages of the hugetlb pool are huge already, and collapsing them fails.
             Err(_) if segment.huge_tlb => {}
             Err(errno) => {
