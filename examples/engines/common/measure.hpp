@@ -3,14 +3,17 @@
 // tools/engines.py reads.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include <libgmem.hpp>
 
@@ -27,7 +30,7 @@ inline double mebibytes(const char *name) {
 	return 0;
 }
 
-/// An order of bytes that tells results apart (FNV-1a).
+/// A number that tells results apart (FNV-1a).
 inline std::uint64_t checksum(const void *data, std::size_t bytes) {
 	std::uint64_t sum = 0xcbf29ce484222325U;
 	for (std::size_t i = 0; i < bytes; ++i) {
@@ -39,30 +42,31 @@ inline std::uint64_t checksum(const void *data, std::size_t bytes) {
 /// The phases of one run.
 class report {
 public:
-	/// Time a phase. Its milliseconds and faults become members of the object: "load_ms", "load_faults".
+	/// Time a phase. Its milliseconds, those of the processor and its faults become members of the object: "load_ms",
+	/// "load_cpu_ms", "load_faults".
 	template <class Work>
-	void phase(const char *name, Work work, int repeat = 1) {
+	void phase(const std::string &name, Work work, int repeat = 1) {
 		faults_.reset();
+		const double cpu = cpu_milliseconds();
 		const auto begun = std::chrono::steady_clock::now();
 		for (int i = 0; i < repeat; ++i) {
 			work();
 		}
 		const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begun;
-		const long long faults = faults_.count();
-		members_ << '"' << name << "_ms\": " << took.count() / repeat << ", \"" << name << "_faults\": " << faults
-				 << ", ";
+		const double cpu_took = cpu_milliseconds() - cpu;
+		member(name + "_faults", static_cast<double>(faults_.count()));
+		member(name + "_ms", took.count() / repeat);
+		member(name + "_cpu_ms", cpu_took / repeat);
 	}
 
-	/// Add the bytes of a result.
+	/// Add the bytes of a result, which are not all zeros.
 	void result(const void *data, std::size_t bytes) {
-		members_ << "\"checksum\": \"" << std::hex << checksum(data, bytes) << std::dec << "\", ";
-		double largest = 0;
-		for (std::size_t i = 0; i < bytes / sizeof(float); ++i) {
-			float value = 0;
-			std::memcpy(&value, static_cast<const char *>(data) + i * sizeof value, sizeof value);
-			largest = value > largest ? value : largest;
+		const auto *const first = static_cast<const unsigned char *>(data);
+		if (std::all_of(first, first + bytes, [](unsigned char byte) { return byte == 0; })) {
+			std::fprintf(stderr, "the result is all zeros\n");
+			std::exit(1);
 		}
-		members_ << "\"largest\": " << largest << ", ";
+		members_ << "\"checksum\": \"" << std::hex << checksum(data, bytes) << std::dec << "\", ";
 	}
 
 	/// Print the object, with the memory at the peak and now.
@@ -72,6 +76,15 @@ public:
 	}
 
 private:
+	/// Of all threads, in the program and in the kernel.
+	static double cpu_milliseconds() {
+		timespec now{};
+		clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+		return static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) / 1e6;
+	}
+
+	void member(const std::string &name, double value) { members_ << '"' << name << "\": " << value << ", "; }
+
 	gmem::fault_scope faults_{gmem::fault_scope::whose::program};
 	std::ostringstream members_;
 };
