@@ -35,7 +35,7 @@ public:
 	using is_always_equal = std::true_type;
 	/// Containers move without copying.
 	using propagate_on_container_move_assignment = std::true_type;
-	/// The same allocator for another type.
+	/// This allocator for another type.
 	template <class U>
 	struct rebind {
 		/// The allocator for U.

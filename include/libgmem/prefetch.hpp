@@ -95,7 +95,7 @@ prefetch_report prefetch(Batch &&what, int hnid, stream_ref order = {}, prefetch
 	return detail::prefetch_or_throw(detail::batch::of<range>(what), hnid, order, std::move(options));
 }
 
-/// Bring many ranges to one node as above: prefetch({a, b, c}, hnid).
+/// Bring a list of ranges to one node: prefetch({a, b, c}, hnid).
 /// @throws error as gmemPrefetchV(); out_of_memory
 inline prefetch_report prefetch(
 	std::initializer_list<range> what, int hnid, stream_ref order = {}, prefetch_options options = {}) {
@@ -114,20 +114,20 @@ prefetch_report prefetch(Batch &&what, stream_ref order = {}) {
 }
 #endif
 
-/// Prefetch as above; a failure is in `ec`, which is cleared on success.
+/// Prefetch a range without exceptions; a failure is in `ec`, which is cleared on success.
 inline prefetch_report prefetch(
 	range what, int hnid, stream_ref order, std::error_code &ec, prefetch_options options = {}) noexcept {
 	return detail::prefetch_or_code(what, hnid, order, ec, std::move(options));
 }
 
-/// Prefetch many ranges as above; a failure is in `ec`, which is cleared on success.
+/// Prefetch many ranges without exceptions; a failure is in `ec`, which is cleared on success.
 template <class Batch, class = detail::if_batch<Batch>>
 prefetch_report prefetch(
 	Batch &&what, int hnid, stream_ref order, std::error_code &ec, prefetch_options options = {}) noexcept {
 	return detail::prefetch_or_code(detail::batch::of<range>(what), hnid, order, ec, std::move(options));
 }
 
-/// Prefetch many ranges as above; a failure is in `ec`, which is cleared on success.
+/// Prefetch many ranges without exceptions; a failure is in `ec`, which is cleared on success.
 inline prefetch_report prefetch(std::initializer_list<range> what, int hnid, stream_ref order, std::error_code &ec,
 	prefetch_options options = {}) noexcept {
 	return detail::prefetch_or_code(detail::batch::of<range>(what), hnid, order, ec, std::move(options));
