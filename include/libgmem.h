@@ -31,6 +31,7 @@
 #define LIBGMEM_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /** Major version of this header; gmemVersion() returns the version of the loaded library. */
 #define LIBGMEM_VERSION_MAJOR 0
@@ -225,7 +226,7 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 };
 
 /** A number that the kernel or the device does not report. */
-#define GMEM_UNKNOWN ((size_t)-1)
+#define GMEM_UNKNOWN SIZE_MAX
 
 /**
  * Results of a prefetch.
@@ -714,7 +715,10 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 	 * pages that a system call populates. Where that counter is forbidden, by getrusage(2), which counts both. */
 	GMEM_FAULTS_THREAD = 0,
 	/** Faults of all threads, including ended ones, by getrusage(2). */
-	GMEM_FAULTS_PROCESS = 1
+	GMEM_FAULTS_PROCESS = 1,
+	/** Faults of all threads, including ones that start later, less the pages that the library populates to prefetch,
+	 * on whichever thread. */
+	GMEM_FAULTS_PROGRAM = 2
 };
 
 /**
@@ -723,9 +727,9 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
  * A thread's scope holds a file descriptor (close-on-exec) until gmemFaultScopeEnd().
  *
  * @param scope the counter to fill
- * @param whose GMEM_FAULTS_THREAD or GMEM_FAULTS_PROCESS
+ * @param whose GMEM_FAULTS_THREAD, GMEM_FAULTS_PROCESS or GMEM_FAULTS_PROGRAM
  * @retval 0       counting
- * @retval -EINVAL scope is NULL; whose is neither of the two
+ * @retval -EINVAL scope is NULL; whose is none of the three
  * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
  * @par Thread safety
  * MT-Safe.
@@ -738,7 +742,7 @@ int gmemFaultScopeBegin(gmemFaultScope_t *scope, int whose) LIBGMEM_NOEXCEPT;
 /**
  * @brief Get the number of minor and major page faults since gmemFaultScopeBegin().
  *
- * Call it on the thread that began the scope.
+ * A thread's scope is read on the thread that began it, any other on any thread.
  *
  * @param scope filled by gmemFaultScopeBegin() and not ended
  * @return the number of faults, >= 0, or a negative errno
@@ -1193,7 +1197,8 @@ LIBGMEM_NODISCARD void *gmem_calloc(size_t count, size_t size) LIBGMEM_NOEXCEPT 
 /**
  * @brief Resize a block.
  *
- * Large blocks move by remapping pages, not by copying, where the kernel allows it.
+ * Large blocks move by remapping pages, not by copying, where the kernel allows it. The result is aligned as that of
+ * gmem_malloc(), whatever the alignment of ptr was; see gmem_aligned_realloc().
  *
  * @param ptr  a block of this heap, or NULL to allocate
  * @param size new size in bytes; 0 frees ptr and returns NULL, as in glibc
@@ -1297,6 +1302,25 @@ LIBGMEM_NODISCARD void *gmem_aligned_alloc(size_t alignment, size_t size) LIBGME
  * @see gmem_aligned_alloc(), memalign(3)
  */
 LIBGMEM_NODISCARD void *gmem_memalign(size_t alignment, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(2);
+
+/**
+ * @brief Resize a block, and keep it aligned.
+ *
+ * gmem_realloc() keeps no alignment but C's. A block of at least 2 MiB starts on a GMEM page after either.
+ *
+ * @param ptr       a block of this heap, or NULL to allocate
+ * @param alignment bytes: a power of two, which may differ from the block's
+ * @param size      new size in bytes; 0 frees ptr and returns NULL
+ * @return the block, which may have moved; NULL with errno set on failure, and ptr is still valid
+ * @retval EINVAL alignment is not a power of two
+ * @retval ENOMEM out of memory, or size exceeds PTRDIFF_MAX
+ * @par Thread safety
+ * MT-Safe.
+ * @par System calls
+ * mremap(2), for large blocks.
+ * @see gmem_realloc(), gmem_aligned_alloc()
+ */
+LIBGMEM_NODISCARD void *gmem_aligned_realloc(void *ptr, size_t alignment, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_SIZE(3);
 
 /**
  * @brief Allocate memory that starts on a base page.

@@ -146,7 +146,7 @@ private:
 		return result;
 	}
 
-	detail::batch ranges_;
+	detail::batch ranges_{};
 	stream_ref order_;
 };
 

@@ -215,7 +215,7 @@ private:
 	}
 
 	gmemResidency_t summary_{};
-	std::vector<gmemPageState_t> states_;
+	std::vector<gmemPageState_t> states_{};
 };
 
 } // namespace gmem

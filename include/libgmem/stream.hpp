@@ -245,7 +245,7 @@ public:
 	~external_stream() = default;
 
 private:
-	std::shared_ptr<void> kept_;
+	std::shared_ptr<void> kept_{};
 };
 
 } // namespace gmem

@@ -147,7 +147,7 @@ private:
 	}
 
 	gmemTopology_t machine_{};
-	std::vector<node> nodes_;
+	std::vector<node> nodes_{};
 };
 
 } // namespace gmem

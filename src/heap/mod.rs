@@ -132,6 +132,25 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
     note(or_once_more(size, attempt))
 }
 
+/// Resize a block so that it keeps an alignment, without copying it to another one; NULL where that is not possible. Then the
+/// block is as it was.
+///
+/// # Safety
+/// `ptr` is a live block, perhaps another allocator's. Nobody uses it afterwards unless the call returns NULL.
+pub unsafe fn realloc_in_place(ptr: *mut c_void, alignment: usize, size: usize) -> *mut c_void {
+    // SAFETY: the caller promises a live block.
+    let old_size = unsafe { usable_size(ptr) };
+    if ptr.addr() & alignment.wrapping_sub(1) == 0 && size <= old_size && size > old_size / 2 {
+        return ptr;
+    }
+    // Blocks from LARGE on start on a GMEM page wherever they move, and their pages move with them.
+    if size >= LARGE && alignment <= large::ALIGNMENT && page_map::is_owned(ptr.addr()) {
+        // SAFETY: the caller promises a live block, and it is this heap's.
+        return unsafe { realloc(ptr, size) };
+    }
+    ptr::null_mut()
+}
+
 /// A block of any size that kernels of the current device may read by address; NULL where the caller has to
 /// use ordinary memory.
 pub fn device_alloc(alignment: usize, size: usize) -> *mut c_void {

@@ -19,6 +19,7 @@ pub mod machine;
 pub mod mapping;
 pub mod memory;
 pub mod numa;
+pub mod own_faults;
 pub mod page_flags;
 pub mod pagemap;
 pub mod probe;

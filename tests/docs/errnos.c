@@ -167,7 +167,7 @@ static int residency_svg_null(void) { return gmemResidencySvg(NULL, NULL, NULL, 
 static int faults_begin_null(void) { return gmemFaultScopeBegin(NULL, GMEM_FAULTS_THREAD); }
 static int faults_begin_whose(void) {
 	gmemFaultScope_t scope;
-	return gmemFaultScopeBegin(&scope, 2);
+	return gmemFaultScopeBegin(&scope, 9);
 }
 static int faults_count_null(void) { return (int)gmemFaultScopeCount(NULL); }
 static int faults_count_closed(void) {
@@ -346,6 +346,8 @@ static int memalign_too_much(void) {
 	return gmem_posix_memalign(&block, 64, too_much);
 }
 static int aligned_odd(void) { return errno_of(gmem_aligned_alloc(3, 1)); }
+static int aligned_realloc_odd(void) { return errno_of(gmem_aligned_realloc(NULL, 3, 1)); }
+static int aligned_realloc_too_much(void) { return errno_of(gmem_aligned_realloc(NULL, 64, too_much)); }
 static int aligned_too_much(void) { return errno_of(gmem_aligned_alloc(64, too_much)); }
 static int memalign_huge(void) { return errno_of(gmem_memalign(too_much + 2, 1)); }
 static int old_memalign_too_much(void) { return errno_of(gmem_memalign(64, too_much)); }
@@ -588,6 +590,8 @@ static const struct row usual[] = {
 	ROW(gmem_posix_memalign, memalign_too_much, ENOMEM),
 	ROW(gmem_aligned_alloc, aligned_odd, EINVAL),
 	ROW(gmem_aligned_alloc, aligned_too_much, ENOMEM),
+	ROW(gmem_aligned_realloc, aligned_realloc_odd, EINVAL),
+	ROW(gmem_aligned_realloc, aligned_realloc_too_much, ENOMEM),
 	ROW(gmem_memalign, memalign_huge, EINVAL),
 	ROW(gmem_memalign, old_memalign_too_much, ENOMEM),
 	ROW(gmem_valloc, valloc_too_much, ENOMEM),

@@ -18,7 +18,7 @@ use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
 use crate::os::vma::Backing;
-use crate::os::{advice, mapping, memory, numa, process};
+use crate::os::{advice, mapping, memory, numa, own_faults, process};
 use crate::page::PageRange;
 use crate::report::Report;
 
@@ -122,7 +122,7 @@ impl Run<'_> {
                 let spawned = process::with_signals_blocked(|| {
                     thread::Builder::new()
                         .name("gmem-prefetch".into())
-                        .spawn_scoped(scope, || self.work(false))
+                        .spawn_scoped(scope, || own_faults::of_this_thread(|| self.work(false)))
                 });
                 if spawned.is_err() {
                     // The threads that have started do the work.
