@@ -65,7 +65,7 @@ public:
 		return memory;
 	}
 
-	/// Allocate as above. A failure gives nullptr and is in `ec`, which is cleared on success.
+	/// Allocate without exceptions. A failure gives nullptr and is in `ec`, which is cleared on success.
 	[[nodiscard]] T *allocate(std::size_t n, std::error_code &ec) noexcept {
 		void *const memory = detail::is_too_long<T>(n) ? nullptr : detail::allocate(n * sizeof(T), alignof(T));
 		ec = detail::to_error_code(memory == nullptr ? -ENOMEM : 0);
