@@ -110,7 +110,7 @@ typedef struct {
 } gmemRange_t;
 
 /**
- * What gmemFreeEagerV() did.
+ * Results of gmemFreeEagerV().
  *
  * Set `size` before the call. Later versions append fields; the library fills as many as `size` has space for. After
  * success, freed + lost is bytes.
@@ -157,7 +157,7 @@ typedef struct {
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemFreeEager(), once for each block.
+ * The system calls of gmemFreeEager(), once for each block.
  * @see gmemFreeEager(), gmemPrefetchV()
  */
 int gmemFreeEagerV(const gmemRange_t *ranges, size_t count, void *stream, gmemFreeReport_t *report) LIBGMEM_NOEXCEPT;
@@ -229,7 +229,7 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 #define GMEM_UNKNOWN SIZE_MAX
 
 /**
- * What a prefetch did.
+ * Results of a prefetch.
  *
  * The numbers cover [addr, addr + size) widened to whole base pages, not the margin up to whole GMEM pages. Set `size`
  * before the call. Later versions append fields; the library fills as many as `size` has space for. A device that does
@@ -314,7 +314,7 @@ typedef struct {
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemPrefetch(), and madvise(2) with MADV_HUGEPAGE, MADV_NOHUGEPAGE and MADV_COLLAPSE.
+ * The system calls of gmemPrefetch(), and madvise(2) with MADV_HUGEPAGE, MADV_NOHUGEPAGE and MADV_COLLAPSE.
  * @see gmemPrefetch(), gmemPrefetchV(), gmemSetHugePolicy(), madvise(2)
  */
 int gmemPrefetchEx(unsigned long addr, size_t size, int hnid, void *stream, const gmemPrefetchOptions_t *options,
@@ -353,7 +353,7 @@ int gmemPrefetchEx(unsigned long addr, size_t size, int hnid, void *stream, cons
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemPrefetchEx(), for each block.
+ * The system calls of gmemPrefetchEx(), for each block.
  * @see gmemPrefetchEx(), gmemFreeEagerV()
  */
 int gmemPrefetchV(const gmemRange_t *ranges, size_t count, int hnid, void *stream, const gmemPrefetchOptions_t *options,
@@ -538,7 +538,7 @@ int gmemNodeDistance(int from, int to) LIBGMEM_NOEXCEPT;
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemTopology().
+ * The system calls of gmemTopology().
  * @see gmemTopology(), snprintf(3)
  */
 int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
@@ -558,7 +558,7 @@ int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemTopology().
+ * The system calls of gmemTopology().
  * @see gmemTopologyText(), snprintf(3)
  */
 int gmemTopologyJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
@@ -608,7 +608,7 @@ typedef struct {
 	size_t hot;      /**< pages with GMEM_PAGE_HOT */
 } gmemResidency_t;
 
-/** What gmemResidency() looks up on request only. */
+/** Page states that gmemResidency() looks up on request only. */
 enum {               /* NOLINT(performance-enum-size): C has no smaller ones */
 	GMEM_ASK_HOT = 1 /**< GMEM_PAGE_HOT: looks up each base page, which takes twenty times as long as everything else */
 };
@@ -714,10 +714,10 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 	/** The calling thread's, by the kernel's software counter (perf_event_open(2)): faults that the thread takes, not
 	 * pages that a system call populates. Where that counter is forbidden, by getrusage(2), which counts both. */
 	GMEM_FAULTS_THREAD = 0,
-	/** Those of all threads, including ended ones, by getrusage(2). */
+	/** Faults of all threads, including ended ones, by getrusage(2). */
 	GMEM_FAULTS_PROCESS = 1,
-	/** Those of all threads, including ones that start later, less the pages that the library populates to prefetch, on
-	 * whichever thread. */
+	/** Faults of all threads, including ones that start later, less the pages that the library populates to prefetch,
+	 * on whichever thread. */
 	GMEM_FAULTS_PROGRAM = 2
 };
 
@@ -1447,7 +1447,7 @@ int gmemHeapStats(gmemHeapStats_t *stats) LIBGMEM_NOEXCEPT;
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemHeapStats().
+ * The system calls of gmemHeapStats().
  * @see gmemHeapStats(), malloc_info(3)
  */
 int gmemHeapStatsJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;

@@ -56,7 +56,7 @@ public:
 	/// @throws error as gmemFaultScopeCount()
 	void reset() { before_ += count(); }
 #endif
-	/// Count as above; a failure gives a negative number and is in `ec`, which is cleared on success.
+	/// Count without exceptions; a failure gives a negative number and is in `ec`, which is cleared on success.
 	[[nodiscard]] long long count(std::error_code &ec) const noexcept {
 		const long long faults = gmemFaultScopeCount(&scope_);
 		ec = detail::to_error_code(faults < 0 ? static_cast<int>(faults) : 0);

@@ -103,7 +103,7 @@ prefetch_report prefetch(Batch &&what, int hnid, stream_ref order = {}, prefetch
 	return detail::prefetch_or_throw(detail::batch::of<range>(what), hnid, order, std::move(options));
 }
 
-/// Bring many ranges to one node as above: prefetch({a, b, c}, hnid).
+/// Bring a list of ranges to one node: prefetch({a, b, c}, hnid).
 /// @throws error as gmemPrefetchV(); out_of_memory
 inline prefetch_report prefetch(
 	std::initializer_list<range> what, int hnid, stream_ref order = {}, prefetch_options options = {}) {
@@ -131,26 +131,26 @@ inline prefetch_report prefetch(
 }
 #endif
 
-/// Prefetch as above; a failure is in `ec`, which is cleared on success.
+/// Prefetch a range without exceptions; a failure is in `ec`, which is cleared on success.
 inline prefetch_report prefetch(
 	range what, int hnid, stream_ref order, std::error_code &ec, prefetch_options options = {}) noexcept {
 	return detail::prefetch_or_code(what, hnid, order, ec, std::move(options));
 }
 
-/// Prefetch `bytes` bytes from `data` on as above; a failure is in `ec`, which is cleared on success.
+/// Prefetch `bytes` bytes from `data` on without exceptions; a failure is in `ec`, which is cleared on success.
 inline prefetch_report prefetch(const void *data, std::size_t bytes, int hnid, stream_ref order, std::error_code &ec,
 	prefetch_options options = {}) noexcept {
 	return detail::prefetch_or_code(range(data, bytes), hnid, order, ec, std::move(options));
 }
 
-/// Prefetch many ranges as above; a failure is in `ec`, which is cleared on success.
+/// Prefetch many ranges without exceptions; a failure is in `ec`, which is cleared on success.
 template <class Batch, class = detail::if_batch<Batch>>
 prefetch_report prefetch(
 	Batch &&what, int hnid, stream_ref order, std::error_code &ec, prefetch_options options = {}) noexcept {
 	return detail::prefetch_or_code(detail::batch::of<range>(what), hnid, order, ec, std::move(options));
 }
 
-/// Prefetch many ranges as above; a failure is in `ec`, which is cleared on success.
+/// Prefetch many ranges without exceptions; a failure is in `ec`, which is cleared on success.
 inline prefetch_report prefetch(std::initializer_list<range> what, int hnid, stream_ref order, std::error_code &ec,
 	prefetch_options options = {}) noexcept {
 	return detail::prefetch_or_code(detail::batch::of<range>(what), hnid, order, ec, std::move(options));

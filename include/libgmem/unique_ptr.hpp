@@ -41,7 +41,7 @@ template <class Array>
 }
 #endif
 
-/// Allocate an array as above. A failure gives nullptr and is in `ec`, which is cleared on success.
+/// Allocate an array without exceptions. A failure gives nullptr and is in `ec`, which is cleared on success.
 template <class Array>
 [[nodiscard]] unique_ptr<Array> make_unique_for_overwrite(
 	std::size_t n, std::error_code &ec, std::size_t alignment = 0) noexcept {

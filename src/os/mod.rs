@@ -11,6 +11,7 @@ pub mod dynamic;
 pub mod env;
 pub mod faults;
 pub mod file;
+pub mod futex;
 pub mod gmem;
 mod kept_file;
 pub mod lazy;

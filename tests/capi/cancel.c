@@ -33,7 +33,7 @@ static atomic_int failed_line;
 static const size_t SIZES[] = {24, 100000, (size_t)5 << 20};
 enum { KINDS = 3 };
 
-/* What the cells work on; made anew before each. */
+/* The arguments of each cell, created again before each. */
 static size_t page, size;
 static char *range;
 static gmemStream_t stream, external;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What must not compile. Each value of CASE is one call; CMakeLists.txt has the words of its message.
+// Calls that must not compile. Each value of CASE is one call; CMakeLists.txt has the words of its message.
 #include <list>
 #include <map>
 #include <string>

@@ -17,7 +17,7 @@ static gmemStream_t stream;
 static gmemStream_t unknown_stream = (gmemStream_t)16;
 static gmemEvent_t unknown_event = (gmemEvent_t)16;
 
-/* What a function that runs on a stream saw. */
+/* The result of a function that ran on a stream. */
 static int seen;
 static int gate;
 
@@ -700,7 +700,7 @@ static void provoke(const struct row *rows, size_t count) {
 		const int expected = is_heap ? row->errno_ : -row->errno_;
 		const int result = row->provoke();
 		check_equal(result, expected, row->function, row->name, 0);
-		/* Those say why, unless "not yet" is all there is to say. */
+		/* Such errors have a message, except -EBUSY, which means "not yet". */
 		CHECK(is_heap || row->errno_ == EBUSY || strlen(gmemLastError()) > 10);
 		if (result == expected) {
 			printf("%s %s\n", row->function, row->name);

@@ -51,7 +51,7 @@ public:
 		place(context);
 	}
 #endif
-	/// Allocate as above. A failure gives no memory and is in `ec`, which is cleared on success.
+	/// Allocate without exceptions. A failure gives no memory and is in `ec`, which is cleared on success.
 	[[nodiscard]] static ggml_memory create(ggml_context *context, int hnid, stream_ref order, std::error_code &ec,
 		prefetch_options how = huge()) noexcept {
 		ggml_memory made;

@@ -29,7 +29,7 @@ inline int launch_ascend(void *native, gmemHostFn fn, void *arg) noexcept {
 }
 
 #if LIBGMEM_HAS_EXCEPTIONS
-/// Wrap a stream as above.
+/// Wrap a stream and throw on failure.
 /// @throws error: ENOMEM
 [[nodiscard]] inline external_stream ascend(aclrtStream stream) {
 	return external_stream(detail::launch_ascend, stream);

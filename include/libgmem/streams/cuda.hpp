@@ -36,7 +36,7 @@ inline int launch_cuda(void *native, gmemHostFn fn, void *arg) noexcept {
 }
 
 #if LIBGMEM_HAS_EXCEPTIONS
-/// Wrap a stream as above.
+/// Wrap a stream and throw on failure.
 /// @throws error: ENOMEM
 [[nodiscard]] inline external_stream cuda(cudaStream_t stream) { return detail::cuda(stream, detail::launch_cuda); }
 #endif

@@ -28,7 +28,7 @@ inline int launch_cuda_driver(void *native, gmemHostFn fn, void *arg) noexcept {
 }
 
 #if LIBGMEM_HAS_EXCEPTIONS
-/// Wrap a stream as above.
+/// Wrap a stream and throw on failure.
 /// @throws error: ENOMEM
 [[nodiscard]] inline external_stream cuda_driver(CUstream stream) {
 	return detail::cuda(stream, detail::launch_cuda_driver);

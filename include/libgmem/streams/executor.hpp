@@ -126,7 +126,7 @@ template <class E>
 }
 
 #if LIBGMEM_HAS_EXCEPTIONS
-/// Wrap an executor as above.
+/// Wrap an executor and throw on failure.
 /// @throws error: ENOMEM
 template <class E>
 [[nodiscard]] external_stream executor(E &&target) {

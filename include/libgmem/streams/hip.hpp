@@ -28,7 +28,7 @@ inline int launch_hip(void *native, gmemHostFn fn, void *arg) noexcept {
 }
 
 #if LIBGMEM_HAS_EXCEPTIONS
-/// Wrap a stream as above.
+/// Wrap a stream and throw on failure.
 /// @throws error: ENOMEM
 [[nodiscard]] inline external_stream hip(hipStream_t stream) { return external_stream(detail::launch_hip, stream); }
 #endif

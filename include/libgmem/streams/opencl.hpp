@@ -145,7 +145,7 @@ inline int launch_at_marker(void *native, gmemHostFn fn, void *arg) noexcept {
 }
 
 #if LIBGMEM_HAS_EXCEPTIONS
-/// Wrap a command queue as above.
+/// Wrap a command queue and throw on failure.
 /// @throws error: EAGAIN if no thread can be started, ENOMEM
 [[nodiscard]] inline external_stream opencl(cl_command_queue queue) {
 	std::error_code ec;

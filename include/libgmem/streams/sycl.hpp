@@ -28,7 +28,7 @@ namespace gmem::streams {
 }
 
 #if LIBGMEM_HAS_EXCEPTIONS
-/// Wrap a queue as above.
+/// Wrap a queue and throw on failure.
 /// @throws std::system_error: EINVAL if it is out of order; error: ENOMEM
 [[nodiscard]] inline external_stream sycl(::sycl::queue queue) {
 	if (!queue.is_in_order()) {
