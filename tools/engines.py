@@ -100,10 +100,23 @@ def from_debian(*packages):
     return fetch
 
 
+def fetch_onnxruntime(folder):
+    """The library is Python's; its headers are Debian's, of an older version, which ONNX Runtime supports."""
+    from_pypi(f"onnxruntime=={ONNXRUNTIME}")(folder)
+    try:
+        debian.Suite("trixie").unpack(folder, "libonnxruntime-dev")
+    except debian.Missing as why:
+        raise Missing(str(why)) from why
+    library = folder / "onnxruntime" / "capi" / f"libonnxruntime.so.{ONNXRUNTIME}"
+    library.with_name("libonnxruntime.so.1").symlink_to(library.name)
+
+
 def debian_libraries(folder):
     libraries = folder / "usr" / "lib" / f"{platform.machine()}-linux-gnu"
     return [libraries, libraries / "blas", libraries / "lapack"]
 
+
+ONNXRUNTIME = "1.31.1"
 
 # Its CMake package wants the libraries of every module.
 OPENCV_MODULES = ("calib3d", "contrib", "core", "dnn", "features2d", "flann", "highgui", "imgcodecs", "imgproc", "ml",
@@ -132,6 +145,11 @@ ENGINES = {
         "pyarrow 26.0.1", from_pypi("pyarrow==26.0.1"), lambda folder: [f"-DPYARROW_FOLDER={folder}/pyarrow"],
         (ENGINE, dataclasses.replace(TUNED_GLIBC, environment={**TUNED_GLIBC.environment, **SYSTEM_POOL}), MMAP,
          dataclasses.replace(PRELOADED, environment=SYSTEM_POOL), ADAPTER), 512, 64, faults=("first", 2)),
+    "onnxruntime": Engine(
+        f"onnxruntime {ONNXRUNTIME}", fetch_onnxruntime,
+        lambda folder: [f"-DONNXRUNTIME_INCLUDE_DIR={folder}/usr/include/onnxruntime",
+                        f"-DONNXRUNTIME_LIBRARY={folder}/onnxruntime/capi/libonnxruntime.so.1"],
+        (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 256, 32),
     "opencv": Engine(
         "libopencv-dev 4.6.0", from_debian(*OPENCV), _opencv_options, (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 512, 64,
         libraries=debian_libraries, faults=("first", 0.1)),
