@@ -17,9 +17,9 @@ pub struct Setting<T> {
     pub name: &'static CStr,
     /// The values that it takes, in words.
     pub form: &'static str,
-    /// What holds if it is not set, in words.
+    /// The behaviour if it is not set, in words.
     pub default: &'static str,
-    /// What it does, in one sentence.
+    /// Its effect, in one sentence.
     pub about: &'static str,
     /// The meaning of a value; `None` for a value that is not of the form.
     pub parse: fn(&[u8]) -> Option<T>,

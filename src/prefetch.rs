@@ -7,7 +7,7 @@ use crate::config::{LogLevel, log};
 use crate::device::{self, Registered, Request, Unwatched, Watch};
 use crate::error::{Error, Result};
 use crate::huge_policy::{self, HugePolicy};
-use crate::os::mapping;
+use crate::os::{mapping, own_faults};
 use crate::page::PageRange;
 use crate::range_set::RangeSet;
 use crate::report::Report;
@@ -72,7 +72,9 @@ impl Prefetch {
             return Ok(());
         }
         self.trace(None);
-        device::by_index(self.device).prefetch(&self.request(options, watch), report)
+        own_faults::not_the_programs(|| {
+            device::by_index(self.device).prefetch(&self.request(options, watch), report)
+        })
     }
 
     /// Register the driver's part with its stream.

@@ -145,7 +145,7 @@ fn query(
             (_, Errno(libc::ENAMETOOLONG)) => {
                 request.vma_name_size = 0;
                 request.vma_name_addr = 0;
-                // SAFETY: as above, now without a name.
+                // SAFETY: the request is as the kernel's header has it, and asks for no name, so no buffer is written.
                 if unsafe { libc::ioctl(maps.0, PROCMAP_QUERY, &raw mut request) } != 0 {
                     return Err(errno());
                 }

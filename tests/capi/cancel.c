@@ -33,7 +33,7 @@ static atomic_int failed_line;
 static const size_t SIZES[] = {24, 100000, (size_t)5 << 20};
 enum { KINDS = 3 };
 
-/* What the cells work on; made anew before each. */
+/* The arguments of each cell, created again before each. */
 static size_t page, size;
 static char *range;
 static gmemStream_t stream, external;
@@ -370,6 +370,14 @@ static void block_in_launch(void) {
 
 enum { MOST_NAMES = 12 };
 
+static void aligned_realloc(void) {
+	void *block = gmem_aligned_realloc(NULL, 64, 100);
+	block = gmem_aligned_realloc(block, 4096, 100000);
+	block = gmem_aligned_realloc(block, 64, (size_t)8 << 20);
+	EXPECT(block != NULL);
+	gmem_free(block);
+}
+
 static const struct cell {
 	void (*call)(void);
 	int blocks;
@@ -413,6 +421,7 @@ static const struct cell {
 	{gmem_malloc_cell, 0, {"gmem_malloc", "gmem_free"}},
 	{gmem_calloc_cell, 0, {"gmem_calloc"}},
 	{gmem_realloc_cell, 0, {"gmem_realloc", "gmem_reallocarray"}},
+	{aligned_realloc, 0, {"gmem_aligned_realloc"}},
 	{gmem_aligned_cell, 0,
 		{"gmem_posix_memalign", "gmem_aligned_alloc", "gmem_memalign", "gmem_valloc", "gmem_pvalloc"}},
 	{gmem_sized_cell, 0, {"gmem_free_sized", "gmem_free_aligned_sized"}},

@@ -1,5 +1,5 @@
-//! Brings segments into memory, piece by piece: on the calling thread, and where that shows that there is much to do on
-//! others beside it.
+//! Brings segments into memory, piece by piece. The calling thread does the first piece; if that takes long, other threads
+//! help.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
 use crate::os::vma::Backing;
-use crate::os::{advice, mapping, memory, numa, process};
+use crate::os::{advice, mapping, memory, numa, own_faults, process};
 use crate::page::PageRange;
 use crate::report::Report;
 
@@ -122,10 +122,10 @@ impl Run<'_> {
                 let spawned = process::with_signals_blocked(|| {
                     thread::Builder::new()
                         .name("gmem-prefetch".into())
-                        .spawn_scoped(scope, || self.work(false))
+                        .spawn_scoped(scope, || own_faults::of_this_thread(|| self.work(false)))
                 });
                 if spawned.is_err() {
-                    // Those there are do it.
+                    // The threads that have started do the work.
                     break;
                 }
             }
@@ -149,7 +149,7 @@ impl Run<'_> {
         self.prefer_node(|| while self.take_piece(is_caller) {});
     }
 
-    /// What the thread populates while `act` runs comes from the node, where there is more than one.
+    /// Run `act`. Pages that the thread populates meanwhile come from the requested node, if there are several.
     fn prefer_node<R>(&self, act: impl FnOnce() -> R) -> R {
         // A kernel built without memory policies has no second node to prefer.
         let preferred = (!self.one_node).then(|| numa::PreferNode::new(self.request.node));
@@ -279,7 +279,7 @@ impl Run<'_> {
         if self.one_node {
             return Ok(());
         }
-        // What is missing after the first time comes as base pages, which are not taken apart again.
+        // Pages missing after the first pass come back as base pages, which no later pass splits.
         for _ in 0..3 {
             match migrate::migrate_misplaced(part.range, self.request.node)? {
                 Moved::Nothing => break,
@@ -323,7 +323,7 @@ impl Run<'_> {
     }
 }
 
-/// What the difference between two tallies says.
+/// Report the difference between two tallies.
 fn count(report: &mut Report, piece: Segment, before: Tally, after: Tally, errno: Option<Errno>) {
     let pages = piece.asked.len() / mapping::base_page().bytes();
     report.already_resident = before.present - before.elsewhere.min(before.present);
@@ -359,7 +359,7 @@ fn max_helpers() -> usize {
 static HELPING: process::PerProcess<AtomicUsize> =
     process::PerProcess::new(|_| AtomicUsize::new(0));
 
-/// Leave to start so many threads.
+/// Permission to start `count` threads.
 struct Helpers {
     count: usize,
 }
