@@ -186,6 +186,20 @@ pub fn log(level: LogLevel, line: impl FnOnce() -> String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled;
+
+    #[test]
+    fn mangled_values() {
+        mangled::texts(&["64M", "123", "1t", "8G", "1"], |value| {
+            // Whatever is accepted has the same value without its leading zeros, in bytes.
+            if let Some(bytes) = bytes(value) {
+                assert_eq!(super::bytes(bytes.to_string().as_bytes()), Some(bytes));
+                assert!(bytes == 0 || value.iter().any(|digit| (b'1'..=b'9').contains(digit)));
+            }
+            assert!(switch(value).is_none() || value.len() == 1);
+            assert!((LOG.parse)(value).is_some() && text(value).is_some());
+        });
+    }
 
     #[test]
     fn forms() {

@@ -41,4 +41,6 @@ pub mod topology;
 
 mod bridge;
 #[cfg(test)]
+mod mangled;
+#[cfg(test)]
 mod settings_table;
