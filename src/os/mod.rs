@@ -18,6 +18,7 @@ pub mod machine;
 pub mod mapping;
 pub mod memory;
 pub mod numa;
+pub mod own_thread;
 pub mod page_flags;
 pub mod pagemap;
 pub mod probe;
@@ -26,6 +27,7 @@ pub mod replaced;
 pub mod smaps;
 mod syscall;
 pub mod thread;
+pub mod userfaultfd;
 pub mod vma;
 
 use crate::error::Errno;
