@@ -172,7 +172,8 @@ int gmemFreeEagerV(const gmemRange_t *ranges, size_t count, void *stream, gmemFr
  *
  * A writable private file mapping gets private copies; map files read-only to share the page cache. The margin added by
  * rounding is populated where it is private anonymous memory of this process, and skipped elsewhere. Missing pages of a
- * userfaultfd(2) range are requested from its monitor, so the monitor itself must not prefetch that range.
+ * userfaultfd(2) range are requested from its monitor, so the monitor itself must not prefetch that range. Memory that a
+ * userfaultfd of this process serves is never part of the margin.
  *
  * @param addr   start of the range: any address
  * @param size   length in bytes: any number with addr + size inside the address space; 0 is a success
@@ -388,6 +389,7 @@ int gmemSetHugePolicy(int policy) LIBGMEM_NOEXCEPT;
  * @retval 0       set
  * @retval -EINVAL addr + size exceeds the address space; policy is none of the four; GMEM_DEVICE names no device
  * @retval -ENODEV the current device cannot be used
+ * @retval -ENOMEM out of memory
  * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
  * @par Thread safety
  * MT-Safe.

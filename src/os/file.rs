@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::ops::ControlFlow;
 
 use super::lazy::Lazy;
-use super::{SysResult, check, syscall};
+use super::{SysResult, check, errno, syscall};
 
 /// A file descriptor that is closed on drop and by exec.
 pub(super) struct Descriptor(pub(super) libc::c_int);
@@ -210,19 +210,37 @@ pub fn read_whole(path: &CStr) -> SysResult<Vec<u8>> {
 /// The names of the entries of a folder; none if it cannot be read. Allocates.
 pub fn list_folder(path: &CStr) -> Vec<String> {
     let mut names = Vec::new();
-    // SAFETY: the path is NUL-terminated; the stream is closed once, below. glibc opens, reads and closes folders without
-    // acting on a cancellation.
+    let _ = any_entry(path, |_, name| {
+        names.push(name.to_string_lossy().into_owned());
+        false
+    });
+    names
+}
+
+/// Whether `is_it` holds for an entry of a folder; it gets the folder and the entry's name. Allocates.
+fn any_entry(path: &CStr, mut is_it: impl FnMut(libc::c_int, &CStr) -> bool) -> SysResult<bool> {
+    let mut found = false;
+    // SAFETY: the path is NUL-terminated; the stream is closed once, below. The kernel's names are NUL-terminated. glibc opens,
+    // reads and closes folders without acting on a cancellation.
     unsafe {
         let folder = libc::opendir(path.as_ptr());
         if folder.is_null() {
-            return names;
+            return Err(errno());
         }
-        while let Some(entry) = libc::readdir64(folder).as_ref() {
-            names.push(CStr::from_ptr(entry.d_name.as_ptr()).to_string_lossy().into_owned());
+        while !found && let Some(entry) = libc::readdir64(folder).as_ref() {
+            found = is_it(libc::dirfd(folder), CStr::from_ptr(entry.d_name.as_ptr()));
         }
         libc::closedir(folder);
     }
-    names
+    Ok(found)
+}
+
+/// Whether a descriptor of this process is a link to `target` in `/proc/self/fd`. Takes a system call for each. Allocates.
+pub fn any_descriptor_is(target: &[u8]) -> SysResult<bool> {
+    any_entry(c"/proc/self/fd", |folder, name| {
+        let mut link = [0; 64];
+        syscall::read_link_at(folder, name, &mut link).is_ok_and(|length| &link[..length] == target)
+    })
 }
 
 /// Deliver the next `piece` of a text, or less where there is no room.

@@ -20,6 +20,7 @@ pub mod mapping;
 pub mod memory;
 pub mod numa;
 pub mod own_faults;
+pub mod own_thread;
 pub mod page_flags;
 pub mod pagemap;
 pub mod probe;
@@ -28,6 +29,7 @@ pub mod replaced;
 pub mod smaps;
 mod syscall;
 pub mod thread;
+pub mod userfaultfd;
 pub mod vma;
 
 use crate::error::Errno;

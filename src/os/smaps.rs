@@ -23,6 +23,8 @@ pub struct Resident {
     pub is_hugetlb: bool,
     /// Whether it is peer-shared memory of a GMEM kernel.
     pub is_peer_shared: bool,
+    /// Whether a userfaultfd serves its page faults.
+    pub is_served: bool,
 }
 
 impl Resident {
@@ -80,6 +82,8 @@ fn read_line(line: &[u8], mapping: &mut Option<Resident>, visit: &mut impl FnMut
             for flag in words {
                 mapping.is_hugetlb |= flag == "ht";
                 mapping.is_peer_shared |= flag == "ps";
+                // Missing pages, write-protected ones, pages that are only missing in the page table.
+                mapping.is_served |= ["um", "uw", "ui"].contains(&flag);
             }
         }
         _ => {
@@ -124,7 +128,7 @@ mod tests {
             "Rss:   12 kB",
             "AnonHugePages:  4 kB",
             "ShmemPmdMapped:  2048 kB",
-            "VmFlags: rd wr ht ps",
+            "VmFlags: rd wr ht ps uw",
             "9000-a000 r--p 0 00:00 0",
         ] {
             read_line(line.as_bytes(), &mut mapping, &mut |one| seen.push(one));
@@ -137,6 +141,7 @@ mod tests {
             huge_shared: 2 << 20,
             is_hugetlb: true,
             is_peer_shared: true,
+            is_served: true,
         };
         assert_eq!(seen, [expected]);
         assert_eq!(mapping.unwrap().start, 0x9000);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lazy::Lazy;
 use super::process;
+use crate::reserve;
 
 /// One value per thread, made on first use and dropped when the thread ends. A destructor that runs later gets a fresh one.
 pub struct PerThread<T: 'static> {
@@ -31,7 +32,7 @@ impl<T: Default> PerThread<T> {
         // SAFETY: the key exists. Its value is NULL or the pointer that this thread stored below.
         let mut value = unsafe { libc::pthread_getspecific(key) }.cast::<T>();
         if value.is_null() {
-            value = Box::into_raw(Box::default());
+            value = Box::into_raw(reserve::lasting(T::default())?);
             // SAFETY: the key exists.
             if unsafe { libc::pthread_setspecific(key, value.cast()) } != 0 {
                 // SAFETY: made above, and not stored.

@@ -9,6 +9,7 @@
 static char *range;
 static size_t page;
 static gmemStream_t stream;
+static gmemPageState_t many_runs[1 << 21];
 
 static void nothing(void *arg) { (void)arg; }
 
@@ -45,6 +46,12 @@ static void seeing_ends_in_enomem_or_works(void) {
 	const int text = gmemResidencyText(&all, states, NULL, 0), picture = gmemResidencySvg(&all, states, NULL, 0);
 	CHECK((text > 0 || text == -ENOMEM) && (picture > 0 || picture == -ENOMEM));
 	CHECK(gmemTopologyJson(NULL, 0) > 0 || nodes == -ENOMEM);
+}
+
+/* As many runs as pages, each of which would fail by itself to get memory: the first failure ends the call. */
+static void text_of_many_runs_ends_soon(void) {
+	gmemResidency_t all = {.size = sizeof all, .pages = 1 << 21, .page_size = (size_t)sysconf(_SC_PAGESIZE)};
+	CHECK_EQUAL(gmemResidencyJson(&all, many_runs, NULL, 0), -ENOMEM);
 }
 
 static void launching_ends_in_enomem(void) {
@@ -128,6 +135,10 @@ int main(void) {
 	in_a_process_without_memory(refused_calls_say_why);
 	in_a_process_without_memory(ranges_still_work);
 	in_a_process_without_memory(seeing_ends_in_enomem_or_works);
+	for (size_t i = 0; i < sizeof many_runs / sizeof *many_runs; i += 2) {
+		many_runs[i].flags = GMEM_PAGE_MAPPED;
+	}
+	in_a_process_without_memory(text_of_many_runs_ends_soon);
 	in_a_process_without_memory(launching_ends_in_enomem);
 	in_a_process_without_memory(recording_ends_in_enomem);
 	in_a_process_without_memory(failures_are_kept);

@@ -403,6 +403,7 @@ static int exhausted_wrap(void) {
 	}
 	return result;
 }
+static int exhausted_policy(void) { return gmemSetRangeHugePolicy(1 << 20, 1 << 20, GMEM_HUGE_OFF); }
 static int exhausted_event(void) {
 	int result = 0;
 	for (int i = 0; i < MANY && result == 0; ++i) {
@@ -632,6 +633,7 @@ static const struct row exhausted[] = {
 	ROW(gmemStreamCreate, threadless_create, EAGAIN),
 	ROW(gmemStreamWrap, exhausted_wrap, ENOMEM),
 	ROW(gmemEventCreate, exhausted_event, ENOMEM),
+	ROW(gmemSetRangeHugePolicy, exhausted_policy, ENOMEM),
 	ROW(gmemStreamLaunch, exhausted_launch, ENOMEM),
 	ROW(gmemEventRecord, exhausted_record, ENOMEM),
 	ROW(gmemStreamWaitEvent, exhausted_wait, ENOMEM),

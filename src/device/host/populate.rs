@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::migrate::{self, Moved};
@@ -18,7 +17,7 @@ use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
 use crate::os::vma::Backing;
-use crate::os::{advice, mapping, memory, numa, own_faults, process};
+use crate::os::{advice, mapping, memory, numa, own_faults, own_thread, process};
 use crate::page::PageRange;
 use crate::report::Report;
 
@@ -117,18 +116,8 @@ impl Run<'_> {
             return self.work(true);
         }
         let helpers = Helpers::claim(self.wanted_threads() - 1);
-        thread::scope(|scope| {
-            for _ in 0..helpers.count {
-                let spawned = process::with_signals_blocked(|| {
-                    thread::Builder::new()
-                        .name("gmem-prefetch".into())
-                        .spawn_scoped(scope, || own_faults::of_this_thread(|| self.work(false)))
-                });
-                if spawned.is_err() {
-                    // The threads that have started do the work.
-                    break;
-                }
-            }
+        let help = || own_faults::of_this_thread(|| self.work(false));
+        own_thread::with_helpers(c"gmem-prefetch", helpers.count, &help, || {
             self.work(true);
         });
     }
