@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The cost of a call on a stream for its caller: on libgmem's own streams with little and much waiting, and on those of
-/// other executors above what the executor itself takes for a function. And what a stream takes of memory.
+/// The cost of a call on a stream for its caller: on libgmem's own streams with little and much waiting, and on those
+/// of other executors above what the executor itself takes for a function. And what a stream takes of memory.
 #include <atomic>
 #include <thread>
 #include <vector>

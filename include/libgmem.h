@@ -172,8 +172,8 @@ int gmemFreeEagerV(const gmemRange_t *ranges, size_t count, void *stream, gmemFr
  *
  * A writable private file mapping gets private copies; map files read-only to share the page cache. The margin added by
  * rounding is populated where it is private anonymous memory of this process, and skipped elsewhere. Missing pages of a
- * userfaultfd(2) range are requested from its monitor, so the monitor itself must not prefetch that range. Memory that a
- * userfaultfd of this process serves is never part of the margin.
+ * userfaultfd(2) range are requested from its monitor, so the monitor itself must not prefetch that range. Memory that
+ * a userfaultfd of this process serves is never part of the margin.
  *
  * @param addr   start of the range: any address
  * @param size   length in bytes: any number with addr + size inside the address space; 0 is a success

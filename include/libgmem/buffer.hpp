@@ -57,8 +57,8 @@ public:
 		}
 	}
 #endif
-	/// A buffer of n aligned elements, without exceptions. A failure gives an empty one and is in `ec`, which is cleared
-	/// on success.
+	/// A buffer of n aligned elements, without exceptions. A failure gives an empty one and is in `ec`, which is
+	/// cleared on success.
 	[[nodiscard]] static buffer create(std::size_t n, std::error_code &ec, std::size_t alignment = 0) noexcept {
 		buffer made;
 		ec = detail::to_error_code(detail::is_too_long<T>(n) ? -ENOMEM : made.allocate(n, alignment));

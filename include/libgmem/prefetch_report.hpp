@@ -148,7 +148,8 @@ private:
 
 } // namespace detail
 
-/// Results of a prefetch. See gmemPrefetchReport_t for each number; GMEM_UNKNOWN is one that the device does not report.
+/// Results of a prefetch. See gmemPrefetchReport_t for each number; GMEM_UNKNOWN is one that the device does not
+/// report.
 ///
 /// With a stream, the report is ready when the work is done; reading a number waits for that. It may be copied and
 /// destroyed at any time, and read by several threads. The report of work that is dropped because the process forks or
