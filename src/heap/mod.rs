@@ -140,7 +140,10 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
 pub unsafe fn realloc_in_place(ptr: *mut c_void, alignment: usize, size: usize) -> *mut c_void {
     // SAFETY: the caller promises a live block.
     let old_size = unsafe { usable_size(ptr) };
-    if ptr.addr() & alignment.wrapping_sub(1) == 0 && size <= old_size && size > old_size / 2 {
+    // A block of slightly less than LARGE has that many bytes as well, anywhere.
+    let alignment_here = if size < LARGE { alignment } else { alignment.max(large::ALIGNMENT) };
+    let is_aligned = ptr.addr().is_multiple_of(alignment_here);
+    if is_aligned && size <= old_size && size > old_size / 2 {
         return ptr;
     }
     // Blocks from LARGE on start on a GMEM page wherever they move, and their pages move with them.
