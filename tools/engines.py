@@ -281,7 +281,7 @@ def main():
     parser.add_argument("names", nargs="*")
     parser.add_argument("--short", action="store_true", help="small models, one round")
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     unknown = set(asked.names) - set(ENGINES)
     if unknown:
         run.fail(f"no engine {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}")
