@@ -77,6 +77,8 @@ class Engine:
     short_mib: int
     # Folders of libraries that the example's own search path does not name.
     libraries: Callable = lambda folder: []
+    # Writes what the example reads, for an engine in a folder and weights of so many MiB.
+    prepare: Callable = lambda folder, mib: None
     # The adapter has at most this share of the engine's faults, in the phase that is named.
     faults: tuple = ("load", 0.1)
 
@@ -109,6 +111,13 @@ def fetch_onnxruntime(folder):
         raise Missing(str(why)) from why
     library = folder / "onnxruntime" / "capi" / f"libonnxruntime.so.{ONNXRUNTIME}"
     library.with_name("libonnxruntime.so.1").symlink_to(library.name)
+
+
+def executorch_program(folder, mib):
+    layers = max(1, mib // 16)
+    file = WORK / "data" / f"network.{layers}.pte"
+    if not file.exists():
+        run.command(sys.executable, EXAMPLES / "executorch" / "make_program.py", folder / "executorch", layers, file)
 
 
 def debian_libraries(folder):
@@ -150,6 +159,10 @@ ENGINES = {
         lambda folder: [f"-DONNXRUNTIME_INCLUDE_DIR={folder}/usr/include/onnxruntime",
                         f"-DONNXRUNTIME_LIBRARY={folder}/onnxruntime/capi/libonnxruntime.so.1"],
         (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 256, 32),
+    "executorch": Engine(
+        "executorch 1.5.1", from_pypi("executorch==1.5.1"),
+        lambda folder: [f"-DCMAKE_PREFIX_PATH={folder}/executorch/share/cmake"],
+        (ENGINE, TUNED_GLIBC, MMAP, PRELOADED, ADAPTER), 256, 32, prepare=executorch_program),
     "opencv": Engine(
         "libopencv-dev 4.6.0", from_debian(*OPENCV), _opencv_options, (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 512, 64,
         libraries=debian_libraries, faults=("first", 0.1)),
@@ -202,14 +215,12 @@ def built(name, prefix, folder):
 
 def run_once(program, way, libraries, prefix, mib):
     """One run; returns what it measured."""
-    data = WORK / "data"
-    data.mkdir(exist_ok=True)
     environment = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "GLIBC_TUNABLES")}
     environment |= way.environment
     environment["LD_LIBRARY_PATH"] = os.pathsep.join(map(str, libraries))
     if way.preloaded:
         environment["LD_PRELOAD"] = str(next(prefix.glob("lib*/**/libgmem.so")))
-    done = subprocess.run([program, "--memory", way.memory, "--mib", str(mib), "--folder", data], env=environment, text=True,
+    done = subprocess.run([program, "--memory", way.memory, "--mib", str(mib), "--folder", WORK / "data"], env=environment, text=True,
                           capture_output=True, check=False, timeout=600)
     if done.returncode != 0:
         raise Wrong(f"{program.name}, {way.name}: exit status {done.returncode}\n{done.stderr.strip()}")
@@ -223,11 +234,14 @@ def measure(name, build_folder, rounds, short):
     with locked(name):
         folder = fetched(name)
         program = built(name, prefix, folder)
+        mib = engine.short_mib if short else engine.mib
+        (WORK / "data").mkdir(exist_ok=True)
+        engine.prepare(folder, mib)
     runs = {way.name: [] for way in engine.ways}
     run.step(f"{name}: {rounds} rounds of {len(engine.ways)} ways")
     for _ in range(rounds):
         for way in engine.ways:
-            runs[way.name].append(run_once(program, way, engine.libraries(folder), prefix, engine.short_mib if short else engine.mib))
+            runs[way.name].append(run_once(program, way, engine.libraries(folder), prefix, mib))
     check(name, runs)
     return {way: {number: statistics.median(each[number] for each in done) for number in done[0] if number != "checksum"}
             for way, done in runs.items()}
@@ -267,7 +281,7 @@ def main():
     parser.add_argument("names", nargs="*")
     parser.add_argument("--short", action="store_true", help="small models, one round")
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     unknown = set(asked.names) - set(ENGINES)
     if unknown:
         run.fail(f"no engine {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}")
