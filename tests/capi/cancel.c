@@ -123,6 +123,37 @@ static void free_eager_from_cxx(void) {
 	EXPECT(cxx_free_eager(address(), size, 0) == 0);
 	EXPECT(range[0] == 0);
 }
+static void models(void) {
+	enum { MODES = 3 };
+	for (int mode = 0; mode < MODES; ++mode) {
+		gmemModelOptions_t options = {sizeof options, mode, 0};
+		gmemModelInfo_t info = {.size = sizeof info};
+		gmemModel_t model = NULL;
+		gmemRange_t part = {0, 0};
+		EXPECT(gmemModelOpen("/proc/self/exe", &options, &model) == 0);
+		EXPECT(gmemModelGetInfo(model, &info) == 0 && gmemModelRange(model, 0, info.bytes, &part) == 0);
+		EXPECT(gmemPrefetch(part.addr, part.size, gmemGetNumaId(), NULL) == 0);
+		EXPECT(memcmp(info.data,
+				   "\x7f"
+				   "ELF",
+				   4) == 0);
+		EXPECT(gmemFreeEager(part.addr, part.size, NULL) == 0);
+		EXPECT(gmemModelClose(model) == 0);
+	}
+}
+static void pipelines(void) {
+	gmemPipelineOptions_t options = {.size = sizeof options, .budget = 64 * page, .hnid = gmemGetNumaId()};
+	gmemPipelineReport_t report = {.size = sizeof report};
+	gmemPipeline_t pipeline = NULL;
+	gmemModel_t model = NULL;
+	gmemRange_t part = {0, 0};
+	options.order = GMEM_PIPELINE_ANY;
+	EXPECT(gmemModelOpen("/proc/self/exe", NULL, &model) == 0 && gmemModelRange(model, 0, 4096, &part) == 0);
+	EXPECT(gmemPipelineCreate(&part, 1, &options, &pipeline) == 0);
+	EXPECT(gmemPipelineSoon(pipeline, 0) == 0 && gmemPipelineWant(pipeline, 0) == 0);
+	EXPECT(gmemPipelineDone(pipeline, 0) == 0 && gmemPipelineGetReport(pipeline, &report) == 0);
+	EXPECT(report.wants == 1 && gmemPipelineDestroy(pipeline) == 0 && gmemModelClose(model) == 0);
+}
 static void open_library(void) {
 	void *program = dlopen(NULL, RTLD_LAZY | RTLD_DEEPBIND);
 	EXPECT(program != NULL && dlclose(program) == 0);
@@ -382,6 +413,10 @@ static const struct cell {
 	{free_eager, 0, {"gmemFreeEager"}},
 	{batches, 0, {"gmemFreeEagerV", "gmemPrefetchV"}},
 	{free_eager_from_cxx, 0, {"_ZN4gmem6detail10free_eagerEmmm"}},
+	{models, 0, {"gmemModelOpen", "gmemModelGetInfo", "gmemModelRange", "gmemModelClose"}},
+	{pipelines, 0,
+		{"gmemPipelineCreate", "gmemPipelineWant", "gmemPipelineSoon", "gmemPipelineDone", "gmemPipelineGetReport",
+			"gmemPipelineDestroy"}},
 	{numa_id, 0, {"gmemGetNumaId"}},
 	{page_size, 0, {"gmemGetPageSize"}},
 	{policies, 0, {"gmemSetHugePolicy", "gmemSetRangeHugePolicy", "gmemGetHugePolicy"}},

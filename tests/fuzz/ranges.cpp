@@ -36,6 +36,8 @@ struct page_model {
 	bool locked = false;
 	/// At the start of the page; 0 for a page of zeros.
 	std::uint64_t number = 0;
+	/// A private page of a file mapping: it may hold other bytes than the file.
+	bool copied = false;
 };
 
 constexpr std::size_t gmem_pages = 10;
@@ -189,7 +191,7 @@ private:
 		}
 		note("map %s %zu..%zu", kind_names[static_cast<std::size_t>(what)], where.first, where.last);
 		for (std::size_t i = where.first; i < where.last; ++i) {
-			model_[i] = {what, protection, false, is_file(what) ? number_at(i) : 0};
+			model_[i] = {what, protection, false, is_file(what) ? number_at(i) : 0, false};
 		}
 	}
 
@@ -261,6 +263,7 @@ private:
 			// Writing to the file changes other mappings of it, which the model does not follow.
 			if ((model_[i].protection & PROT_WRITE) != 0 && model_[i].what != kind::file_shared) {
 				model_[i].number = random_() | 1;
+				model_[i].copied = model_[i].what == kind::file_private;
 				std::memcpy(at(i), &model_[i].number, sizeof model_[i].number);
 				std::memcpy(at(i) + base_ - sizeof model_[i].number, &model_[i].number, sizeof model_[i].number);
 			}
@@ -316,7 +319,8 @@ private:
 		long expected = 0;
 		for (std::size_t i = first; i < last; ++i) {
 			const page_model &page = model_[i];
-			if (is_file(page.what)) {
+			// What may be written, or was, would be lost; a clean page comes back from the file.
+			if (is_file(page.what) && ((page.protection & PROT_WRITE) != 0 || page.copied)) {
 				expected = -EINVAL;
 				break;
 			}
@@ -336,7 +340,9 @@ private:
 			expected);
 		if (expected == 0 || expected == -ENOMEM) {
 			for (std::size_t i = first; i < last; ++i) {
-				model_[i].number = 0;
+				if (!is_file(model_[i].what)) {
+					model_[i].number = 0;
+				}
 			}
 		}
 	}
@@ -358,6 +364,10 @@ private:
 		}),
 			expected);
 		if (expected == 0) {
+			// A writable private mapping gets copies of the file's pages.
+			for (std::size_t i = first; i < last; ++i) {
+				model_[i].copied |= model_[i].what == kind::file_private && (model_[i].protection & PROT_WRITE) != 0;
+			}
 			check_no_faults({first, last});
 		}
 	}
