@@ -12,7 +12,9 @@
 #include <libgmem/fault_scope.hpp>
 #include <libgmem/free_eager.hpp>
 #include <libgmem/heap.hpp>
+#include <libgmem/model_file.hpp>
 #include <libgmem/prefetch.hpp>
+#include <libgmem/prefetch_pipeline.hpp>
 #include <libgmem/prefetch_report.hpp>
 #include <libgmem/range.hpp>
 #include <libgmem/residency.hpp>

@@ -68,13 +68,18 @@ pub(super) struct Identity {
 
 /// The file that is open under a number.
 pub(super) fn identity(descriptor: libc::c_int) -> Option<Identity> {
+    let status = status(descriptor)?;
+    Some(Identity { device: status.st_dev, inode: status.st_ino })
+}
+
+/// `fstat(2)`.
+pub(super) fn status(descriptor: libc::c_int) -> Option<libc::stat> {
     let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: on success the whole structure is written.
-    let status = unsafe {
+    unsafe {
         check(libc::fstat(descriptor, status.as_mut_ptr())).ok()?;
-        status.assume_init()
-    };
-    Some(Identity { device: status.st_dev, inode: status.st_ino })
+        Some(status.assume_init())
+    }
 }
 
 impl Drop for Descriptor {

@@ -1,6 +1,5 @@
 //! Mappings: `mmap(2)`, `munmap(2)`, and the size of the machine's pages.
 
-#[cfg(test)]
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::slice;
@@ -106,6 +105,18 @@ impl Mapping {
     pub fn range(&self) -> PageRange {
         self.0.range()
     }
+
+    /// The contents.
+    pub const fn bytes(&mut self) -> &mut [u8] {
+        self.0.bytes()
+    }
+
+    /// The memory, which is no longer unmapped on drop.
+    pub fn into_region(self) -> Region {
+        let whole = ManuallyDrop::new(self);
+        // SAFETY: the mapping is not dropped, so the new value is the only owner of its memory.
+        unsafe { Region::new(whole.0.start, whole.0.length) }
+    }
 }
 
 impl Drop for Mapping {
@@ -143,11 +154,6 @@ impl Mapping {
         };
         drop(part(hole.start(), hole.end()));
         [part(whole.start(), hole.start()), part(hole.end(), whole.end())]
-    }
-
-    /// The contents.
-    pub fn bytes(&mut self) -> &mut [u8] {
-        self.0.bytes()
     }
 }
 

@@ -7,10 +7,13 @@
 
 pub mod advice;
 pub mod cgroup;
+pub mod direct_io;
 pub mod dynamic;
 pub mod env;
 pub mod faults;
 pub mod file;
+pub mod file_window;
+pub mod fork_lock;
 pub mod futex;
 pub mod gmem;
 mod kept_file;

@@ -33,6 +33,8 @@ pub struct Vma {
     pub read: bool,
     /// Writable.
     pub write: bool,
+    /// `MAP_SHARED`: its pages are those of the file, or of the shared memory.
+    pub shared: bool,
     /// The kind of memory.
     pub backing: Backing,
     /// Pages of the hugetlb pool.
@@ -157,6 +159,7 @@ fn query(
             range: PageRange::new(request.vma_start as usize, request.vma_end as usize),
             read: request.vma_flags & READABLE != 0,
             write: request.vma_flags & WRITABLE != 0,
+            shared,
             backing,
             huge_tlb: request.vma_page_size > mapping::base_page().bytes() as u64,
             page_bytes: request.vma_page_size as usize,
@@ -227,6 +230,7 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
         range: PageRange::new(address(start)?, address(end)?),
         read: permissions.first() == Some(&b'r'),
         write: permissions.get(1) == Some(&b'w'),
+        shared,
         backing,
         // A memfd of the pool has an arbitrary name, so it is not recognized.
         huge_tlb: backing != Backing::File && name.starts_with("/anon_hugepage"),
@@ -295,7 +299,8 @@ mod tests {
             parse_line(b"7f0000000000-7f0000200000 rw-s 00000000 08:01 42   /memfd:a b (deleted)")
                 .unwrap();
         assert_eq!(vma.range, PageRange::new(0x7f00_0000_0000, 0x7f00_0020_0000));
-        assert_eq!((vma.read, vma.write, vma.backing), (true, true, Backing::File));
+        assert_eq!((vma.read, vma.write, vma.shared), (true, true, true));
+        assert_eq!(vma.backing, Backing::File);
         assert_eq!(parse_line(b""), None);
     }
 

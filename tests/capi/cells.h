@@ -156,6 +156,41 @@ static void free_eager_from_cxx(void) {
 	WORKS(cxx_free_eager(address(), size, 0));
 	EXPECT(range[0] == 0);
 }
+static void models(void) {
+	enum { MODES = 3 };
+	for (int mode = 0; mode < MODES; ++mode) {
+		const gmemModelOptions_t options = {sizeof options, mode, 0};
+		gmemModelInfo_t info = {.size = sizeof info};
+		gmemModel_t model = NULL;
+		gmemRange_t part = {0, 0};
+		WORKS(gmemModelOpen("/proc/self/exe", &options, &model));
+		WORKS(gmemModelGetInfo(model, &info));
+		WORKS(gmemModelRange(model, 0, info.bytes, &part));
+		WORKS(gmemPrefetch(part.addr, part.size, gmemGetNumaId(), NULL));
+		/* Each ELF file begins with these bytes. */
+		EXPECT(memcmp(info.data, "\177ELF", 4) == 0);
+		WORKS(gmemFreeEager(part.addr, part.size, NULL));
+		WORKS(gmemModelClose(model));
+	}
+}
+static void pipelines(void) {
+	const gmemPipelineOptions_t options = {
+		.size = sizeof options, .budget = 64 * page, .hnid = gmemGetNumaId(), .order = GMEM_PIPELINE_ANY};
+	gmemPipelineReport_t report = {.size = sizeof report};
+	gmemPipeline_t pipeline = NULL;
+	gmemModel_t model = NULL;
+	gmemRange_t part = {0, 0};
+	WORKS(gmemModelOpen("/proc/self/exe", NULL, &model));
+	WORKS(gmemModelRange(model, 0, 4096, &part));
+	WORKS(gmemPipelineCreate(&part, 1, &options, &pipeline));
+	WORKS(gmemPipelineSoon(pipeline, 0));
+	WORKS(gmemPipelineWant(pipeline, 0));
+	WORKS(gmemPipelineDone(pipeline, 0));
+	WORKS(gmemPipelineGetReport(pipeline, &report));
+	EXPECT(report.wants == 1);
+	WORKS(gmemPipelineDestroy(pipeline));
+	WORKS(gmemModelClose(model));
+}
 static void open_library(void) {
 	void *program = dlopen(NULL, RTLD_LAZY | RTLD_DEEPBIND);
 	EXPECT(program != NULL && dlclose(program) == 0);
@@ -438,6 +473,10 @@ static const struct cell {
 	{free_eager, 0, {"gmemFreeEager"}},
 	{batches, 0, {"gmemFreeEagerV", "gmemPrefetchV"}},
 	{free_eager_from_cxx, 0, {"_ZN4gmem6detail10free_eagerEmmm"}},
+	{models, 0, {"gmemModelOpen", "gmemModelGetInfo", "gmemModelRange", "gmemModelClose"}},
+	{pipelines, 0,
+		{"gmemPipelineCreate", "gmemPipelineWant", "gmemPipelineSoon", "gmemPipelineDone", "gmemPipelineGetReport",
+			"gmemPipelineDestroy"}},
 	{numa_id, 0, {"gmemGetNumaId"}},
 	{page_size, 0, {"gmemGetPageSize"}},
 	{policies, 0, {"gmemSetHugePolicy", "gmemSetRangeHugePolicy", "gmemGetHugePolicy"}},

@@ -156,6 +156,42 @@ void inspection() {
 	CHECK(ok() && faults.count(ec) >= 0);
 }
 
+void models() {
+	auto file = gmem::model_file::open("/proc/self/exe", ec, {gmem::model_mode::private_pages});
+	CHECK(ok() && !file.empty() && file.mode() == gmem::model_mode::private_pages);
+	gmem::prefetch(file.range(), node(), nullptr, ec);
+	CHECK(ok() && file.loaded_bytes() >= file.size() && file.read_bytes() == file.size());
+	CHECK(file.data()[1] == std::byte{'E'});
+	gmem::free_eager(file.range(), nullptr, ec);
+	CHECK(ok() && file.loaded_bytes() == 0 && file.data()[1] == std::byte{'E'});
+	CHECK(file.range(0, file.size() + 1, ec).size_bytes() == 0 && failed(std::errc::invalid_argument));
+	CHECK(gmem::model_file::open("/", ec).get() == nullptr && failed(std::errc::is_a_directory));
+
+	gmem::model_files all;
+	const std::size_t size = file.size();
+	all.add(std::move(file), ec);
+	CHECK(ok());
+	all.add(gmem::model_file::open("/proc/self/exe", ec), ec);
+	CHECK(ok() && all.count() == 2 && all.size() == 2 * size);
+	const auto parts = all.range(size - 1, 2, ec);
+	CHECK(ok() && parts.size() == 2 && parts[0].size_bytes() == 1 && parts[1].data() == all[1].data());
+	gmem::prefetch(parts, node(), nullptr, ec);
+	CHECK(ok());
+	gmem::free_eager(parts, nullptr, ec);
+	CHECK(ok());
+	CHECK(all.range(size, size + 1, ec).empty() && failed(std::errc::invalid_argument));
+
+	auto pipeline = gmem::prefetch_pipeline::create(parts, {64 * gmem::page_size()}, ec);
+	CHECK(ok());
+	pipeline.want(0, ec);
+	CHECK(ok());
+	pipeline.done(0, ec);
+	CHECK(ok() && pipeline.report().wants == 1);
+	pipeline.soon(9, ec);
+	CHECK(failed(std::errc::invalid_argument));
+	CHECK(gmem::prefetch_pipeline::create(parts, {1}, ec).get() == nullptr && failed(std::errc::invalid_argument));
+}
+
 } // namespace
 
 int main() {
@@ -164,5 +200,6 @@ int main() {
 	verbs();
 	streams();
 	inspection();
+	models();
 	return checks_result("no_exceptions");
 }

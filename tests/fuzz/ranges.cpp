@@ -56,6 +56,8 @@ struct page_model {
 	bool may_be_zero = false;
 	/// At the start of the page; 0 for a page of zeros.
 	std::uint64_t number = 0;
+	/// A private page of a file mapping: it may hold other bytes than the file.
+	bool copied = false;
 
 	[[nodiscard]] bool readable() const { return (protection & PROT_READ) != 0 && !guarded && !forbidden; }
 	[[nodiscard]] bool writable() const { return (protection & PROT_WRITE) != 0 && readable(); }
@@ -371,6 +373,7 @@ private:
 			if (model_[i].writable() && model_[i].what != kind::file_shared) {
 				model_[i].may_be_zero = false;
 				model_[i].number = random_() | 1;
+				model_[i].copied = model_[i].what == kind::file_private;
 				std::memcpy(at(i), &model_[i].number, sizeof model_[i].number);
 				std::memcpy(at(i) + base_ - sizeof model_[i].number, &model_[i].number, sizeof model_[i].number);
 			}
@@ -430,7 +433,8 @@ private:
 		long expected = 0;
 		for (std::size_t i = first; i < last; ++i) {
 			const page_model &page = model_[i];
-			if (is_file(page.what)) {
+			// What may be written, or was, would be lost; a clean page comes back from the file.
+			if (is_file(page.what) && ((page.protection & PROT_WRITE) != 0 || page.copied)) {
 				expected = -EINVAL;
 				break;
 			}
@@ -442,8 +446,8 @@ private:
 			if (page.what == kind::hole && expected == 0) {
 				expected = -ENOMEM;
 			}
-			// The kernel keeps what is sealed and cannot be written.
-			if (page.sealed && !page.writable()) {
+			// The kernel keeps anonymous memory that is sealed and cannot be written.
+			if (page.sealed && !page.writable() && !is_file(page.what)) {
 				expected = -EPERM;
 			}
 		}
@@ -454,12 +458,14 @@ private:
 			expected);
 		if (expected == 0 || expected == -ENOMEM) {
 			for (std::size_t i = first; i < last; ++i) {
-				model_[i].number = 0;
+				if (!is_file(model_[i].what)) {
+					model_[i].number = 0;
+				}
 				model_[i].may_be_zero = false;
 			}
 		} else if (expected == -EPERM) {
 			for (std::size_t i = first; i < last; ++i) {
-				model_[i].may_be_zero = model_[i].number != 0;
+				model_[i].may_be_zero = !is_file(model_[i].what) && model_[i].number != 0;
 			}
 		}
 	}
@@ -492,6 +498,10 @@ private:
 			differ("the report says " + std::to_string(report.result));
 		}
 		if (expected == 0) {
+			// A writable private mapping gets copies of the file's pages.
+			for (std::size_t i = first; i < last; ++i) {
+				model_[i].copied |= model_[i].what == kind::file_private && (model_[i].protection & PROT_WRITE) != 0;
+			}
 			check_no_faults({first, last});
 			if (report.failed != 0 || report.already_resident + report.populated + report.migrated != last - first) {
 				differ("the report counts " + std::to_string(report.already_resident) + " + " +

@@ -11,13 +11,12 @@ use super::plan::Segment;
 use super::tally::Tally;
 use super::touch::populate_and_touch;
 use super::{has_one_node, hot, huge};
-use crate::config::{self, Setting};
 use crate::device::Request;
 use crate::error::{Errno, Error, Result};
+use crate::helpers;
 use crate::huge_policy::HugePolicy;
-use crate::os::lazy::Lazy;
 use crate::os::vma::Backing;
-use crate::os::{advice, mapping, memory, numa, own_faults, own_thread, process};
+use crate::os::{advice, mapping, memory, numa, process};
 use crate::page::PageRange;
 use crate::report::Report;
 
@@ -36,9 +35,6 @@ fn piece_bytes(request: &Request<'_>) -> usize {
 
 /// A piece that takes longer than this had to be populated; then the next ones are worth a thread of their own.
 const WORTH_A_THREAD: Duration = Duration::from_micros(300);
-
-/// Threads that work on one range at most: a few of them use up what the memory can take.
-const MAX_THREADS: usize = 16;
 
 /// Populate, move to the node and count.
 pub fn run(segments: &[Segment], request: &Request<'_>, report: &mut Report) -> Result<()> {
@@ -115,16 +111,12 @@ impl Run<'_> {
         if !self.prefer_node(|| self.take_piece(true)) || begun.elapsed() < WORTH_A_THREAD {
             return self.work(true);
         }
-        let helpers = Helpers::claim(self.wanted_threads() - 1);
-        let help = || own_faults::of_this_thread(|| self.work(false));
-        own_thread::with_helpers(c"gmem-prefetch", helpers.count, &help, || {
-            self.work(true);
-        });
+        helpers::work_with(self.wanted_threads() - 1, |is_caller| self.work(is_caller));
     }
 
     fn wanted_threads(&self) -> usize {
         let asked = match self.request.max_threads {
-            0 => MAX_THREADS,
+            0 => helpers::MAX_THREADS,
             most => most,
         };
         let pieces_left = self.pieces.len() - 1;
@@ -328,50 +320,6 @@ fn count(report: &mut Report, piece: Segment, before: Tally, after: Tally, errno
     }
 }
 
-// ---- threads ----------------------------------------------------------------------------------
-
-/// `GMEM_PREFETCH_THREADS`.
-pub static THREADS: Setting<usize> = Setting {
-    name: c"GMEM_PREFETCH_THREADS",
-    form: "a number of threads",
-    default: "16",
-    about: "The number of threads that all prefetches of the process together may start; the calling threads do not count.",
-    parse: config::number,
-};
-
-fn max_helpers() -> usize {
-    static READ: Lazy<usize> = Lazy::new(|| THREADS.get().unwrap_or(MAX_THREADS));
-    *READ.get()
-}
-
-/// The number of threads of the process that help with prefetches now.
-static HELPING: process::PerProcess<AtomicUsize> =
-    process::PerProcess::new(|_| AtomicUsize::new(0));
-
-/// Permission to start `count` threads.
-struct Helpers {
-    count: usize,
-}
-
-impl Helpers {
-    /// As many of `wanted` as the process's budget has left.
-    fn claim(wanted: usize) -> Self {
-        let budget = max_helpers();
-        let mut count = 0;
-        let _ = HELPING.get().fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| {
-            count = wanted.min(budget.saturating_sub(busy));
-            Some(busy + count)
-        });
-        Self { count }
-    }
-}
-
-impl Drop for Helpers {
-    fn drop(&mut self) {
-        HELPING.get().fetch_sub(self.count, Ordering::Relaxed);
-    }
-}
-
 // ---- stalls -----------------------------------------------------------------------------------
 
 /// Notices when huge pages cost more than they give: the kernel then moves other pages out of the way for each
@@ -411,15 +359,6 @@ impl Stalls {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_budget_of_threads_is_kept() {
-        let most = max_helpers();
-        let some = Helpers::claim(1);
-        let rest = Helpers::claim(usize::MAX);
-        assert!(some.count + rest.count <= most);
-        drop((some, rest));
-    }
 
     #[test]
     fn quick_pieces_are_no_stall() {
