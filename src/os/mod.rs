@@ -18,6 +18,7 @@ pub mod machine;
 pub mod mapping;
 pub mod memory;
 pub mod numa;
+pub mod numa_maps;
 pub mod own_thread;
 pub mod page_flags;
 pub mod pagemap;
