@@ -194,6 +194,8 @@ int gmemFreeEagerV(const gmemRange_t *ranges, size_t count, void *stream, gmemFr
  * @retval -EACCES      part of the range is mapped PROT_NONE, or the cpuset excludes the node (nothing is moved);
  *                      /dev/gmem may not be opened
  * @retval -EBUSY       pages are pinned, or shared between processes, and could not move
+ * @retval -EPERM       a sandbox refuses move_pages(2), or memory policies, and pages cannot be put on the node without
+ *                      (nothing is moved)
  * @retval -EFAULT      part of a file mapping or a model lies beyond the end of its file; no hugetlb page is free; an
  * accelerator of the GMEM kernel failed or is full
  * @retval -EOPNOTSUPP  the kernel is older than Linux 5.14; a CUDA stream is being captured; the GMEM kernel's driver
@@ -739,7 +741,9 @@ enum {                            /* NOLINT(performance-enum-size): C has no sma
 	GMEM_HAS_COLLAPSE = 4,        /**< MADV_COLLAPSE (6.1) */
 	GMEM_HAS_PAGEMAP_SCAN = 8,    /**< the ioctl PAGEMAP_SCAN (6.7) */
 	GMEM_HAS_PROCMAP_QUERY = 16,  /**< the ioctl PROCMAP_QUERY (6.11) */
-	GMEM_HAS_FAULT_COUNTER = 32   /**< the software counter of page faults, see GMEM_FAULTS_THREAD */
+	GMEM_HAS_FAULT_COUNTER = 32,  /**< the software counter of page faults, see GMEM_FAULTS_THREAD */
+	GMEM_HAS_MEMORY_POLICY = 64,  /**< set_mempolicy(2) and get_mempolicy(2), which containers refuse by default */
+	GMEM_HAS_MOVE_PAGES = 128     /**< move_pages(2), which containers refuse by default */
 };
 
 /**

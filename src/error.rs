@@ -116,6 +116,13 @@ pub enum Error {
     NotMoved { left: usize, pages: usize, from: usize, to: usize, hnid: i32 },
 
     #[error(
+        "pages of {from:#x}..{to:#x} cannot be put on node {hnid}, because this sandbox refuses {call}(2): {errno}; nothing was \
+         moved. Allow it in the seccomp profile (docker run --cap-add SYS_NICE allows the memory policies, \
+         --security-opt seccomp=FILE a profile with move_pages), or prefetch new memory to a node with processors"
+    )]
+    PlacementRefused { from: usize, to: usize, hnid: i32, call: &'static str, errno: Errno },
+
+    #[error(
         "hnid = {hnid} is a node that this process may have no memory on: its cpuset has {allowed} \
          (cpuset.mems of its control group); nothing was moved"
     )]
@@ -270,7 +277,8 @@ pub enum Error {
     GivenUp,
 
     #[error(
-        "no thread could be started to serve streams: {errno}; raise ulimit -u, ulimit -v, vm.max_map_count or the pids cgroup limit, whichever is reached"
+        "no thread could be started to serve streams: {errno}; raise ulimit -u, ulimit -v, vm.max_map_count or the pids cgroup limit, whichever is reached, or allow clone3(2) in \
+         the sandbox"
     )]
     NoThread { errno: Errno },
 
@@ -392,6 +400,7 @@ impl Error {
             Error::StreamNotReady { .. } => libc::EOPNOTSUPP,
             Error::NoHugePages { .. } => libc::EOPNOTSUPP,
             Error::NodeForbidden { .. } => libc::EACCES,
+            Error::PlacementRefused { .. } => libc::EPERM,
             Error::Cancelled { .. } => libc::ECANCELED,
             Error::TimedOut { .. } => libc::ETIMEDOUT,
             Error::Unsupported { errno, .. } | Error::NotAModelFile { errno, .. } => *errno,

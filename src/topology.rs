@@ -233,8 +233,29 @@ impl Topology {
             if names.is_empty() { "-".to_owned() } else { names.join(" ") }
         };
         let _ = writeln!(text, "it has: {}; it lacks: {}", listed(true), listed(false));
+        if let Some(remedy) = self.sandbox_remedy() {
+            let _ = writeln!(
+                text,
+                "a sandbox refuses system calls that place pages on nodes; {remedy}"
+            );
+        }
         let _ = writeln!(text, "device: {}, {}", self.device.unwrap_or("none"), self.device_reason);
         text
+    }
+
+    /// How a container is allowed what places pages on nodes; `None` if nothing is refused.
+    fn sandbox_remedy(&self) -> Option<&'static str> {
+        let has = |feature| self.features.contains(&feature);
+        match (has(Feature::MemoryPolicy), has(Feature::MovePages)) {
+            (true, true) => None,
+            (false, true) => {
+                Some("docker run --cap-add SYS_NICE allows get_mempolicy and set_mempolicy")
+            }
+            (_, false) => Some(
+                "docker run --security-opt seccomp=FILE with a profile that allows move_pages (and \
+                 get_mempolicy, set_mempolicy, as --cap-add SYS_NICE does)",
+            ),
+        }
     }
 
     /// One JSON object, with `null` for what the kernel lacks.
@@ -353,7 +374,7 @@ mod tests {
                 ("migrating \"H2D\"".into(), 3),
                 ("migrating D2H".into(), 0),
             ]),
-            features: vec![Feature::Collapse],
+            features: vec![Feature::Collapse, Feature::MemoryPolicy, Feature::MovePages],
             device: Some("host"),
             device_reason: "chosen: the kernel has no \"GMEM\"".into(),
         }
@@ -372,7 +393,9 @@ mod tests {
         assert!(lines[3].ends_with("huge pages: madvise, made by -, in shared memory -"));
         assert!(lines[4].contains("numa_balancing 2, demotion -, lru_gen on, swap 3 MiB (1 free)"));
         assert_eq!(lines[5], "GMEM kernel: migrating \"H2D\" 3, migrating D2H 0");
-        assert!(lines[6].starts_with("it has: MADV_COLLAPSE; it lacks: MADV_POPULATE"));
+        assert!(lines[6].starts_with(
+            "it has: MADV_COLLAPSE set_mempolicy move_pages; it lacks: MADV_POPULATE"
+        ));
         assert_eq!(lines[7], "device: host, chosen: the kernel has no \"GMEM\"");
     }
 

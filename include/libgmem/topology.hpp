@@ -29,7 +29,9 @@ public:
 		collapse = GMEM_HAS_COLLAPSE,               ///< required huge pages
 		pagemap_scan = GMEM_HAS_PAGEMAP_SCAN,       ///< exact residency maps
 		procmap_query = GMEM_HAS_PROCMAP_QUERY,     ///< fast look-up of mappings
-		fault_counter = GMEM_HAS_FAULT_COUNTER      ///< exact fault counts
+		fault_counter = GMEM_HAS_FAULT_COUNTER,     ///< exact fault counts
+		memory_policy = GMEM_HAS_MEMORY_POLICY,     ///< pages are placed by policy
+		move_pages = GMEM_HAS_MOVE_PAGES            ///< pages move between nodes
 	};
 
 	/// A memory node; the fields are those of gmemNode_t.

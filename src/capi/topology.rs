@@ -133,6 +133,8 @@ const fn feature_bit(feature: Feature) -> u32 {
         Feature::PagemapScan => 8,
         Feature::ProcmapQuery => 16,
         Feature::FaultCounter => 32,
+        Feature::MemoryPolicy => 64,
+        Feature::MovePages => 128,
     }
 }
 

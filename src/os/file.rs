@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use super::lazy::Lazy;
 use super::{SysResult, check, errno, syscall};
+use crate::error::Errno;
 
 /// A file descriptor that is closed on drop and by exec.
 pub(super) struct Descriptor(pub(super) libc::c_int);
@@ -207,7 +208,8 @@ pub fn read_whole(path: &CStr) -> SysResult<Vec<u8>> {
     loop {
         match file.read(&mut piece)? {
             0 => return Ok(content),
-            got => content.extend_from_slice(&piece[..got]),
+            got if content.try_reserve(got).is_ok() => content.extend_from_slice(&piece[..got]),
+            _ => return Err(Errno(libc::ENOMEM)),
         }
     }
 }

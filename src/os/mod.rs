@@ -22,6 +22,7 @@ pub mod machine;
 pub mod mapping;
 pub mod memory;
 pub mod numa;
+pub mod numa_maps;
 pub mod own_faults;
 pub mod own_thread;
 pub mod page_flags;

@@ -1,6 +1,7 @@
 //! Memory nodes: which exist, on which the caller runs, where pages are, and moving pages.
 
 use std::ffi::{c_int, c_ulong, c_void};
+use std::ops::RangeInclusive;
 
 use super::{SysResult, errno, file};
 use crate::error::Errno;
@@ -54,9 +55,9 @@ impl NodeSet {
     /// Parse the kernel's list format: `0-2,5`.
     fn parse(text: &str) -> Option<Self> {
         let mut set = Self::EMPTY;
-        for part in text.trim().split(',').filter(|part| !part.is_empty()) {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            for node in first.parse().ok()?..=last.parse::<usize>().ok()?.min(MAX_NODES - 1) {
+        for range in list_of_numbers(text) {
+            let range = range?;
+            for node in *range.start()..=(*range.end()).min(MAX_NODES - 1) {
                 set.insert(node);
             }
         }
@@ -142,10 +143,17 @@ pub fn cpus(node: usize) -> Option<usize> {
 
 /// The number of ids in the kernel's list format.
 fn count(list: &str) -> Option<usize> {
-    list.trim().split(',').filter(|part| !part.is_empty()).try_fold(0_usize, |sum, part| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+    list_of_numbers(list).try_fold(0_usize, |sum, range| {
+        let (first, last) = range?.into_inner();
         sum.checked_add(last.checked_sub(first)?)?.checked_add(1)
+    })
+}
+
+/// The ranges in the kernel's list format, `0-2,5`; `None` for one that cannot be read.
+fn list_of_numbers(text: &str) -> impl Iterator<Item = Option<RangeInclusive<usize>>> {
+    text.trim().split(',').filter(|part| !part.is_empty()).map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
     })
 }
 
@@ -174,7 +182,7 @@ pub fn tiers() -> Vec<(usize, NodeSet)> {
     names.into_iter().filter_map(tier).collect()
 }
 
-/// The nodes on which the cpuset(7) of this process allows memory. `None` on a kernel without NUMA.
+/// The nodes on which the cpuset(7) of this process allows memory. `None` if the kernel does not tell.
 pub fn allowed_nodes() -> Option<NodeSet> {
     const MPOL_F_MEMS_ALLOWED: usize = 1 << 2;
     let mut nodes = NodeSet::EMPTY;
@@ -190,32 +198,89 @@ pub fn allowed_nodes() -> Option<NodeSet> {
             MPOL_F_MEMS_ALLOWED,
         )
     };
-    (result == 0).then_some(nodes)
+    if result == 0 { Some(nodes) } else { allowed_nodes_in_text() }
+}
+
+/// The same where the system call is refused.
+fn allowed_nodes_in_text() -> Option<NodeSet> {
+    let mut buffer = [0; 8192];
+    let text = file::read_start(c"/proc/self/status", &mut buffer).ok()?;
+    let text = std::str::from_utf8(text).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Mems_allowed_list:"))?;
+    NodeSet::parse(line)
 }
 
 /// While this lives, pages that the calling thread touches first come from one node if possible. A mapping that has a policy
-/// keeps it. Drop restores the policy of the thread.
+/// keeps it. Drop restores the thread.
 ///
-/// Because the policy is the thread's, no mapping is split, and none has a policy afterwards.
-pub struct PreferNode {
-    mode: c_int,
-    nodes: NodeSet,
+/// The thread has a memory policy, so no mapping is split, and none has a policy afterwards. Where a sandbox refuses policies, the
+/// thread runs on the processors of the node, whose memory the kernel takes first.
+pub struct PreferNode(Before);
+
+/// The state of the thread before.
+enum Before {
+    Policy(c_int, NodeSet),
+    Processors(ProcessorSet),
 }
 
 impl PreferNode {
-    /// Prefer `node` from now on.
+    /// Prefer `node` from now on. Fails where policies are refused if the node has no processor for this process.
     pub fn new(node: usize) -> SysResult<Self> {
-        let (mode, nodes) = policy()?;
-        set_policy(libc::MPOL_PREFERRED, &NodeSet::only(node))?;
-        Ok(Self { mode, nodes })
+        let preferred = policy().and_then(|(mode, nodes)| {
+            set_policy(libc::MPOL_PREFERRED, &NodeSet::only(node))?;
+            Ok(Before::Policy(mode, nodes))
+        });
+        preferred.or_else(|_| run_on(node).map(Before::Processors)).map(Self)
     }
 }
 
 impl Drop for PreferNode {
     fn drop(&mut self) {
-        // The policy was valid a moment ago; if the cpuset has shrunk since, the kernel adapts it.
-        let _ = set_policy(self.mode, &self.nodes);
+        // Both were valid a moment ago; if the cpuset has shrunk since, the kernel adapts them.
+        let _ = match &self.0 {
+            Before::Policy(mode, nodes) => set_policy(*mode, nodes),
+            Before::Processors(processors) => set_processors(processors),
+        };
     }
+}
+
+/// Whether a thread may have a memory policy; otherwise the errno and the system call that a sandbox refuses.
+pub fn has_policies() -> Result<(), (Errno, &'static str)> {
+    let (mode, nodes) = policy().map_err(|errno| (errno, "get_mempolicy"))?;
+    set_policy(mode, &nodes).map_err(|errno| (errno, "set_mempolicy"))
+}
+
+/// A set of processors, in the layout of the kernel's system calls.
+type ProcessorSet = [u64; 128];
+
+/// Have the calling thread run on the processors of a node. Returns those on which it was allowed to run.
+fn run_on(node: usize) -> SysResult<ProcessorSet> {
+    let mut before = [0_u64; 128];
+    // SAFETY: the mask is writable for its size. 0 is the calling thread.
+    let known = unsafe {
+        let (size, mask) = (size_of_val(&before), before.as_mut_ptr());
+        libc::syscall(libc::SYS_sched_getaffinity, 0, size, mask)
+    };
+    if known < 0 {
+        return Err(errno());
+    }
+    let mut processors = [0_u64; 128];
+    let list = node_file(node, "cpulist").ok_or(Errno(libc::ENODEV))?;
+    for processor in list_of_numbers(&list).into_iter().flatten().flatten() {
+        if let Some(word) = processors.get_mut(processor / 64) {
+            *word |= 1 << (processor % 64);
+        }
+    }
+    // The kernel refuses an empty set, as that of a node without processors.
+    set_processors(&processors)?;
+    Ok(before)
+}
+
+fn set_processors(processors: &ProcessorSet) -> SysResult<()> {
+    let (size, mask) = (size_of_val(processors), processors.as_ptr());
+    // SAFETY: the mask is readable for its size. 0 is the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size, mask) };
+    if result == 0 { Ok(()) } else { Err(errno()) }
 }
 
 /// The memory policy of the calling thread.
@@ -251,10 +316,18 @@ pub enum Placement {
     Unknown(Errno),
 }
 
-/// Call `visit` with the location of each of the pages at `addresses` (`move_pages(2)` without a destination).
+/// Call `visit` with the location of each of the pages at `addresses` (`move_pages(2)` without a destination, or where a sandbox
+/// refuses that, `get_mempolicy(2)` for each page that is in memory).
 pub fn placement(addresses: &[usize], mut visit: impl FnMut(usize, Placement)) -> SysResult<()> {
     in_batches(addresses, |pages, status| {
-        move_pages(pages, None, status)?;
+        match move_pages(pages, None, status) {
+            Err(errno) if is_refusal(errno) => {
+                for (page, status) in pages.iter().zip(status.iter_mut()) {
+                    *status = node_of(*page)?;
+                }
+            }
+            outcome => outcome?,
+        }
         for (page, status) in pages.iter().zip(status) {
             let at = usize::try_from(*status)
                 .map_or(Placement::Unknown(Errno(-*status)), Placement::Node);
@@ -262,6 +335,35 @@ pub fn placement(addresses: &[usize], mut visit: impl FnMut(usize, Placement)) -
         }
         Ok(())
     })
+}
+
+/// Whether an errno is the answer of a sandbox.
+pub const fn is_refusal(errno: Errno) -> bool {
+    matches!(errno.0, libc::EPERM | libc::ENOSYS | libc::EACCES)
+}
+
+/// The node of a page that is in memory.
+fn node_of(page: *mut c_void) -> SysResult<c_int> {
+    const MPOL_F_NODE_OF_ADDRESS: usize = 1 << 0 | 1 << 1;
+    let mut node = 0;
+    let no_mask = std::ptr::null_mut::<c_ulong>();
+    // SAFETY: the node is writable, and no mask is asked for.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_get_mempolicy,
+            &raw mut node,
+            no_mask,
+            0_usize,
+            page,
+            MPOL_F_NODE_OF_ADDRESS,
+        )
+    };
+    if result == 0 { Ok(node) } else { Err(errno()) }
+}
+
+/// Whether this process may move pages; otherwise the errno.
+pub fn can_move() -> SysResult<()> {
+    move_pages(&[], None, &mut [])
 }
 
 /// Move the pages at `addresses` to `node`. For a huge page one address suffices.

@@ -1,7 +1,7 @@
 //! The features that this kernel offers this process. They are tried, not derived from a version number, because distributions
 //! port features back and sandboxes take them away.
 
-use super::{advice, faults, pagemap, vma};
+use super::{advice, faults, numa, pagemap, vma};
 
 /// A feature that not every kernel has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,17 +18,23 @@ pub enum Feature {
     ProcmapQuery,
     /// The software counter of page faults (`perf_event_open(2)`).
     FaultCounter,
+    /// `set_mempolicy(2)` and `get_mempolicy(2)`.
+    MemoryPolicy,
+    /// `move_pages(2)`.
+    MovePages,
 }
 
 impl Feature {
     /// All features, oldest first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Populate,
         Self::DropLocked,
         Self::Collapse,
         Self::PagemapScan,
         Self::ProcmapQuery,
         Self::FaultCounter,
+        Self::MemoryPolicy,
+        Self::MovePages,
     ];
 
     /// The kernel's name of the feature.
@@ -40,6 +46,8 @@ impl Feature {
             Self::PagemapScan => "PAGEMAP_SCAN",
             Self::ProcmapQuery => "PROCMAP_QUERY",
             Self::FaultCounter => "PERF_COUNT_SW_PAGE_FAULTS",
+            Self::MemoryPolicy => "set_mempolicy",
+            Self::MovePages => "move_pages",
         }
     }
 
@@ -52,6 +60,8 @@ impl Feature {
             Self::PagemapScan => pagemap::knows_huge(),
             Self::ProcmapQuery => vma::can_query(),
             Self::FaultCounter => faults::can_count(),
+            Self::MemoryPolicy => numa::has_policies().is_ok(),
+            Self::MovePages => numa::can_move().is_ok(),
         }
     }
 }

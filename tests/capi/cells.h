@@ -24,19 +24,15 @@ static atomic_int failed_line;
 		}                                                                                                              \
 	} while (0)
 
-/* Whether a call may fail with this errno in the state of the process. A call of the heap fails with ENOMEM. */
-static int (*may_fail_with)(int error);
-/* The call that was refused with a documented error, after which its cell ended. */
-static const char *refused_call;
-static int refused_with;
+/* Whether a call, which begins with the name of the function, may fail with this errno in the state of the process. A call
+ * of the heap is "malloc" and fails with ENOMEM. NULL where none may. */
+static int (*may_fail)(const char *call, int error);
 
 static int is_refusal(long result, const char *call) {
-	if (result >= 0 || may_fail_with == NULL || !may_fail_with((int)-result)) {
+	if (result >= 0 || may_fail == NULL || !may_fail(call, (int)-result)) {
 		return 0;
 	}
 	EXPECT(gmemLastError()[0] != '\0');
-	refused_call = call;
-	refused_with = (int)-result;
 	return 1;
 }
 
@@ -150,10 +146,10 @@ static void batches(void) {
 	WORKS(gmemFreeEagerV(halves, 2, stream, &freed));
 	WORKS(gmemStreamSynchronize(stream));
 }
-int cxx_free_eager(size_t addr, size_t bytes, size_t on) __asm__("_ZN4gmem6detail10free_eagerEmmm");
+int gmemFreeEager_cxx(size_t addr, size_t bytes, size_t on) __asm__("_ZN4gmem6detail10free_eagerEmmm");
 static void free_eager_from_cxx(void) {
 	memset(range, 'x', page);
-	WORKS(cxx_free_eager(address(), size, 0));
+	WORKS(gmemFreeEager_cxx(address(), size, 0));
 	EXPECT(range[0] == 0);
 }
 static void models(void) {
@@ -273,13 +269,13 @@ static void dropped(void) {
 	EXPECT(gmemStreamSynchronize(external) == -ECANCELED);
 	EXPECT(done == 0);
 }
-int cxx_stream_launch(size_t on, void **task) __asm__(
+int gmemStreamLaunch_cxx(size_t on, void **task) __asm__(
 	"_ZN4gmem6detail13stream_launchEmSt10unique_ptrINS0_4taskESt14default_deleteIS2_EE");
 /* A std::unique_ptr is passed by its address. An empty one is registered and fails in its turn. */
 static void launch_from_cxx(void) {
 	WITH_STREAM();
 	void *none = NULL;
-	WORKS(cxx_stream_launch((uintptr_t)stream, &none));
+	WORKS(gmemStreamLaunch_cxx((uintptr_t)stream, &none));
 	EXPECT(gmemStreamSynchronize(stream) == -EINVAL);
 }
 static void events(void) {
@@ -306,7 +302,7 @@ static void heap_statistics(void) {
 
 /* Write to a block, and keep the compiler from leaving it out. */
 static void *used(void *block) {
-	EXPECT(block != NULL || (may_fail_with != NULL && may_fail_with(ENOMEM)));
+	EXPECT(block != NULL || (may_fail != NULL && may_fail("malloc", ENOMEM)));
 	if (block != NULL) {
 		*(volatile char *)block = 1;
 	}
@@ -439,6 +435,7 @@ static void block_in_launch(void) {
 	WITH_STREAM();
 	static atomic_int done;
 	const int most = 1 << 17;
+	atomic_store(&done, 0);
 	for (int i = 0; i < most; ++i) {
 		WORKS(gmemStreamLaunch(stream, add_one, &done));
 	}

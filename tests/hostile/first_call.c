@@ -41,20 +41,29 @@ static int no_threads(void) {
 	return refuse_calls(calls, 2, EAGAIN);
 }
 
-static int means_no_memory(int error) { return error == ENOMEM || error == EAGAIN; }
-static int means_no_descriptors(int error) { return error == EMFILE; }
-static int means_no_threads(int error) { return error == EAGAIN; }
+static int no_memory_is_left(const char *call, int error) {
+	(void)call;
+	return error == ENOMEM || error == EAGAIN;
+}
+static int no_descriptor_is_left(const char *call, int error) {
+	(void)call;
+	return error == EMFILE;
+}
+static int no_thread_is_left(const char *call, int error) {
+	(void)call;
+	return error == EAGAIN;
+}
 
 static const struct state {
 	const char *name;
 	int (*enter)(void);
-	int (*may_fail_with)(int error);
+	int (*may_fail)(const char *call, int error);
 	int lacks_memory;
 } STATES[] = {
-	{"no memory", no_memory, means_no_memory, 1},
-	{"no mappings", no_mappings, means_no_memory, 1},
-	{"no descriptors", no_descriptors, means_no_descriptors, 0},
-	{"no threads", no_threads, means_no_threads, 0},
+	{"no memory", no_memory, no_memory_is_left, 1},
+	{"no mappings", no_mappings, no_memory_is_left, 1},
+	{"no descriptors", no_descriptors, no_descriptor_is_left, 0},
+	{"no threads", no_threads, no_thread_is_left, 0},
 };
 
 /* ---- cells in states ------------------------------------------------------------------------------- */
@@ -70,7 +79,7 @@ static int in_child(const void *argument) {
 	if (!call->state->enter()) {
 		return SKIPPED;
 	}
-	may_fail_with = call->state->may_fail_with;
+	may_fail = call->state->may_fail;
 	call->cell->call();
 	if (!(call->cell->kind & BLOCKS)) {
 		/* Once more, with everything in place that the first use has made. */

@@ -66,13 +66,14 @@ pub fn migrate_misplaced(range: PageRange, node: usize) -> Result<Moved> {
             return Ok(if has_huge { Moved::PerhapsApart } else { Moved::AsTheyWere });
         }
     }
-    Err(Error::NotMoved {
-        left: left.iter().map(|page| page.base_pages).sum(),
-        pages: range.len() / mapping::base_page().bytes(),
-        from: range.start(),
-        to: range.end(),
-        hnid: hnid(node),
-    })
+    Err(not_moved(left.iter().map(|page| page.base_pages).sum(), range, node))
+}
+
+/// The error for `left` base pages of a range that are not on the node.
+pub fn not_moved(left: usize, range: PageRange, node: usize) -> Error {
+    let (from, to) = (range.start(), range.end());
+    let pages = range.outward(mapping::base_page()).len() / mapping::base_page().bytes();
+    Error::NotMoved { left, pages, from, to, hnid: hnid(node) }
 }
 
 /// The misplaced pages of a resident range, once no page is in transit: while the kernel moves a page, for compaction, it

@@ -3,6 +3,7 @@
 //! - [`plan`]: divides a range into segments that are populated alike, or refuses it
 //! - [`free_memory`]: whether there is enough memory
 //! - [`huge`]: the huge-page policy, and whether there are enough huge pages
+//! - [`placing`]: whether pages can be put on the node, in a sandbox that refuses system calls
 //! - [`populate`]: the work, piece by piece, on several threads where that pays; [`touch`]: one piece
 //! - [`migrate`]: moves pages that are on another node
 //! - [`hot`]: marks pages that are already resident as used
@@ -14,6 +15,7 @@ mod free_memory;
 mod hot;
 mod huge;
 mod migrate;
+mod placing;
 mod plan;
 mod populate;
 mod tally;
@@ -21,6 +23,8 @@ mod touch;
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
+
+use placing::Placing;
 
 use super::{Device, Request};
 use crate::config::SettingRow;
@@ -81,8 +85,13 @@ impl Device for Host {
             migrate::is_allowed(request.node)?;
         }
         free_memory::check(&segments, request, one_node)?;
+        let placing = match one_node {
+            true => Placing::Unknown,
+            false => placing::check(&segments, request)?,
+        };
         huge::prepare(&segments, request)?;
-        populate::run(&segments, request, report)
+        populate::run(&segments, request, placing.moves(), report)?;
+        placing.confirm(request)
     }
 
     fn advise_huge(&self, range: PageRange, policy: HugePolicy) -> Result<()> {

@@ -36,8 +36,13 @@ fn piece_bytes(request: &Request<'_>) -> usize {
 /// A piece that takes longer than this had to be populated; then the next ones are worth a thread of their own.
 const WORTH_A_THREAD: Duration = Duration::from_micros(300);
 
-/// Populate, move to the node and count.
-pub fn run(segments: &[Segment], request: &Request<'_>, report: &mut Report) -> Result<()> {
+/// Populate, move to the node where that is possible and needed (`moves`), and count.
+pub fn run(
+    segments: &[Segment],
+    request: &Request<'_>,
+    moves: bool,
+    report: &mut Report,
+) -> Result<()> {
     let begun = Instant::now();
     for segment in segments {
         // The reading goes on while the pieces before are mapped.
@@ -56,6 +61,7 @@ pub fn run(segments: &[Segment], request: &Request<'_>, report: &mut Report) -> 
         request,
         pieces: &pieces,
         one_node: has_one_node(request.node),
+        moves,
         total: request.asked.outward(mapping::base_page()).len(),
         next: AtomicUsize::new(0),
         done: AtomicUsize::new(0),
@@ -83,6 +89,8 @@ struct Run<'a> {
     request: &'a Request<'a>,
     pieces: &'a [Segment],
     one_node: bool,
+    /// Whether pages that are on another node are moved.
+    moves: bool,
     /// Bytes asked for, and those done.
     total: usize,
     done: AtomicUsize,
@@ -257,7 +265,7 @@ impl Run<'_> {
     /// Populate on the node, and move there what is elsewhere; `moved` is set where there was any.
     fn populate_on_node(&self, part: Segment, moved: &Cell<bool>) -> Result<()> {
         self.populate(part)?;
-        if self.one_node {
+        if !self.moves {
             return Ok(());
         }
         // Pages missing after the first pass come back as base pages, which no later pass splits.
