@@ -1,9 +1,14 @@
 //! When idle memory goes back to the kernel.
 //!
-//! jemalloc keeps what is freed, and would give it back along a curve of its own. Here it never does so by itself
-//! (`dirty_decay_ms:-1`): once a second [`pass`] takes everything idle from it. The program's threads do that while they
-//! allocate and free. Once the heap has had large blocks, a thread of its own does it, so that a program at rest gives memory
-//! back as well.
+//! What is freed is idle in two places: jemalloc has it at hand for the next allocation and would give it up along a curve of
+//! its own, but is told not to (`dirty_decay_ms`); and heap pages that jemalloc has given up are kept
+//! ([`super::heap_page`]). Once a second [`pass`] moves memory on: it takes all that jemalloc has idle, and has kept pages
+//! dropped that the heap will hardly need again. What it may need is what it needed during the last half minute
+//! (`GMEM_HEAP_KEEP`): the most that was in use then stays resident. So a program that works in bursts finds its memory where
+//! it left it, and one that rests gives it up. All kept pages go if memory is short ([`is_short`]).
+//!
+//! The program's threads do this while they allocate and free. Once the heap has had large blocks a thread of its own does it,
+//! also while the program rests.
 //!
 //! Only one thread at a time purges jemalloc's arenas ([`purge_arenas`]). jemalloc returns immediately from a purge while
 //! another one is under way, and memory on its way back then counts as neither idle nor free: an allocation at the hard
@@ -12,8 +17,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::control;
-use crate::os::{errno, futex, process, set_errno, thread};
+use super::page_map::{self, TOTALS};
+use super::turn::Turn;
+use super::{control, limits};
+use crate::os::{cgroup, errno, futex, memory, process, set_errno, thread};
 
 /// Time between two passes.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -29,6 +36,48 @@ static LAST_PASS: AtomicU64 = AtomicU64::new(0);
 
 /// The number of forks before the process that started the thread, plus 1.
 static STARTED: AtomicU64 = AtomicU64::new(0);
+
+/// The most that was [`occupied`] since the last pass, in bytes.
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// Parts of the time for which memory is kept. The oldest part is forgotten as a whole.
+const PARTS: usize = 8;
+
+/// The most that was [`occupied`] in each part of that time, in bytes. Written by the thread that makes the pass.
+static PEAKS: [AtomicUsize; PARTS] = [const { AtomicUsize::new(0) }; PARTS];
+
+/// The most of all parts.
+static PEAK_OF_LATE: AtomicUsize = AtomicUsize::new(0);
+
+/// Seconds for which memory is kept.
+static KEEP: AtomicUsize = AtomicUsize::new(0);
+
+/// Set the seconds for which memory is kept.
+pub fn set_keep(seconds: usize) {
+    KEEP.store(seconds, Ordering::Relaxed);
+}
+
+/// Note that more memory has come into use. A heap that uses other pages than those that it kept does not grow for that.
+pub fn note_use() {
+    let occupied = occupied();
+    if occupied > PEAK.load(Ordering::Relaxed) {
+        PEAK.fetch_max(occupied, Ordering::Relaxed);
+    }
+    if TOTALS.kept.load(Ordering::Relaxed) > 0 {
+        let needed = PEAK_OF_LATE.load(Ordering::Relaxed).max(PEAK.load(Ordering::Relaxed));
+        drop_beyond(needed + needed / 16);
+    }
+}
+
+fn drop_beyond(bytes: usize) {
+    page_map::drop_kept(TOTALS.charged.load(Ordering::Relaxed).saturating_sub(bytes));
+}
+
+/// What may be resident of heap pages that are in use. Those of which only a part is in use count in full where they are huge.
+fn occupied() -> usize {
+    let charged = TOTALS.charged.load(Ordering::Relaxed);
+    charged.saturating_sub(TOTALS.kept.load(Ordering::Relaxed))
+}
 
 /// Note that the program has freed a block to jemalloc, and do what is due.
 #[inline]
@@ -78,7 +127,7 @@ extern "C" fn work() {
     loop {
         // Nothing is idle. A program at rest is not disturbed by a thread that wakes up for nothing.
         futex::wait(&ACTIVE, 0);
-        while ACTIVE.swap(0, Ordering::Relaxed) != 0 {
+        while ACTIVE.swap(0, Ordering::Relaxed) != 0 || TOTALS.kept.load(Ordering::Relaxed) > 0 {
             process::sleep(INTERVAL);
             pass();
         }
@@ -96,117 +145,89 @@ fn pass_if_due() {
     }
 }
 
-/// Give back what is idle.
+/// Take what jemalloc has idle, and drop what is not worth keeping.
 fn pass() {
     let before = errno();
+    note_peak();
     purge_arenas();
+    if TOTALS.kept.load(Ordering::Relaxed) > 0 {
+        let charged = TOTALS.charged.load(Ordering::Relaxed);
+        drop_beyond(if is_short(charged) { 0 } else { PEAK_OF_LATE.load(Ordering::Relaxed) });
+    }
     set_errno(before);
+}
+
+/// Bring [`PEAK_OF_LATE`] up to date; called once in each pass.
+fn note_peak() {
+    static PASSES: AtomicUsize = AtomicUsize::new(0);
+    let occupied = occupied();
+    let latest = PEAK.swap(occupied, Ordering::Relaxed).max(occupied);
+    let keep = KEEP.load(Ordering::Relaxed);
+    if keep == 0 {
+        return;
+    }
+    let passes = PASSES.fetch_add(1, Ordering::Relaxed);
+    let length = keep.div_ceil(PARTS);
+    let part = &PEAKS[passes / length % PARTS];
+    if passes.is_multiple_of(length) {
+        part.store(latest, Ordering::Relaxed);
+    } else {
+        part.fetch_max(latest, Ordering::Relaxed);
+    }
+    let most = PEAKS.iter().map(|peak| peak.load(Ordering::Relaxed)).max();
+    PEAK_OF_LATE.store(most.unwrap_or(latest), Ordering::Relaxed);
+}
+
+/// Whether others need the memory that the heap keeps: the heap is above its soft limit, a control group is near its limit, or
+/// tasks have waited for memory since the last pass.
+fn is_short(charged: usize) -> bool {
+    let (soft, _) = limits::get();
+    soft != limits::NONE && charged > soft || is_group_nearly_full() || has_stalled()
+}
+
+/// Whether the process's control group, or one above it, can take less than an eighth of its limit.
+fn is_group_nearly_full() -> bool {
+    let limit = cgroup::memory_limit();
+    limit.is_some_and(|limit| cgroup::available_memory().is_some_and(|left| left < limit / 8))
+}
+
+/// Whether tasks on this machine have waited for memory for more than a twentieth of the time since the last call.
+fn has_stalled() -> bool {
+    static STALLED: AtomicU64 = AtomicU64::new(u64::MAX);
+    static LOOKED: AtomicU64 = AtomicU64::new(0);
+    let Some(stalled) = memory::stalled() else { return false };
+    let now = process::coarse_milliseconds();
+    let time = now.saturating_sub(LOOKED.swap(now, Ordering::Relaxed));
+    stalled.saturating_sub(STALLED.swap(stalled, Ordering::Relaxed)) > time * 1000 / 20
 }
 
 /// Have jemalloc give up all idle memory of all arenas. Returns when that has been done, by this thread or by another.
 pub fn purge_arenas() {
-    let Some(_purging) = PURGE.enter() else { return };
+    let Some(_turn) = PURGE.take() else { return };
     // 4096 stands for all arenas (MALLCTL_ARENAS_ALL).
     control::command(c"arena.4096.purge");
 }
 
-/// Lets one thread at a time purge.
-struct Purge {
-    /// 0 while no thread purges, else the thread's id in the lower half and its process in the upper half: the number of
-    /// forks before it, plus 1.
-    holder: AtomicU64,
-}
-
-static PURGE: Purge = Purge { holder: AtomicU64::new(0) };
-
-struct Purging<'a>(&'a Purge);
-
-impl Purge {
-    /// Times that a thread looks whether another one has finished. From the 16th on it sleeps in between.
-    const PATIENCE: u32 = 10_000;
-
-    /// Wait for the thread that purges. `None` if that is the calling thread, and after a second: a thread in `fork(3)`
-    /// may hold this while it waits for a lock that the calling thread has.
-    fn enter(&self) -> Option<Purging<'_>> {
-        let forks = (process::forks() + 1) << 32;
-        let own = forks | u64::from(process::thread_id().cast_unsigned());
-        for attempt in 0..Self::PATIENCE {
-            let holder = self.holder.load(Ordering::Relaxed);
-            // The thread of a parent process does not exist in its forked child.
-            let is_free = holder == 0 || holder >> 32 != forks >> 32;
-            let exchange =
-                || self.holder.compare_exchange(holder, own, Ordering::Acquire, Ordering::Relaxed);
-            if is_free && exchange().is_ok() {
-                return Some(Purging(self));
-            }
-            if holder == own {
-                return None;
-            }
-            if attempt < 16 {
-                process::yield_now();
-            } else {
-                // The holder may have a lower real-time priority.
-                process::sleep(Duration::from_micros(100));
-            }
-        }
-        None
-    }
-}
-
-impl Drop for Purging<'_> {
-    fn drop(&mut self) {
-        self.0.holder.store(0, Ordering::Release);
-    }
-}
+static PURGE: Turn = Turn::new();
 
 /// Keep `fork(3)` from happening in the middle of a purge: jemalloc would take the purge for unfinished in the child for
 /// ever, and give nothing back there.
 fn hold_during_forks() {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
-    /// Whether the forking thread has got hold. Only the holder writes it.
+    /// Whether the forking thread has got hold. Only that thread writes it.
     static HELD: AtomicBool = AtomicBool::new(false);
     extern "C" fn before() {
-        if let Some(purging) = PURGE.enter() {
-            std::mem::forget(purging);
+        if let Some(turn) = PURGE.take() {
+            std::mem::forget(turn);
             HELD.store(true, Ordering::Relaxed);
         }
     }
     extern "C" fn after() {
         if HELD.swap(false, Ordering::Relaxed) {
-            PURGE.holder.store(0, Ordering::Release);
+            PURGE.end();
         }
     }
     if !REGISTERED.swap(true, Ordering::Relaxed) {
         process::at_fork(before, after);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_thread_purges_and_the_others_wait() {
-        static PURGE: Purge = Purge { holder: AtomicU64::new(0) };
-        static INSIDE: AtomicU32 = AtomicU32::new(0);
-        let threads: Vec<_> = (0..4)
-            .map(|_| {
-                std::thread::spawn(|| {
-                    for _ in 0..200 {
-                        let entered = PURGE.enter();
-                        assert!(entered.is_some() && PURGE.enter().is_none());
-                        assert_eq!(INSIDE.fetch_add(1, Ordering::Relaxed), 0);
-                        process::yield_now();
-                        INSIDE.fetch_sub(1, Ordering::Relaxed);
-                    }
-                })
-            })
-            .collect();
-        for thread in threads {
-            assert!(thread.join().is_ok());
-        }
-        // A holder in a process that is gone does not count.
-        PURGE.holder.store(u64::MAX, Ordering::Relaxed);
-        assert!(PURGE.enter().is_some());
     }
 }

@@ -8,8 +8,8 @@ use tikv_jemalloc_sys as je;
 
 use super::page_map::HEAP_PAGE;
 use super::{
-    LARGE, device_blocks, idle, or_once_more, or_out_of_memory, page_map, purge_above_soft_limit,
-    release,
+    LARGE, device_blocks, idle, or_once_more, or_out_of_memory, page_map, pages,
+    purge_above_soft_limit, release,
 };
 use crate::os::{advice, machine, mapping};
 use crate::page::PageRange;
@@ -28,7 +28,11 @@ pub(super) fn allocate(size: usize, flags: c_int) -> *mut c_void {
     idle::note_large(size);
     // SAFETY: the size is not 0. jemalloc returns NULL for a size that it cannot serve.
     let attempt = || unsafe { je::mallocx(size, ALIGNED | flags) };
-    noted(or_once_more(size, attempt))
+    noted(if flags & je::MALLOCX_ZERO == 0 {
+        or_once_more(size, attempt)
+    } else {
+        or_once_more(size, || pages::with_zeros(attempt))
+    })
 }
 
 /// `realloc(3)` to a large size.

@@ -16,6 +16,7 @@
 //! | [`foreign_block`] | blocks of other allocators |
 //! | [`stats`], [`settings`] | statistics; environment variables |
 //! | [`thread_state`] | space for a thread's part of the heap |
+//! | [`turn`] | a lock that survives `fork` |
 //! | [`checked`], [`constants`] | checks of a checked build; constants shared with C and C++ |
 //!
 //! Nothing here allocates through Rust or panics: this *is* the allocator. A device that maps memory may allocate; it gets
@@ -40,6 +41,7 @@ pub mod stats;
 mod thread_cache;
 mod thread_state;
 mod transfer_cache;
+mod turn;
 
 use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
@@ -56,15 +58,16 @@ const LARGE: usize = 2 << 20;
 /// Smallest request to jemalloc. Its blocks of 8 bytes have no size class here, and C's largest type has 16 bytes.
 const SMALLEST: usize = 16;
 
-/// Most arenas of jemalloc's; `narenas` below.
-const NARENAS: usize = 4;
+/// Most arenas of jemalloc's: `narenas` below, and the one for large blocks.
+const NARENAS: usize = 5;
 
 /// jemalloc's settings, which `GMEM_MALLOC_CONF` in the environment may override.
 ///
 /// - `abort:false`: jemalloc reports failures, also in a checked build.
 /// - `cache_oblivious:false`: large blocks start on their first page.
-/// - `oversize_threshold`: blocks over 8 MiB are kept for reuse like any other, not purged immediately.
-/// - `dirty_decay_ms:-1`: idle memory goes back when [`idle`] says so.
+/// - `oversize_threshold`: blocks of [`LARGE`] bytes and more have an arena of their own, which gives them up when they are freed:
+///   as kept heap pages ([`idle`]) they are at hand as well, and join up with their neighbours.
+/// - `dirty_decay_ms`: some eleven days, so that [`idle`] decides when memory goes back.
 /// - `narenas:4`: each arena begins with a huge page of its own.
 /// - `tcache_gc_incr_bytes`: jemalloc inspects its own caches, which lie behind [`thread_cache`], less often.
 #[repr(transparent)]
@@ -76,7 +79,7 @@ unsafe impl Sync for Settings {}
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
 pub static _rjem_malloc_conf: Settings = Settings(
-    c"abort:false,oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:-1,muzzy_decay_ms:0,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
+    c"abort:false,oversize_threshold:2097152,cache_oblivious:false,dirty_decay_ms:1000000000,muzzy_decay_ms:0,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
 );
 
 /// `malloc(3)`.
@@ -95,7 +98,7 @@ pub fn calloc(count: usize, size: usize) -> *mut c_void {
         Some(bytes) if bytes >= LARGE => large::allocate(bytes, je::MALLOCX_ZERO),
         Some(bytes) => {
             // SAFETY: calloc takes any arguments.
-            let attempt = || unsafe { je::calloc(1, bytes.max(SMALLEST)) };
+            let attempt = || pages::with_zeros(|| unsafe { je::calloc(1, bytes.max(SMALLEST)) });
             note(or_once_more(bytes, attempt))
         }
         None => or_out_of_memory(ptr::null_mut()),
@@ -367,6 +370,7 @@ fn purge() {
     empty_transfer_cache();
     flush_jemallocs_cache();
     idle::purge_arenas();
+    page_map::drop_kept(usize::MAX);
     set_errno(errno);
 }
 

@@ -247,6 +247,17 @@ pub unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> S
     if moved == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
 }
 
+/// Whether the process may map any amount of private memory (`RLIMIT_AS`, `RLIMIT_DATA`). Below such a limit, and more so after
+/// it was lowered, [`move_pages`] may fail halfway with no way to repair that.
+pub fn is_unlimited() -> bool {
+    [libc::RLIMIT_AS, libc::RLIMIT_DATA].iter().all(|resource| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the limit may be written.
+        let got = check(unsafe { libc::getrlimit(*resource, &raw mut limit) });
+        got.is_ok() && limit.rlim_cur == libc::RLIM_INFINITY
+    })
+}
+
 /// Map fresh private memory at given addresses.
 ///
 /// # Safety

@@ -13,6 +13,14 @@ pub fn available() -> Option<usize> {
     Some(file::kilobytes(text, "MemAvailable:")?.saturating_add(swap))
 }
 
+/// Microseconds since boot in which a task waited for memory; `None` where the kernel does not count them.
+pub fn stalled() -> Option<u64> {
+    let mut buffer = [0; 256];
+    let text = file::read_start(c"/proc/pressure/memory", &mut buffer).ok()?;
+    let line = std::str::from_utf8(text).ok()?.lines().find(|line| line.starts_with("some "))?;
+    line.rsplit_once("total=")?.1.parse().ok()
+}
+
 /// Bytes of this process that are in memory, including pages of files, without pages of the hugetlb pool.
 pub fn resident() -> Option<usize> {
     let mut buffer = [0; 128];
