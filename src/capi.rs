@@ -14,6 +14,7 @@
 mod faults;
 mod free_eager;
 mod heap;
+mod mapped_file;
 mod prefetch;
 mod ranges;
 mod residency;

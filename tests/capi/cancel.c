@@ -370,6 +370,11 @@ static void block_in_launch(void) {
 
 enum { MOST_NAMES = 12 };
 
+static void mappings_of(void) {
+	gmemMapping_t found[64];
+	EXPECT(gmemMappingsOf("/proc/self/exe", found, 64) > 0);
+}
+
 static void aligned_realloc(void) {
 	void *block = gmem_aligned_realloc(NULL, 64, 100);
 	block = gmem_aligned_realloc(block, 4096, 100000);
@@ -398,6 +403,7 @@ static const struct cell {
 	{topology_texts, 0, {"gmemTopologyText", "gmemTopologyJson"}},
 	{distance, 0, {"gmemNodeDistance"}},
 	{residency, 0, {"gmemResidency", "gmemResidencyText", "gmemResidencyJson", "gmemResidencySvg"}},
+	{mappings_of, 0, {"gmemMappingsOf"}},
 	{last_error, 0, {"gmemLastError"}},
 	{version, 0, {"gmemVersion"}},
 	{device, 0, {"gmemSetDevice", "gmemGetDevice", "gmemGetDeviceContext"}},
