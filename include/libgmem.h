@@ -980,6 +980,36 @@ int gmemResidencyJson(
 int gmemResidencySvg(
 	const gmemResidency_t *summary, const gmemPageState_t *pages, char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 
+/** A mapping of a file: one of those of gmemMappingsOf(). */
+typedef struct {
+	unsigned long addr;        /**< its first byte */
+	size_t size;               /**< its bytes */
+	unsigned long long offset; /**< of the first byte in the file */
+	int writable;              /**< 1: the program may write to it */
+	int shared;                /**< 1: writing changes the file; 0: a private copy */
+} gmemMapping_t;
+
+/**
+ * @brief Find where a file lies in the address space of this process.
+ *
+ * An engine that maps a model hides the addresses of its weights. With them, the weights can be prefetched
+ * (gmemPrefetchV()), and looked at (gmemResidency()).
+ *
+ * @param path     of the file; symbolic links are followed
+ * @param mappings array for the mappings, in ascending order; filled up to `count`. May be NULL if count is 0.
+ * @param count    elements of `mappings`
+ * @return the number of mappings, which may exceed `count`, or a negative errno
+ * @retval -EINVAL path is NULL; mappings is NULL and count is not 0
+ * @retval -ENOENT there is no such file, or no /proc
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @par System calls
+ * stat(2), readlink(2); read(2) of /proc/self/maps.
+ * @see gmemPrefetchV(), gmemResidency(), mmap(2)
+ */
+int gmemMappingsOf(const char *path, gmemMapping_t *mappings, size_t count) LIBGMEM_NOEXCEPT;
+
 /* ---- page faults ----------------------------------------------------------------------------- */
 
 /** A counter of page faults, filled by gmemFaultScopeBegin(). The fields are private. */

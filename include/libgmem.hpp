@@ -12,6 +12,7 @@
 #include <libgmem/fault_scope.hpp>
 #include <libgmem/free_eager.hpp>
 #include <libgmem/heap.hpp>
+#include <libgmem/mapped_file.hpp>
 #include <libgmem/model_file.hpp>
 #include <libgmem/prefetch.hpp>
 #include <libgmem/prefetch_pipeline.hpp>

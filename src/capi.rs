@@ -15,6 +15,7 @@
 mod faults;
 mod free_eager;
 mod heap;
+mod mapped_file;
 mod model;
 mod prefetch;
 mod ranges;

@@ -232,6 +232,9 @@ pub enum Error {
     )]
     FaultsNotCounted { errno: Errno },
 
+    #[error("path = {path:?} cannot be looked up: {errno}; pass the path of a file that is there")]
+    NoSuchFile { path: String, errno: Errno },
+
     #[error(
         "soft = {soft} exceeds hard = {hard}; pass a soft limit of at most the hard one, or 0 for no limit"
     )]
@@ -409,6 +412,7 @@ impl Error {
             Error::System { errno, .. }
             | Error::ModelFile { errno, .. }
             | Error::DeviceUnavailable { errno, .. }
+            | Error::NoSuchFile { errno, .. }
             | Error::FaultsNotCounted { errno } => errno.0,
             Error::NotMoved { .. } => libc::EBUSY,
             Error::SelfSynchronize { .. } => libc::EDEADLK,

@@ -102,6 +102,15 @@ def from_debian(*packages):
     return fetch
 
 
+def fetch_torch(folder):
+    """About 190 packages, of 127 MB: Debian's libtorch is built with video and maps."""
+    try:
+        machine = debian.Machine()
+        machine.unpack(folder, *machine.with_dependencies("libtorch-dev"))
+    except debian.Missing as why:
+        raise Missing(str(why)) from why
+
+
 def fetch_onnxruntime(folder):
     """The library is Python's; its headers are Debian's, of an older version, which ONNX Runtime supports."""
     from_pypi(f"onnxruntime=={ONNXRUNTIME}")(folder)
@@ -122,7 +131,7 @@ def executorch_program(folder, mib):
 
 def debian_libraries(folder):
     libraries = folder / "usr" / "lib" / f"{platform.machine()}-linux-gnu"
-    return [libraries, libraries / "blas", libraries / "lapack"]
+    return [libraries, libraries / "blas", libraries / "lapack", folder / "usr" / "lib"]
 
 
 ONNXRUNTIME = "1.31.1"
@@ -134,9 +143,9 @@ OPENCV = ("libopencv-dev", *(f"libopencv-{module}{suffix}" for module in OPENCV_
           "libtbb12", "libtbbmalloc2", "libtbbbind-2-5", "libprotobuf32", "libblas3", "liblapack3", "libgfortran5")
 
 
-def _opencv_options(folder):
-    paths = ":".join(map(str, debian_libraries(folder)))
-    return [f"-DCMAKE_PREFIX_PATH={folder}/usr", f"-DCMAKE_EXE_LINKER_FLAGS=-Wl,-rpath-link,{paths}"]
+def linker_finds(folder):
+    """Where the libraries are that those of Debian need."""
+    return f"-DCMAKE_EXE_LINKER_FLAGS=-Wl,-rpath-link,{':'.join(map(str, debian_libraries(folder)))}"
 
 
 # Arrow's default pool has an allocator of its own, which preloading does not replace.
@@ -164,8 +173,12 @@ ENGINES = {
         lambda folder: [f"-DCMAKE_PREFIX_PATH={folder}/executorch/share/cmake"],
         (ENGINE, TUNED_GLIBC, MMAP, PRELOADED, ADAPTER), 256, 32, prepare=executorch_program),
     "opencv": Engine(
-        "libopencv-dev 4.6.0", from_debian(*OPENCV), _opencv_options, (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 512, 64,
-        libraries=debian_libraries, faults=("first", 0.1)),
+        "libopencv-dev 4.6.0", from_debian(*OPENCV),
+        lambda folder: [f"-DCMAKE_PREFIX_PATH={folder}/usr", linker_finds(folder)],
+        (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 512, 64, libraries=debian_libraries, faults=("first", 0.1)),
+    "torch": Engine(
+        "libtorch-dev 1.13.1", fetch_torch, lambda folder: [f"-DTORCH_PREFIX={folder}/usr", linker_finds(folder)],
+        (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 512, 64, libraries=debian_libraries),
 }
 
 

@@ -19,6 +19,7 @@ pub mod gmem;
 mod kept_file;
 pub mod lazy;
 pub mod machine;
+pub mod mapped_file;
 pub mod mapping;
 pub mod memory;
 pub mod numa;

@@ -451,6 +451,11 @@ static void aligned_realloc(void) {
 	gmem_free(block);
 }
 
+static void mappings_of(void) {
+	gmemMapping_t found[64];
+	WORKS(gmemMappingsOf("/proc/self/exe", found, 64));
+}
+
 /* ---- the table ------------------------------------------------------------------------------------ */
 
 enum { MOST_NAMES = 12 };
@@ -482,6 +487,7 @@ static const struct cell {
 	{topology_texts, 0, {"gmemTopologyText", "gmemTopologyJson"}},
 	{distance, 0, {"gmemNodeDistance"}},
 	{residency, 0, {"gmemResidency", "gmemResidencyText", "gmemResidencyJson", "gmemResidencySvg"}},
+	{mappings_of, 0, {"gmemMappingsOf"}},
 	{last_error, 0, {"gmemLastError"}},
 	{version, 0, {"gmemVersion"}},
 	{device, 0, {"gmemSetDevice", "gmemGetDevice", "gmemGetDeviceContext"}},

@@ -2,6 +2,7 @@
 // The forms of a prefetch: with and without a node, of a pointer, an array, many ranges; and the owners of memory.
 #include <array>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 #if __cplusplus >= 202002L
@@ -10,6 +11,7 @@
 #endif
 
 #include <libgmem.hpp>
+#include <libgmem/engines/ready_heap.hpp>
 
 #include "../check.h"
 
@@ -108,6 +110,69 @@ void unique_pointers_free_with_the_heap() {
 	const std::shared_ptr<const int> shared(static_cast<const int *>(gmem_malloc(sizeof(int))), gmem::deleter());
 }
 
+void blocks_of_a_ready_heap_take_no_fault() {
+	using gmem::engines::ready_heap;
+	const int node = gmem::device::numa_id();
+	const ready_heap memory, weights(node, gmem::engines::release::on_free), elsewhere(-1);
+	CHECK(memory == weights && memory.is_equal(weights) && memory != elsewhere && memory.hnid() == node);
+	const std::size_t size = 4 * gmem::page_size();
+	for (const ready_heap &heap : {memory, weights}) {
+		void *const block = heap.allocate(size, 4096);
+		CHECK(!FAULTS_ARE_THE_TESTS || faults_of_writing(static_cast<char *>(block), size) == 0);
+		heap.deallocate(block, size, 4096);
+	}
+	// What is released is not in memory when the heap gives it out again.
+	void *const again = elsewhere.allocate(size);
+	CHECK(gmem::residency({again, size}).count(gmem::residency::flag::resident) == 0);
+	elsewhere.deallocate(again, size);
+	std::error_code ec;
+	CHECK(memory.allocate(SIZE_MAX / 2, 64, ec) == nullptr && ec == std::errc::not_enough_memory);
+	CHECK(memory.allocate(8, 3, ec) == nullptr && ec == std::errc::invalid_argument);
+	void *const small = memory.allocate(8);
+	memory.deallocate(small, 8);
+	memory.deallocate(nullptr, 0);
+	// No node of that number: an ordinary block.
+	void *const ordinary = ready_heap(12345).allocate(size);
+	static_cast<char *>(ordinary)[size - 1] = 1;
+	memory.deallocate(ordinary, size);
+}
+
+void a_mapped_file_is_found() {
+	const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+	std::string path = "/tmp/mapped file.XXXXXX";
+	const int file = mkstemp(path.data());
+	NEED(file >= 0 && ftruncate(file, static_cast<off_t>(4 * page)) == 0);
+	CHECK(gmem::mappings_of(path.c_str()).empty());
+	char *const whole = static_cast<char *>(mmap(nullptr, 4 * page, PROT_READ, MAP_SHARED, file, 0));
+	char *const copy = static_cast<char *>(
+		mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, static_cast<off_t>(2 * page)));
+	NEED(whole != MAP_FAILED && copy != MAP_FAILED);
+	auto found = gmem::mappings_of(path.c_str());
+	CHECK_EQUAL(found.size(), 2);
+	if (found.size() == 2) {
+		if (found[0].data() != whole) {
+			std::swap(found[0], found[1]);
+		}
+		CHECK(found[0].data() == whole && found[0].size_bytes() == 4 * page && found[0].offset() == 0);
+		CHECK(found[0].is_shared() && !found[0].is_writable());
+		CHECK(found[1].data() == copy && found[1].offset() == 2 * page);
+		CHECK(!found[1].is_shared() && found[1].is_writable());
+		CHECK_EQUAL(gmem::prefetch(found, gmem::device::numa_id()).bytes(), 5 * page);
+	}
+	// Another name of the same file.
+	const std::string other = path + ".link";
+	NEED(link(path.c_str(), other.c_str()) == 0);
+	std::error_code ec;
+	CHECK(gmem::mappings_of(other.c_str(), ec).size() == 2 && !ec);
+	gmemMapping_t one;
+	CHECK_EQUAL(gmemMappingsOf(path.c_str(), &one, 1), 2);
+	NEED(munmap(whole, 4 * page) == 0 && munmap(copy, page) == 0 && close(file) == 0);
+	CHECK(gmem::mappings_of(path.c_str()).empty());
+	NEED(unlink(path.c_str()) == 0 && unlink(other.c_str()) == 0);
+	CHECK(gmem::mappings_of(path.c_str(), ec).empty() && ec == std::errc::no_such_file_or_directory);
+	CHECK(std::string(gmemLastError()).find(path) != std::string::npos);
+}
+
 void fault_scopes_are_reset() {
 	const std::size_t size = std::size_t{8} << 20;
 	char *const start = map_private(size, gmem::page_size());
@@ -136,6 +201,8 @@ int main() {
 	prefetches_take_pointers_and_arrays();
 	buffers_are_aligned_and_released();
 	unique_pointers_free_with_the_heap();
+	blocks_of_a_ready_heap_take_no_fault();
+	a_mapped_file_is_found();
 	fault_scopes_are_reset();
 	return checks_result("forms");
 }

@@ -164,6 +164,8 @@ static int residency_pages(void) { return gmemResidency(0, page, 0, NULL, 1, NUL
 static int residency_text_null(void) { return gmemResidencyText(NULL, NULL, NULL, 0); }
 static int residency_json_null(void) { return gmemResidencyJson(NULL, NULL, NULL, 0); }
 static int residency_svg_null(void) { return gmemResidencySvg(NULL, NULL, NULL, 0); }
+static int mappings_of_null(void) { return gmemMappingsOf(NULL, NULL, 0); }
+static int mappings_of_nothing(void) { return gmemMappingsOf("/no/such/file", NULL, 0); }
 static int faults_begin_null(void) { return gmemFaultScopeBegin(NULL, GMEM_FAULTS_THREAD); }
 static int faults_begin_whose(void) {
 	gmemFaultScope_t scope;
@@ -548,6 +550,8 @@ static const struct row usual[] = {
 	ROW(gmemResidencyText, residency_text_null, EINVAL),
 	ROW(gmemResidencyJson, residency_json_null, EINVAL),
 	ROW(gmemResidencySvg, residency_svg_null, EINVAL),
+	ROW(gmemMappingsOf, mappings_of_null, EINVAL),
+	ROW(gmemMappingsOf, mappings_of_nothing, ENOENT),
 	ROW(gmemFaultScopeBegin, faults_begin_null, EINVAL),
 	ROW(gmemFaultScopeBegin, faults_begin_whose, EINVAL),
 	ROW(gmemFaultScopeCount, faults_count_null, EINVAL),
