@@ -171,8 +171,8 @@ int gmemFreeEagerV(const gmemRange_t *ranges, size_t count, void *stream, gmemFr
  *
  * A writable private file mapping gets private copies; map files read-only to share the page cache. The margin added by
  * rounding is populated where it is private anonymous memory of this process, and skipped elsewhere. Missing pages of a
- * userfaultfd(2) range are requested from its monitor, so the monitor itself must not prefetch that range. Memory that a
- * userfaultfd of this process serves is never part of the margin.
+ * userfaultfd(2) range are requested from its monitor, so the monitor itself must not prefetch that range. Memory that
+ * a userfaultfd of this process serves is never part of the margin.
  *
  * @param addr   start of the range: any address
  * @param size   length in bytes: any number with addr + size inside the address space; 0 is a success
@@ -302,6 +302,7 @@ typedef struct {
  *                      many, and the remedy)
  * @retval -EACCES      as gmemPrefetch()
  * @retval -EBUSY       as gmemPrefetch()
+ * @retval -EPERM       as gmemPrefetch()
  * @retval -EFAULT      as gmemPrefetch()
  * @retval -EOPNOTSUPP  as gmemPrefetch(); huge pages are required, and the system, mapping or device has none (nothing
  * is touched)
@@ -342,6 +343,7 @@ int gmemPrefetchEx(unsigned long addr, size_t size, int hnid, void *stream, cons
  * @retval -ENOMEM      as gmemPrefetchEx(), for the block that failed
  * @retval -EACCES      as gmemPrefetch(), for the block that failed
  * @retval -EBUSY       as gmemPrefetch()
+ * @retval -EPERM       as gmemPrefetch()
  * @retval -EFAULT      as gmemPrefetch()
  * @retval -EOPNOTSUPP  as gmemPrefetchEx(), for the block that failed
  * @retval -ECANCELED   `cancel` or `progress` stopped it

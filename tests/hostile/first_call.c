@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every exported function as the first call of a process that lacks something: it works, or fails with a documented error.
- * It neither ends the process nor hangs. */
+/* Every exported function as the first call of a process that lacks something: it works, or fails with a documented
+ * error. It neither ends the process nor hangs. */
 #include <signal.h>
 
 #include "../capi/cells.h"

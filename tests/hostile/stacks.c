@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The library's threads end in a sandbox that refuses munmap(2). The C library keeps the stacks of ended threads, unmaps
- * one if they have more than 40 MiB together, and ends the process if that is refused. */
+/* The library's threads end in a sandbox that refuses munmap(2). The C library keeps the stacks of ended threads,
+ * unmaps one if they have more than 40 MiB together, and ends the process if that is refused. */
 #include <pthread.h>
 
 #include <libgmem.h>
