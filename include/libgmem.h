@@ -308,6 +308,7 @@ typedef struct {
  *                      many, and the remedy)
  * @retval -EACCES      as gmemPrefetch()
  * @retval -EBUSY       as gmemPrefetch()
+ * @retval -EPERM       as gmemPrefetch()
  * @retval -EFAULT      as gmemPrefetch()
  * @retval -EOPNOTSUPP  as gmemPrefetch(); huge pages are required, and the system, mapping or device has none (nothing
  * is touched)
@@ -348,6 +349,7 @@ int gmemPrefetchEx(unsigned long addr, size_t size, int hnid, void *stream, cons
  * @retval -ENOMEM      as gmemPrefetchEx(), for the block that failed
  * @retval -EACCES      as gmemPrefetch(), for the block that failed
  * @retval -EBUSY       as gmemPrefetch()
+ * @retval -EPERM       as gmemPrefetch()
  * @retval -EFAULT      as gmemPrefetch()
  * @retval -EOPNOTSUPP  as gmemPrefetchEx(), for the block that failed
  * @retval -ECANCELED   `cancel` or `progress` stopped it

@@ -243,9 +243,13 @@ impl Topology {
         text
     }
 
-    /// How a container is allowed what places pages on nodes; `None` if nothing is refused.
+    /// How a container is allowed what places pages on nodes; `None` if nothing is refused, or there is one node.
     fn sandbox_remedy(&self) -> Option<&'static str> {
         let has = |feature| self.features.contains(&feature);
+        let of_machine = |node: &&Node| node.device == device::host_name();
+        if self.nodes.iter().filter(of_machine).count() < 2 {
+            return None;
+        }
         match (has(Feature::MemoryPolicy), has(Feature::MovePages)) {
             (true, true) => None,
             (false, true) => {

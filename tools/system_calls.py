@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 
-PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "system-calls.md"
+import setup
+
+PAGE = setup.ROOT / "docs" / "system-calls.md"
 
 
 def calls_in_libgmem(trace):
@@ -31,6 +33,8 @@ def calls_in_libgmem(trace):
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
+    if setup.tool("strace") is None and not setup.apt("strace"):
+        sys.exit("strace is missing: apt-get install strace")
     with tempfile.NamedTemporaryFile("r", errors="replace") as trace:
         done = subprocess.run(["strace", "-f", "-k", "-qq", "-o", trace.name, *sys.argv[1:]], check=False)
         counts = collections.Counter(calls_in_libgmem(trace))

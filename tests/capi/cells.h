@@ -24,8 +24,8 @@ static atomic_int failed_line;
 		}                                                                                                              \
 	} while (0)
 
-/* Whether a call, which begins with the name of the function, may fail with this errno in the state of the process. A call
- * of the heap is "malloc" and fails with ENOMEM. NULL where none may. */
+/* Whether a call, which begins with the name of the function, may fail with this errno in the state of the process. A
+ * call of the heap is "malloc" and fails with ENOMEM. NULL where none may. */
 static int (*may_fail)(const char *call, int error);
 
 static int is_refusal(long result, const char *call) {
@@ -56,7 +56,7 @@ static size_t page, size;
 static char *range;
 /* Large enough for several threads. */
 static char *much_range;
-#define MUCH ((size_t)80 << 20)
+#define MUCH ((size_t)50 << 20)
 static gmemStream_t stream, external;
 static gmemEvent_t event;
 static void *ticket;
@@ -460,8 +460,9 @@ static void mappings_of(void) {
 
 enum { MOST_NAMES = 12 };
 
-/* The call blocks where the stream's work waits for the gate. It throws where there is no memory. */
-enum { BLOCKS = 1, THROWS = 2 };
+/* The call blocks where the stream's work waits for the gate. It throws where there is no memory. It
+ * populates much memory. */
+enum { BLOCKS = 1, THROWS = 2, LARGE = 4 };
 
 static const struct cell {
 	void (*call)(void);
@@ -471,7 +472,7 @@ static const struct cell {
 	{prefetch, 0, {"gmemPrefetch"}},
 	{prefetch_in_order, 0, {"gmemPrefetch"}},
 	{prefetch_with_report, 0, {"gmemPrefetchEx"}},
-	{prefetch_of_much, 0, {"gmemPrefetchEx"}},
+	{prefetch_of_much, LARGE, {"gmemPrefetchEx"}},
 	{free_eager, 0, {"gmemFreeEager"}},
 	{batches, 0, {"gmemFreeEagerV", "gmemPrefetchV"}},
 	{free_eager_from_cxx, 0, {"_ZN4gmem6detail10free_eagerEmmm"}},

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Containers: a sandbox that refuses memory policies, or to move pages, or both. The test runs outside and sees with
- * move_pages(2) where the pages of the process inside are: a prefetch that returned 0 has put all of them on the node, and
- * one that failed says which call is refused. */
+ * move_pages(2) where the pages of the process inside are: a prefetch that returned 0 has put all of them on the node,
+ * and one that failed says which call is refused. */
 #include <sched.h>
 #include <sys/mount.h>
 
@@ -12,12 +12,13 @@ enum { GMEM_PAGES = 4 };
 
 /* ---- sandboxes -------------------------------------------------------------------------------------- */
 
-/* What Docker's and containerd's default profiles refuse a process without capabilities, as far as memory is concerned. */
+/* What Docker's and containerd's default profiles refuse a process without capabilities, as far as memory is concerned.
+ */
 static const long PROFILE[] = {SYS_get_mempolicy, SYS_set_mempolicy, SYS_mbind, SYS_move_pages, SYS_migrate_pages,
 	SYS_userfaultfd, SYS_perf_event_open, SYS_process_madvise, SYS_process_vm_readv, SYS_process_vm_writev, SYS_kcmp,
-	SYS_bpf, SYS_ptrace, SYS_add_key, SYS_request_key, SYS_keyctl, SYS_quotactl, SYS_mount, SYS_umount2,
-	SYS_pivot_root, SYS_swapon, SYS_swapoff, SYS_reboot, SYS_settimeofday, SYS_clock_settime, SYS_acct, SYS_setns,
-	SYS_unshare, SYS_open_by_handle_at, SYS_name_to_handle_at, SYS_fanotify_init, SYS_lookup_dcookie};
+	SYS_bpf, SYS_ptrace, SYS_add_key, SYS_request_key, SYS_keyctl, SYS_quotactl, SYS_mount, SYS_umount2, SYS_pivot_root,
+	SYS_swapon, SYS_swapoff, SYS_reboot, SYS_settimeofday, SYS_clock_settime, SYS_acct, SYS_setns, SYS_unshare,
+	SYS_open_by_handle_at, SYS_name_to_handle_at, SYS_fanotify_init, SYS_lookup_dcookie};
 
 static const struct sandbox {
 	const char *name;
@@ -42,8 +43,8 @@ static int is_masked(const char *path) {
 	return access(path, F_OK) != 0 || mount("/dev/null", path, NULL, MS_BIND, NULL) == 0;
 }
 
-/* The rest of a container: a user namespace without capabilities outside, and parts of /proc and /sys that are masked or
- * read-only. */
+/* The rest of a container: a user namespace without capabilities outside, and parts of /proc and /sys that are masked
+ * or read-only. */
 static void enter_container(void) {
 	NEED(unshare(CLONE_NEWNS) == 0);
 	NEED(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
@@ -172,8 +173,7 @@ static void nodes_of_pages_are_known_or_unknown(void) {
 	gmemResidency_t all = {.size = sizeof all};
 	char *start = map_pages(GMEM_PAGES * page, 0);
 	memset(start, 'x', GMEM_PAGES * page);
-	CHECK_EQUAL(
-		gmemResidency((unsigned long)(uintptr_t)start, GMEM_PAGES * page, 0, states, GMEM_PAGES << 9, &all), 0);
+	CHECK_EQUAL(gmemResidency((unsigned long)(uintptr_t)start, GMEM_PAGES * page, 0, states, GMEM_PAGES << 9, &all), 0);
 	CHECK_EQUAL(all.resident, GMEM_PAGES * page / base);
 	CHECK_EQUAL((all.known & GMEM_KNOWS_NODE) != 0, sandbox->can_ask || sandbox->can_move);
 	CHECK_EQUAL(states[0].node >= 0, sandbox->can_ask || sandbox->can_move);

@@ -62,11 +62,13 @@ impl Placing {
             Self::ByMapping(before) => numa_maps::pages_elsewhere(request.asked, request.node)
                 .map_or(0, |now| now.saturating_sub(*before)),
         };
-        match (left, numa::can_move()) {
-            (0, _) => Ok(()),
-            (_, Err(errno)) => Err(refusal(request, "move_pages", errno)),
-            (left, Ok(())) => Err(migrate::not_moved(left, request.asked, request.node)),
+        if left == 0 {
+            return Ok(());
         }
+        Err(match numa::can_move() {
+            Err(errno) => refusal(request, "move_pages", errno),
+            Ok(()) => migrate::not_moved(left, request.asked, request.node),
+        })
     }
 }
 
