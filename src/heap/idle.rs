@@ -49,6 +49,8 @@ static PEAKS: [AtomicUsize; PARTS] = [const { AtomicUsize::new(0) }; PARTS];
 /// The most of all parts.
 static PEAK_OF_LATE: AtomicUsize = AtomicUsize::new(0);
 
+static PASSES: AtomicUsize = AtomicUsize::new(0);
+
 /// Seconds for which memory is kept.
 static KEEP: AtomicUsize = AtomicUsize::new(0);
 
@@ -157,16 +159,20 @@ fn pass() {
     set_errno(before);
 }
 
+/// Number of passes so far: a clock for what is to happen once a second.
+pub fn passes() -> usize {
+    PASSES.load(Ordering::Relaxed)
+}
+
 /// Bring [`PEAK_OF_LATE`] up to date; called once in each pass.
 fn note_peak() {
-    static PASSES: AtomicUsize = AtomicUsize::new(0);
+    let passes = PASSES.fetch_add(1, Ordering::Relaxed);
     let occupied = occupied();
     let latest = PEAK.swap(occupied, Ordering::Relaxed).max(occupied);
     let keep = KEEP.load(Ordering::Relaxed);
     if keep == 0 {
         return;
     }
-    let passes = PASSES.fetch_add(1, Ordering::Relaxed);
     let length = keep.div_ceil(PARTS);
     let part = &PEAKS[passes / length % PARTS];
     if passes.is_multiple_of(length) {
