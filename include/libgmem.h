@@ -31,6 +31,7 @@
 #define LIBGMEM_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /** Major version of this header; gmemVersion() returns the version of the loaded library. */
 #define LIBGMEM_VERSION_MAJOR 0
@@ -114,7 +115,7 @@ typedef struct {
 } gmemRange_t;
 
 /**
- * What gmemFreeEagerV() did.
+ * Results of gmemFreeEagerV().
  *
  * Set `size` before the call. Later versions append fields; the library fills as many as `size` has space for. After
  * success, freed + lost is bytes.
@@ -161,7 +162,7 @@ typedef struct {
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemFreeEager(), once for each block.
+ * The system calls of gmemFreeEager(), once for each block.
  * @see gmemFreeEager(), gmemPrefetchV()
  */
 int gmemFreeEagerV(const gmemRange_t *ranges, size_t count, void *stream, gmemFreeReport_t *report) LIBGMEM_NOEXCEPT;
@@ -176,7 +177,8 @@ int gmemFreeEagerV(const gmemRange_t *ranges, size_t count, void *stream, gmemFr
  *
  * A writable private file mapping gets private copies; map files read-only to share the page cache. The margin added by
  * rounding is populated where it is private anonymous memory of this process, and skipped elsewhere. Missing pages of a
- * userfaultfd(2) range are requested from its monitor, so the monitor itself must not prefetch that range.
+ * userfaultfd(2) range are requested from its monitor, so the monitor itself must not prefetch that range. Memory that
+ * a userfaultfd of this process serves is never part of the margin.
  *
  * @param addr   start of the range: any address
  * @param size   length in bytes: any number with addr + size inside the address space; 0 is a success
@@ -230,10 +232,10 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 };
 
 /** A number that the kernel or the device does not report. */
-#define GMEM_UNKNOWN ((size_t)-1)
+#define GMEM_UNKNOWN SIZE_MAX
 
 /**
- * What a prefetch did.
+ * Results of a prefetch.
  *
  * The numbers cover [addr, addr + size) widened to whole base pages, not the margin up to whole GMEM pages. Set `size`
  * before the call. Later versions append fields; the library fills as many as `size` has space for. A device that does
@@ -318,7 +320,7 @@ typedef struct {
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemPrefetch(), and madvise(2) with MADV_HUGEPAGE, MADV_NOHUGEPAGE and MADV_COLLAPSE.
+ * The system calls of gmemPrefetch(), and madvise(2) with MADV_HUGEPAGE, MADV_NOHUGEPAGE and MADV_COLLAPSE.
  * @see gmemPrefetch(), gmemPrefetchV(), gmemSetHugePolicy(), madvise(2)
  */
 int gmemPrefetchEx(unsigned long addr, size_t size, int hnid, void *stream, const gmemPrefetchOptions_t *options,
@@ -357,7 +359,7 @@ int gmemPrefetchEx(unsigned long addr, size_t size, int hnid, void *stream, cons
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemPrefetchEx(), for each block.
+ * The system calls of gmemPrefetchEx(), for each block.
  * @see gmemPrefetchEx(), gmemFreeEagerV()
  */
 int gmemPrefetchV(const gmemRange_t *ranges, size_t count, int hnid, void *stream, const gmemPrefetchOptions_t *options,
@@ -392,6 +394,7 @@ int gmemSetHugePolicy(int policy) LIBGMEM_NOEXCEPT;
  * @retval 0       set
  * @retval -EINVAL addr + size exceeds the address space; policy is none of the four; GMEM_DEVICE names no device
  * @retval -ENODEV the current device cannot be used
+ * @retval -ENOMEM out of memory
  * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
  * @par Thread safety
  * MT-Safe.
@@ -811,7 +814,7 @@ int gmemNodeDistance(int from, int to) LIBGMEM_NOEXCEPT;
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemTopology().
+ * The system calls of gmemTopology().
  * @see gmemTopology(), snprintf(3)
  */
 int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
@@ -831,7 +834,7 @@ int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemTopology().
+ * The system calls of gmemTopology().
  * @see gmemTopologyText(), snprintf(3)
  */
 int gmemTopologyJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
@@ -881,7 +884,7 @@ typedef struct {
 	size_t hot;      /**< pages with GMEM_PAGE_HOT */
 } gmemResidency_t;
 
-/** What gmemResidency() looks up on request only. */
+/** Page states that gmemResidency() looks up on request only. */
 enum {               /* NOLINT(performance-enum-size): C has no smaller ones */
 	GMEM_ASK_HOT = 1 /**< GMEM_PAGE_HOT: looks up each base page, which takes twenty times as long as everything else */
 };
@@ -987,8 +990,11 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 	/** The calling thread's, by the kernel's software counter (perf_event_open(2)): faults that the thread takes, not
 	 * pages that a system call populates. Where that counter is forbidden, by getrusage(2), which counts both. */
 	GMEM_FAULTS_THREAD = 0,
-	/** Those of all threads, including ended ones, by getrusage(2). */
-	GMEM_FAULTS_PROCESS = 1
+	/** Faults of all threads, including ended ones, by getrusage(2). */
+	GMEM_FAULTS_PROCESS = 1,
+	/** Faults of all threads, including ones that start later, less the pages that the library populates to prefetch,
+	 * on whichever thread. */
+	GMEM_FAULTS_PROGRAM = 2
 };
 
 /**
@@ -997,9 +1003,9 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
  * A thread's scope holds a file descriptor (close-on-exec) until gmemFaultScopeEnd().
  *
  * @param scope the counter to fill
- * @param whose GMEM_FAULTS_THREAD or GMEM_FAULTS_PROCESS
+ * @param whose GMEM_FAULTS_THREAD, GMEM_FAULTS_PROCESS or GMEM_FAULTS_PROGRAM
  * @retval 0       counting
- * @retval -EINVAL scope is NULL; whose is neither of the two
+ * @retval -EINVAL scope is NULL; whose is none of the three
  * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
  * @par Thread safety
  * MT-Safe.
@@ -1012,7 +1018,7 @@ int gmemFaultScopeBegin(gmemFaultScope_t *scope, int whose) LIBGMEM_NOEXCEPT;
 /**
  * @brief Get the number of minor and major page faults since gmemFaultScopeBegin().
  *
- * Call it on the thread that began the scope.
+ * A thread's scope is read on the thread that began it, any other on any thread.
  *
  * @param scope filled by gmemFaultScopeBegin() and not ended
  * @return the number of faults, >= 0, or a negative errno
@@ -1467,7 +1473,8 @@ LIBGMEM_NODISCARD void *gmem_calloc(size_t count, size_t size) LIBGMEM_NOEXCEPT 
 /**
  * @brief Resize a block.
  *
- * Large blocks move by remapping pages, not by copying, where the kernel allows it.
+ * Large blocks move by remapping pages, not by copying, where the kernel allows it. The result is aligned as that of
+ * gmem_malloc(), whatever the alignment of ptr was; see gmem_aligned_realloc().
  *
  * @param ptr  a block of this heap, or NULL to allocate
  * @param size new size in bytes; 0 frees ptr and returns NULL, as in glibc
@@ -1571,6 +1578,25 @@ LIBGMEM_NODISCARD void *gmem_aligned_alloc(size_t alignment, size_t size) LIBGME
  * @see gmem_aligned_alloc(), memalign(3)
  */
 LIBGMEM_NODISCARD void *gmem_memalign(size_t alignment, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(2);
+
+/**
+ * @brief Resize a block, and keep it aligned.
+ *
+ * gmem_realloc() keeps no alignment but C's. A block of at least 2 MiB starts on a GMEM page after either.
+ *
+ * @param ptr       a block of this heap, or NULL to allocate
+ * @param alignment bytes: a power of two, which may differ from the block's
+ * @param size      new size in bytes; 0 frees ptr and returns NULL
+ * @return the block, which may have moved; NULL with errno set on failure, and ptr is still valid
+ * @retval EINVAL alignment is not a power of two
+ * @retval ENOMEM out of memory, or size exceeds PTRDIFF_MAX
+ * @par Thread safety
+ * MT-Safe.
+ * @par System calls
+ * mremap(2), for large blocks.
+ * @see gmem_realloc(), gmem_aligned_alloc()
+ */
+LIBGMEM_NODISCARD void *gmem_aligned_realloc(void *ptr, size_t alignment, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_SIZE(3);
 
 /**
  * @brief Allocate memory that starts on a base page.
@@ -1697,7 +1723,7 @@ int gmemHeapStats(gmemHeapStats_t *stats) LIBGMEM_NOEXCEPT;
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemHeapStats().
+ * The system calls of gmemHeapStats().
  * @see gmemHeapStats(), malloc_info(3)
  */
 int gmemHeapStatsJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;

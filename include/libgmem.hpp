@@ -20,6 +20,7 @@
 #include <libgmem/residency.hpp>
 #include <libgmem/stream.hpp>
 #include <libgmem/topology.hpp>
+#include <libgmem/unique_ptr.hpp>
 
 #if LIBGMEM_HAS_EXCEPTIONS && defined(__cpp_rtti)
 #include <libgmem/memory_resource.hpp>

@@ -214,7 +214,9 @@ pub enum Error {
     )]
     ResidencySummary { argument: &'static str, value: usize, wanted: &'static str },
 
-    #[error("whose = {whose} is neither GMEM_FAULTS_THREAD (0) nor GMEM_FAULTS_PROCESS (1)")]
+    #[error(
+        "whose = {whose} is none of GMEM_FAULTS_THREAD (0), GMEM_FAULTS_PROCESS (1) and GMEM_FAULTS_PROGRAM (2)"
+    )]
     FaultScope { whose: i32 },
 
     #[error(

@@ -44,7 +44,7 @@ fn run(pages: PageRange, device: usize) -> Result<()> {
 
 // ---- many ranges ------------------------------------------------------------------------------------
 
-/// What a call with many ranges did.
+/// Results of a call with many ranges.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FreeReport {
     /// Bytes of the union of the ranges.

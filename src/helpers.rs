@@ -1,11 +1,11 @@
 //! Threads that help a call with its work, within a budget of the process.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use crate::config::{self, Setting};
 use crate::os::lazy::Lazy;
-use crate::os::process::{self, PerProcess};
+use crate::os::process::PerProcess;
+use crate::os::{own_faults, own_thread};
 
 /// Threads that work on one call at most: a few of them use up what the memory can take.
 pub const MAX_THREADS: usize = 16;
@@ -28,22 +28,8 @@ fn max_helpers() -> usize {
 /// Where no thread can be started, those that are there do it.
 pub fn work_with(wanted: usize, work: impl Fn(bool) + Sync) {
     let helpers = Helpers::claim(wanted);
-    if helpers.count == 0 {
-        return work(true);
-    }
-    let work = &work;
-    thread::scope(|scope| {
-        for _ in 0..helpers.count {
-            let spawned = process::with_signals_blocked(|| {
-                let builder = thread::Builder::new().name("gmem-prefetch".into());
-                builder.spawn_scoped(scope, || work(false))
-            });
-            if spawned.is_err() {
-                break;
-            }
-        }
-        work(true);
-    });
+    let help = || own_faults::of_this_thread(|| work(false));
+    own_thread::with_helpers(c"gmem-prefetch", helpers.count, &help, || work(true));
 }
 
 /// The number of threads of the process that help now.

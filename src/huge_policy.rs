@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::os::lazy::Lazy;
 use crate::os::replaced::Replaced;
 use crate::page::PageRange;
+use crate::reserve;
 
 /// A huge-page policy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,9 +78,16 @@ fn of_process() -> HugePolicy {
 static RANGES: Replaced<Vec<(PageRange, HugePolicy)>> = Replaced::new();
 
 /// Set the policy of a range; `AsIs` removes it, so that the policy of the process holds again.
-pub fn set_range(range: PageRange, policy: HugePolicy) {
+pub fn set_range(range: PageRange, policy: HugePolicy) -> Result<()> {
+    // Each policy splits at most one range in two.
+    let ranges = RANGES.get().map_or(0, Vec::len) + SPARE_RANGES;
+    reserve::ask(ranges * size_of::<(PageRange, HugePolicy)>() * 4, "the policies of ranges")?;
     RANGES.replace(|ranges| with_range(ranges.map_or(&[], Vec::as_slice), range, policy));
+    Ok(())
 }
+
+/// Other threads may set policies meanwhile.
+const SPARE_RANGES: usize = 64;
 
 fn with_range(
     before: &[(PageRange, HugePolicy)],
@@ -137,11 +145,11 @@ mod tests {
     fn a_range_goes_before_the_process() {
         // No test maps these addresses.
         let range = PageRange::new(1 << 60, (1 << 60) + 4096);
-        set_range(range, HugePolicy::Require);
+        assert!(set_range(range, HugePolicy::Require).is_ok());
         assert_eq!(at(range.start()), HugePolicy::Require);
         assert_eq!(at(range.end() - 1), HugePolicy::Require);
         assert_eq!(at(range.end()), of_environment());
-        set_range(range, HugePolicy::AsIs);
+        assert!(set_range(range, HugePolicy::AsIs).is_ok());
         assert_eq!(at(range.start()), of_environment());
     }
 }

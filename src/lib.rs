@@ -16,7 +16,7 @@
 //! | [`helpers`] | threads that help a call with its work |
 //! | [`huge_policy`], [`config`] | the huge-page policies; the `GMEM_*` settings |
 //! | [`reserve`] | memory for the library's own objects when the process has none left |
-//! | [`os`] | system calls and what the C library offers beside them |
+//! | [`os`] | system calls, and services of the C library |
 //! | [`report`], [`range_set`], [`page`], [`error`] | the result of a prefetch; the union of many ranges; checked page arithmetic; errors and their errnos |
 //!
 //! The Rust side is not a public API: programs use `libgmem.h` and `libgmem.hpp`.
@@ -44,5 +44,7 @@ pub mod stream_argument;
 pub mod topology;
 
 mod bridge;
+#[cfg(test)]
+mod mangled;
 #[cfg(test)]
 mod settings_table;

@@ -8,7 +8,7 @@ use crate::device::{self, Registered, Request, Unwatched, Watch};
 use crate::error::{Error, Result};
 use crate::huge_policy::{self, HugePolicy};
 use crate::model;
-use crate::os::mapping;
+use crate::os::{mapping, own_faults};
 use crate::page::PageRange;
 use crate::range_set::RangeSet;
 use crate::report::Report;
@@ -78,7 +78,9 @@ impl Prefetch {
             return Ok(());
         }
         self.trace(None);
-        model::prefetch(device::by_index(self.device), &self.request(options, watch), report)
+        own_faults::not_the_programs(|| {
+            model::prefetch(device::by_index(self.device), &self.request(options, watch), report)
+        })
     }
 
     /// Register the driver's part with its stream.

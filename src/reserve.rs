@@ -27,6 +27,14 @@ pub struct WithReserve {
     taken: AtomicU64,
 }
 
+/// A value in a block of its own, of which there is one for each thread. `None` without memory: the reserve is for calls that
+/// end, so threads may use up half of it.
+pub fn lasting<T>(value: T) -> Option<Box<T>> {
+    let taken = ALLOCATOR.taken.load(Ordering::Relaxed).count_ones() as usize;
+    let has_memory = taken < SLOTS / 2 || ask(size_of::<T>(), "a thread").is_ok();
+    has_memory.then(|| Box::new(value))
+}
+
 /// Whether the process has `bytes` more without the reserve. Asked before an object is made that stays.
 pub fn ask(bytes: usize, what: &'static str) -> Result<()> {
     let layout = Layout::array::<u64>(bytes.div_ceil(8).max(1));

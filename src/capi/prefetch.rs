@@ -225,7 +225,7 @@ extern "C" fn gmemSetRangeHugePolicy(addr: c_ulong, size: usize, policy: c_int) 
         let policy = HugePolicy::from_number(policy)?;
         let range = PageRange::from_arguments(addr as usize, size)?;
         device::current()?.advise_huge(range, policy)?;
-        huge_policy::set_range(range, policy);
+        huge_policy::set_range(range, policy)?;
         Ok(0)
     })
 }

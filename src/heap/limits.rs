@@ -121,7 +121,8 @@ pub fn of_group(
             if !(share > 0.0 && share <= 1.0) {
                 return None;
             }
-            (limit as f64 * share) as usize
+            // A limit that is not exact as a floating-point number could be rounded up.
+            ((limit as f64 * share) as usize).min(limit)
         }
         _ => return None,
     };
@@ -131,6 +132,7 @@ pub fn of_group(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled;
 
     #[test]
     fn limits_by_control_group() {
@@ -149,5 +151,20 @@ mod tests {
             assert_eq!(of(bad, 128 * MIB), None, "{bad}");
         }
         assert_eq!(of("cgroup-64M", 64 * MIB), None);
+    }
+
+    #[test]
+    fn mangled_shares() {
+        let recorded = ["cgroup", "cgroup-64M", "cgroup*0.9"];
+        mangled::texts(&recorded, |text| {
+            for limit in [0, 1, 100 << 20, usize::MAX / 2] {
+                let bytes = of_group(text, limit, crate::config::bytes);
+                assert!(bytes.is_none_or(|bytes| bytes > 0 && bytes <= limit));
+            }
+        });
+        assert_eq!(
+            of_group(b"cgroup*0.99999999999999999", usize::MAX / 2, |_| None),
+            Some(usize::MAX / 2)
+        );
     }
 }

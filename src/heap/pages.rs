@@ -29,6 +29,13 @@ thread_local! {
     /// The hard limit refused this thread memory that jemalloc has addresses for. jemalloc's next step is to ask for more
     /// addresses, which would not help and would not be found again.
     static WAS_REFUSED: Cell<bool> = const { Cell::new(false) };
+    /// jemalloc has given this thread a block, so it has an arena.
+    static HAS_ARENA: Cell<bool> = const { Cell::new(false) };
+}
+
+/// jemalloc has given the calling thread a block.
+pub fn note_arena() {
+    HAS_ARENA.set(true);
 }
 
 /// jemalloc's `mmap`: fresh memory, or with `MAP_FIXED` the use of a part of it begins or ends.
@@ -151,7 +158,7 @@ fn map(length: usize, is_used: bool) -> SysResult<*mut c_void> {
     WAS_REFUSED.set(false);
     if !limits::has_space(length) {
         limits::count_refusal();
-        return Err(Errno(libc::ENOMEM));
+        return ARENA_RESERVE.take(length).ok_or(Errno(libc::ENOMEM));
     }
     if let Some(start) = REST.take(length) {
         begin_use(PageRange::new(start, start + length))?;
@@ -159,7 +166,7 @@ fn map(length: usize, is_used: bool) -> SysResult<*mut c_void> {
     }
     let padded = heap_page().ceil(length).ok_or(Errno(libc::ENOMEM))?;
     match map_pages(padded, length) {
-        Err(errno) if length == HEAP_PAGE => ARENA_RESERVE.take().ok_or(errno),
+        Err(errno) => ARENA_RESERVE.take(length).ok_or(errno),
         Ok(start) if length < HEAP_PAGE => {
             REST.keep(start.addr() + length, HEAP_PAGE - length);
             Ok(start)
@@ -219,7 +226,7 @@ impl Rest {
 }
 
 /// Heap pages for jemalloc's arenas. jemalloc creates an arena for some of the first threads, with one heap page for its
-/// data, and 5.3.1 does not survive a failure to do so. This is address space only.
+/// data, and 5.3.1 does not survive a failure to do so. This is address space only. The hard limit does not apply to it.
 struct ArenaReserve([AtomicPtr<c_void>; NARENAS - 1]);
 
 static ARENA_RESERVE: ArenaReserve =
@@ -240,7 +247,11 @@ impl ArenaReserve {
         }
     }
 
-    fn take(&self) -> Option<*mut c_void> {
+    /// A page for a thread that has no arena yet, if `length` is what jemalloc asks for then.
+    fn take(&self, length: usize) -> Option<*mut c_void> {
+        if length != HEAP_PAGE || HAS_ARENA.get() {
+            return None;
+        }
         let page = self.0.iter().find_map(|slot| {
             let page = slot.swap(ptr::null_mut(), Ordering::AcqRel);
             (!page.is_null()).then_some(page)

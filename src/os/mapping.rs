@@ -158,7 +158,7 @@ impl Mapping {
 }
 
 /// Map fresh private memory for reading and writing, aligned to `alignment`. `length` is a multiple of the base page. The
-/// kernel provides pages when they are touched.
+/// kernel provides pages when they are touched. Where a sandbox refuses to unmap the rest, that costs addresses and no memory.
 pub fn map_aligned(length: usize, alignment: PageSize) -> SysResult<NonNull<u8>> {
     // Since Linux 6.7 the kernel itself aligns a mapping of whole huge pages.
     let first = map(length)?;
@@ -166,7 +166,7 @@ pub fn map_aligned(length: usize, alignment: PageSize) -> SysResult<NonNull<u8>>
         return Ok(first);
     }
     // SAFETY: mapped above, and nobody else has its address.
-    unsafe { unmap(first, length)? };
+    let _ = unsafe { unmap(first, length) };
 
     let slack = alignment.bytes().saturating_sub(base_page().bytes());
     let padded = length.checked_add(slack).ok_or(Errno(libc::ENOMEM))?;
@@ -176,14 +176,14 @@ pub fn map_aligned(length: usize, alignment: PageSize) -> SysResult<NonNull<u8>>
     let head = aligned - address;
     if head > 0 {
         // SAFETY: the first bytes of the mapping made above, whose address nobody else has.
-        unsafe { unmap(start, head)? };
+        let _ = unsafe { unmap(start, head) };
     }
     // SAFETY: `head` is at most the slack, which lies inside the mapping.
     let body = unsafe { start.add(head) };
     let tail = padded - head - length;
     if tail > 0 {
         // SAFETY: the tail follows the `length` bytes of the body in the mapping made above, whose address nobody else has.
-        unsafe { unmap(body.add(length), tail)? };
+        let _ = unsafe { unmap(body.add(length), tail) };
     }
     Ok(body)
 }
@@ -215,14 +215,20 @@ pub fn is_mapped(address: usize) -> bool {
     syscall::is_mapped(ptr::without_provenance(page.floor(address)), page.bytes())
 }
 
-/// Unmap `length` bytes from `start`: the memory and the addresses go back to the kernel.
+/// Unmap `length` bytes from `start`: the memory and the addresses go back to the kernel. Where a sandbox refuses that, the memory
+/// goes back, and the addresses stay mapped.
 ///
 /// # Safety
 /// The caller owns the bytes, which are part of a mapping that was made here or with [`Region`], and nobody uses them
 /// afterwards.
 pub unsafe fn unmap(start: NonNull<u8>, length: usize) -> SysResult<()> {
+    let start = start.as_ptr().cast();
     // SAFETY: the caller owns the bytes and nobody uses them afterwards, so no live memory disappears.
-    check(unsafe { libc::munmap(start.as_ptr().cast(), length) })
+    let unmapped = check(unsafe { libc::munmap(start, length) });
+    unmapped.inspect_err(|_| {
+        // SAFETY: as above.
+        unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
+    })
 }
 
 /// Move the pages of private memory to other addresses without copying; the old addresses stay mapped and read as zeros

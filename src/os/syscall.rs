@@ -58,6 +58,15 @@ pub fn read_at(file: c_int, buffer: &mut [u8], offset: usize) -> SysResult<usize
     retried(|| unsafe { libc::syscall(libc::SYS_pread64, file, start, bytes, offset) })
 }
 
+/// `readlinkat(2)`: the number of bytes of the link that were put into `buffer`, which may be all it holds.
+pub fn read_link_at(folder: c_int, name: &CStr, buffer: &mut [u8]) -> SysResult<usize> {
+    let start = buffer.as_mut_ptr();
+    // SAFETY: the name is NUL-terminated, and the buffer is writable for its length.
+    retried(|| unsafe {
+        libc::syscall(libc::SYS_readlinkat, folder, name.as_ptr(), start, buffer.len())
+    })
+}
+
 /// `write(2)`, once. A failure and a short write are ignored.
 pub fn write(file: c_int, bytes: &[u8]) {
     // SAFETY: the bytes are readable for their length.

@@ -2,7 +2,7 @@
 //! pages, but not which. Often the number has only one explanation.
 
 use super::{HUGE, Stretch, Stretches};
-use crate::error::Result;
+use crate::error::{Errno, Result};
 use crate::os::pagemap::{self, Files};
 use crate::os::smaps::{self, Resident};
 use crate::os::{SysResult, mapping};
@@ -19,8 +19,8 @@ pub fn deduce(range: PageRange, stretches: &mut Vec<Stretch>) -> Result<bool> {
             return;
         }
         match resident_parts(whole).ok().and_then(|parts| of_mapping(&mapping, parts)) {
-            Some(parts) => huge.extend(parts),
-            None => is_certain = false,
+            Some(parts) if huge.try_reserve(parts.len()).is_ok() => huge.extend(parts),
+            _ => is_certain = false,
         }
     });
     is_certain &= read.is_ok();
@@ -31,34 +31,42 @@ pub fn deduce(range: PageRange, stretches: &mut Vec<Stretch>) -> Result<bool> {
 }
 
 /// The huge pages among the resident parts of a mapping; `None` where they are ambiguous.
-fn of_mapping(mapping: &Resident, parts: Vec<PageRange>) -> Option<Vec<PageRange>> {
+fn of_mapping(mapping: &Resident, mut parts: Vec<PageRange>) -> Option<Vec<PageRange>> {
     if mapping.is_hugetlb {
         return Some(parts);
     }
     // A huge page is resident as a whole. If the candidates add up to the kernel's number, they are
     // the huge pages.
     let page = mapping::huge_page();
-    let candidates: Vec<_> =
-        parts.iter().map(|part| part.inward(page)).filter(|part| !part.is_empty()).collect();
-    let bytes: usize = candidates.iter().map(|part| part.len()).sum();
-    (bytes == mapping.huge + mapping.huge_shared).then_some(candidates)
+    parts.retain_mut(|part| {
+        *part = part.inward(page);
+        !part.is_empty()
+    });
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    (bytes == mapping.huge + mapping.huge_shared).then_some(parts)
 }
 
 /// The resident parts of a range, neighbours joined.
 fn resident_parts(range: PageRange) -> SysResult<Vec<PageRange>> {
     let mut parts: Vec<PageRange> = Vec::new();
+    let mut is_full = false;
     pagemap::scan_telling(range, Files::NotTold, |run| {
-        if !run.present {
+        if !run.present || is_full {
             return;
         }
         match parts.last_mut() {
             Some(last) if last.end() == run.range.start() => {
                 *last = PageRange::new(last.start(), run.range.end());
             }
-            _ => parts.push(run.range),
+            _ => {
+                is_full = parts.try_reserve(1).is_err();
+                if !is_full {
+                    parts.push(run.range);
+                }
+            }
         }
     })?;
-    Ok(parts)
+    if is_full { Err(Errno(libc::ENOMEM)) } else { Ok(parts) }
 }
 
 /// Set the flag in the parts that lie in `huge`, which is in ascending order.

@@ -1,6 +1,6 @@
 //! A residency as JSON. Neighbouring pages with the same state form one run.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use super::out::Out;
 use super::tally::Tally;
@@ -18,7 +18,7 @@ impl View<'_> {
             self.start,
             self.page,
             self.states.len(),
-            names(self.known)
+            Names(self.known)
         );
         json.push(if self.known & NODE != 0 { ",\"node\"]" } else { "]" });
         for (flag, name) in FLAGS {
@@ -34,15 +34,11 @@ impl View<'_> {
         let _ = write!(json, ",\"nodes\":{{{}}},\"runs\":[", nodes.join(","));
         let mut first = 0;
         for alike in self.states.chunk_by(|a, b| a == b) {
-            let PageState { node, flags } = alike[0];
             let comma = if first == 0 { "" } else { "," };
-            let _ = write!(
-                json,
-                "{comma}{{\"first\":{first},\"pages\":{},\"node\":{},\"flags\":[{}]}}",
-                alike.len(),
-                if node < 0 { "null".to_owned() } else { node.to_string() },
-                names(flags)
-            );
+            if write_run(&mut json, comma, first, alike).is_err() {
+                // Without memory, each further attempt would take long and fail.
+                break;
+            }
             first += alike.len();
         }
         json.push("]}");
@@ -50,10 +46,28 @@ impl View<'_> {
     }
 }
 
+/// A run of pages with the same state, in memory of the text alone: there may be as many runs as pages.
+fn write_run(json: &mut Out, comma: &str, first: usize, alike: &[PageState]) -> fmt::Result {
+    let PageState { node, flags } = alike[0];
+    write!(json, "{comma}{{\"first\":{first},\"pages\":{},\"node\":", alike.len())?;
+    if node < 0 {
+        json.write_str("null")?
+    } else {
+        write!(json, "{node}")?
+    }
+    write!(json, ",\"flags\":[{}]}}", Names(flags))
+}
+
 /// Names of flags, quoted.
-fn names(flags: u16) -> String {
-    let names = FLAGS.iter().filter(|(flag, _)| flags & flag != 0);
-    names.map(|(_, name)| format!("\"{name}\"")).collect::<Vec<_>>().join(",")
+struct Names(u16);
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = FLAGS.iter().filter(|(flag, _)| self.0 & flag != 0);
+        names.enumerate().try_for_each(|(at, (_, name))| {
+            write!(f, "{}\"{name}\"", if at == 0 { "" } else { "," })
+        })
+    }
 }
 
 #[cfg(test)]

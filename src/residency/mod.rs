@@ -100,7 +100,7 @@ impl Stretches {
 
     fn finish(self) -> Result<Vec<Stretch>> {
         if self.is_cut {
-            return Err(Error::OutOfMemory { what: "the states of so many pages" });
+            return Err(Error::OutOfMemory { what: "the page states of the range" });
         }
         Ok(self.list)
     }
@@ -146,6 +146,7 @@ fn mapped(range: PageRange) -> Result<Vec<Vma>> {
     /// page of this process.
     const KERNELS: usize = 1 << (usize::BITS - 1);
     let mut vmas: Vec<Vma> = Vec::new();
+    let mut is_cut = false;
     let walked = vma::walk(range, |vma| {
         let inside = vma.range.intersect(range);
         if inside.is_empty() || inside.start() >= KERNELS {
@@ -155,11 +156,20 @@ fn mapped(range: PageRange) -> Result<Vec<Vma>> {
             Some(last) if last.backing == vma.backing && last.range.end() == inside.start() => {
                 last.range = PageRange::new(last.range.start(), inside.end());
             }
-            _ => vmas.push(Vma { range: inside, ..vma }),
+            _ => {
+                is_cut = vmas.try_reserve(1).is_err();
+                if is_cut {
+                    return ControlFlow::Break(());
+                }
+                vmas.push(Vma { range: inside, ..vma });
+            }
         }
         ControlFlow::Continue(())
     });
     walked.map_err(|errno| failed("reading /proc/self/maps", range, errno))?;
+    if is_cut {
+        return Err(Error::OutOfMemory { what: "the mappings of so many pages" });
+    }
     Ok(vmas)
 }
 

@@ -29,6 +29,8 @@ mod sync {
     pub use shuttle::sync::{Arc, Mutex, MutexGuard, PoisonError};
     pub use shuttle::{thread, thread_local};
 
+    use crate::os::SysResult;
+
     /// Shuttle's condition variable has no timeout.
     #[derive(Default)]
     pub struct Condvar(Arc<shuttle::sync::Condvar>);
@@ -43,6 +45,11 @@ mod sync {
         pub fn notify_all(&self) {
             self.0.notify_all();
         }
+    }
+
+    pub fn start_thread(work: impl FnOnce() + Send + 'static) -> SysResult<()> {
+        thread::spawn(work);
+        Ok(())
     }
 
     /// Each look at the clock advances it.
@@ -96,7 +103,7 @@ mod tests {
 
     const SCHEDULES: usize = 200;
 
-    /// What was done, in order.
+    /// The operations, in the order in which they ran.
     type Log = Arc<StdMutex<Vec<usize>>>;
 
     fn push(log: &Log, what: usize) -> Work {

@@ -5,12 +5,15 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::current_thread;
-use super::sync::{self, Arc, Condvar, Mutex, MutexGuard, PoisonError, thread};
-use crate::error::{Errno, Error, Result};
-use crate::os::process;
+use super::sync::{self, Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use crate::error::{Error, Result};
+use crate::os::own_faults;
+use crate::reserve;
 
 /// Threads that serve at the same time. Threads that wait for another stream do not count.
 const MAX_THREADS: usize = 4;
+/// More than the objects take that live as long as a thread.
+const THREAD_BYTES: usize = 4096;
 
 /// A stream, as the pool and event points see it.
 pub(super) trait Served: Send + Sync {
@@ -151,24 +154,17 @@ impl Pool {
     }
 
     fn start(self: &Arc<Self>, state: &mut State) -> Result<()> {
+        reserve::ask(THREAD_BYTES, "a thread to serve streams")?;
         let pool = Arc::clone(self);
-        let spawned = process::with_signals_blocked(|| {
-            thread::Builder::new().name("gmem-stream".into()).spawn(move || pool.work())
-        });
-        match spawned {
-            Ok(_) => {
-                state.active += 1;
-                Ok(())
-            }
-            Err(failure) => Err(Error::NoThread {
-                errno: Errno(failure.raw_os_error().unwrap_or(libc::EAGAIN)),
-            }),
-        }
+        sync::start_thread(move || pool.work()).map_err(|errno| Error::NoThread { errno })?;
+        state.active += 1;
+        Ok(())
     }
 
     /// The main loop of a thread.
     fn work(self: &Arc<Self>) {
-        current_thread::enter_pool();
+        // Starting is no fault of the program's.
+        own_faults::of_this_thread(current_thread::enter_pool);
         let mut state = self.lock();
         loop {
             state.release_due();

@@ -3,13 +3,20 @@
 
 use std::time::{Duration, Instant};
 
+use crate::os::{SysResult, own_thread};
+
 pub use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-pub use std::{thread, thread_local};
+pub use std::thread_local;
 
 /// The current time.
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// Start a thread of the pool.
+pub fn start_thread(work: impl FnOnce() + Send + 'static) -> SysResult<()> {
+    own_thread::start(c"gmem-stream", Box::new(work))
 }
 
 /// Wait until notified, or until `due`.

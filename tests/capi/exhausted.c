@@ -9,6 +9,7 @@
 static char *range;
 static size_t page;
 static gmemStream_t stream;
+static gmemPageState_t many_runs[1 << 21];
 
 static void nothing(void *arg) { (void)arg; }
 
@@ -34,7 +35,7 @@ static void seeing_ends_in_enomem_or_works(void) {
 	gmemResidency_t all = {.size = sizeof all};
 	const int result = gmemResidency(at(), page, GMEM_ASK_HOT, states, 1 << 14, &all);
 	CHECK(result == 0 || result == -ENOMEM);
-	/* What was seen before memory ended, in words. */
+	/* A residency map taken before memory ran out can still be printed. */
 	all.pages = 1 << 14;
 	all.page_size = (size_t)sysconf(_SC_PAGESIZE);
 	for (size_t i = 0; i < all.pages; i += 2) {
@@ -45,6 +46,12 @@ static void seeing_ends_in_enomem_or_works(void) {
 	const int text = gmemResidencyText(&all, states, NULL, 0), picture = gmemResidencySvg(&all, states, NULL, 0);
 	CHECK((text > 0 || text == -ENOMEM) && (picture > 0 || picture == -ENOMEM));
 	CHECK(gmemTopologyJson(NULL, 0) > 0 || nodes == -ENOMEM);
+}
+
+/* As many runs as pages, each of which would fail by itself to get memory: the first failure ends the call. */
+static void text_of_many_runs_ends_soon(void) {
+	gmemResidency_t all = {.size = sizeof all, .pages = 1 << 21, .page_size = (size_t)sysconf(_SC_PAGESIZE)};
+	CHECK_EQUAL(gmemResidencyJson(&all, many_runs, NULL, 0), -ENOMEM);
 }
 
 static void launching_ends_in_enomem(void) {
@@ -75,7 +82,7 @@ static void recording_ends_in_enomem(void) {
 	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
 }
 
-/* What fails on a stream is told all the same. */
+/* A failure on a stream is reported without memory, too. */
 static void failures_are_kept(void) {
 	CHECK_EQUAL(gmemPrefetch(64 * page, page, gmemGetNumaId(), stream), 0);
 	CHECK_EQUAL(gmemStreamSynchronize(stream), -ENOMEM);
@@ -128,6 +135,10 @@ int main(void) {
 	in_a_process_without_memory(refused_calls_say_why);
 	in_a_process_without_memory(ranges_still_work);
 	in_a_process_without_memory(seeing_ends_in_enomem_or_works);
+	for (size_t i = 0; i < sizeof many_runs / sizeof *many_runs; i += 2) {
+		many_runs[i].flags = GMEM_PAGE_MAPPED;
+	}
+	in_a_process_without_memory(text_of_many_runs_ends_soon);
 	in_a_process_without_memory(launching_ends_in_enomem);
 	in_a_process_without_memory(recording_ends_in_enomem);
 	in_a_process_without_memory(failures_are_kept);

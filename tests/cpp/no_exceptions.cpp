@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <libgmem.hpp>
+#include <libgmem/streams/executor.hpp>
 
 #include "../check.h"
 
@@ -52,6 +53,7 @@ void memory() {
 	CHECK(gmem::buffer<float>::create(SIZE_MAX, ec).empty() && failed(std::errc::not_enough_memory));
 	CHECK(gmem::buffer<float>::create(SIZE_MAX / 16, ec).empty() && failed(std::errc::not_enough_memory));
 	CHECK(gmem::buffer<float>::create(0, ec).empty() && ok());
+	CHECK(gmem::make_unique_for_overwrite<float[]>(10, ec) != nullptr && ok());
 
 	std::vector<int, gmem_allocator<int>> values(1000, 5);
 	CHECK_EQUAL(values[999], 5);
@@ -113,6 +115,21 @@ void streams() {
 	CHECK(ok() && runs == 1 && stream.query(ec) && ok());
 	(void)gmem::external_stream::create(nullptr, nullptr, ec);
 	CHECK(failed(std::errc::invalid_argument));
+	const auto run = [&runs](auto function) {
+		++runs;
+		function();
+	};
+	auto wrapped = gmem::streams::executor(run, ec);
+	CHECK(ok());
+	wrapped.launch([&runs] { ++runs; }, ec);
+	CHECK(ok());
+	wrapped.synchronize(ec);
+	CHECK(ok() && runs == 3);
+	auto owned = gmem::streams::executor([](auto function) { function(); }, ec);
+	CHECK(ok());
+	owned.launch([&runs] { ++runs; }, ec);
+	owned.synchronize(ec);
+	CHECK(ok() && runs == 4);
 	const gmem::stream_ref unknown(reinterpret_cast<gmemStream_t>(16));
 	unknown.launch([] {}, ec);
 	CHECK(failed(std::errc::invalid_argument));
@@ -135,6 +152,8 @@ void inspection() {
 	CHECK(gmem::residency::create({reinterpret_cast<void *>(64), SIZE_MAX}, ec).empty() && !ok());
 	auto faults = gmem::fault_scope::create(ec);
 	CHECK(ok() && faults.count(ec) >= 0 && ok());
+	faults.reset(ec);
+	CHECK(ok() && faults.count(ec) >= 0);
 }
 
 void models() {

@@ -17,7 +17,7 @@ static gmemStream_t stream;
 static gmemStream_t unknown_stream = (gmemStream_t)16;
 static gmemEvent_t unknown_event = (gmemEvent_t)16;
 
-/* What a function that runs on a stream saw. */
+/* The result of a function that ran on a stream. */
 static int seen;
 static int gate;
 
@@ -167,7 +167,7 @@ static int residency_svg_null(void) { return gmemResidencySvg(NULL, NULL, NULL, 
 static int faults_begin_null(void) { return gmemFaultScopeBegin(NULL, GMEM_FAULTS_THREAD); }
 static int faults_begin_whose(void) {
 	gmemFaultScope_t scope;
-	return gmemFaultScopeBegin(&scope, 2);
+	return gmemFaultScopeBegin(&scope, 9);
 }
 static int faults_count_null(void) { return (int)gmemFaultScopeCount(NULL); }
 static int faults_count_closed(void) {
@@ -346,6 +346,8 @@ static int memalign_too_much(void) {
 	return gmem_posix_memalign(&block, 64, too_much);
 }
 static int aligned_odd(void) { return errno_of(gmem_aligned_alloc(3, 1)); }
+static int aligned_realloc_odd(void) { return errno_of(gmem_aligned_realloc(NULL, 3, 1)); }
+static int aligned_realloc_too_much(void) { return errno_of(gmem_aligned_realloc(NULL, 64, too_much)); }
 static int aligned_too_much(void) { return errno_of(gmem_aligned_alloc(64, too_much)); }
 static int memalign_huge(void) { return errno_of(gmem_memalign(too_much + 2, 1)); }
 static int old_memalign_too_much(void) { return errno_of(gmem_memalign(64, too_much)); }
@@ -401,6 +403,7 @@ static int exhausted_wrap(void) {
 	}
 	return result;
 }
+static int exhausted_policy(void) { return gmemSetRangeHugePolicy(1 << 20, 1 << 20, GMEM_HUGE_OFF); }
 static int exhausted_event(void) {
 	int result = 0;
 	for (int i = 0; i < MANY && result == 0; ++i) {
@@ -588,6 +591,8 @@ static const struct row usual[] = {
 	ROW(gmem_posix_memalign, memalign_too_much, ENOMEM),
 	ROW(gmem_aligned_alloc, aligned_odd, EINVAL),
 	ROW(gmem_aligned_alloc, aligned_too_much, ENOMEM),
+	ROW(gmem_aligned_realloc, aligned_realloc_odd, EINVAL),
+	ROW(gmem_aligned_realloc, aligned_realloc_too_much, ENOMEM),
 	ROW(gmem_memalign, memalign_huge, EINVAL),
 	ROW(gmem_memalign, old_memalign_too_much, ENOMEM),
 	ROW(gmem_valloc, valloc_too_much, ENOMEM),
@@ -628,6 +633,7 @@ static const struct row exhausted[] = {
 	ROW(gmemStreamCreate, threadless_create, EAGAIN),
 	ROW(gmemStreamWrap, exhausted_wrap, ENOMEM),
 	ROW(gmemEventCreate, exhausted_event, ENOMEM),
+	ROW(gmemSetRangeHugePolicy, exhausted_policy, ENOMEM),
 	ROW(gmemStreamLaunch, exhausted_launch, ENOMEM),
 	ROW(gmemEventRecord, exhausted_record, ENOMEM),
 	ROW(gmemStreamWaitEvent, exhausted_wait, ENOMEM),
@@ -696,7 +702,7 @@ static void provoke(const struct row *rows, size_t count) {
 		const int expected = is_heap ? row->errno_ : -row->errno_;
 		const int result = row->provoke();
 		check_equal(result, expected, row->function, row->name, 0);
-		/* Those say why, unless "not yet" is all there is to say. */
+		/* Such errors have a message, except -EBUSY, which means "not yet". */
 		CHECK(is_heap || row->errno_ == EBUSY || strlen(gmemLastError()) > 10);
 		if (result == expected) {
 			printf("%s %s\n", row->function, row->name);

@@ -47,7 +47,7 @@ static void nonsense(void) {
 
 static void jemallocs(void) { CHECK(idle_after_free() < 10 * MIB); }
 
-/* What the group's limit is depends on the machine; that it is read does not. */
+/* The group's limit depends on the machine; whether it is read does not. */
 static void control_group(void) {
 	const size_t limit = now().hard_limit;
 	CHECK(limit == 0 || limit > MIB);

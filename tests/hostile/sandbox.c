@@ -1,31 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sandboxes: a seccomp filter that refuses ioctl(2), which the library has another way for. */
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-
 #include <libgmem.h>
 
-#include "../check.h"
+#include "children.h"
 
 static size_t page, base;
 
 static unsigned long address_of(const void *start) { return (unsigned long)(uintptr_t)start; }
-
-/* From now on the kernel refuses the call. */
-static int refuse(long call, int with) {
-	struct sock_filter steps[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)with),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	const struct sock_fprog filter = {sizeof steps / sizeof *steps, steps};
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
-}
 
 static void all_verbs_work(void) {
 	char *start = map_private(2 * page, page);
@@ -61,7 +42,7 @@ static void without_ioctl(int error, int used_before) {
 		if (used_before) {
 			all_verbs_work();
 		}
-		if (!refuse(SYS_ioctl, error)) {
+		if (!refuse_call(SYS_ioctl, error)) {
 			_exit(SKIPPED);
 		}
 		all_verbs_work();

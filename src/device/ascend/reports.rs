@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use super::codes::{AclCode, unavailable};
 use super::driver::{AclResult, Callbacks, ContextOf, Noted, Thread};
 use crate::device::HostFunction;
-use crate::error::{Errno, Error, Result};
+use crate::error::{Error, Result};
+use crate::os::own_thread;
 use crate::os::process::{self, PerProcess};
 use crate::reserve;
 
@@ -158,12 +159,8 @@ struct State {
 impl Reporter {
     fn start(self: &Arc<Self>, runtime: &'static Callbacks) -> Result<()> {
         let reporter = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("gmem-report".into());
-        process::with_signals_blocked(|| thread.spawn(move || reporter.work(runtime)))
-            .map(drop)
-            .map_err(|failure| Error::NoThread {
-                errno: Errno(failure.raw_os_error().unwrap_or(libc::EAGAIN)),
-            })
+        own_thread::start(c"gmem-report", Box::new(move || reporter.work(runtime)))
+            .map_err(|errno| Error::NoThread { errno })
     }
 
     /// The main function of the thread.

@@ -14,7 +14,7 @@ use super::driver::{Allocation, is_called_by_the_driver};
 use crate::device::common::Blocks;
 use crate::error::{Error, Result};
 use crate::os::mapping::{self, Region};
-use crate::os::process;
+use crate::os::own_thread;
 use crate::page::PageRange;
 
 /// The blocks of managed memory.
@@ -112,16 +112,16 @@ impl Accelerator {
 
     /// Start the thread that frees blocks. Without it they are freed when memory for a new one is missing.
     pub fn start_giving_back(&'static self) {
-        let thread = std::thread::Builder::new().name("gmem-cuda".into());
         // If no thread can be started, only time is lost.
-        let _ = process::with_signals_blocked(|| {
-            thread.spawn(move || {
+        let _ = own_thread::start(
+            c"gmem-cuda",
+            Box::new(move || {
                 loop {
                     self.regions.sleep();
                     self.give_back_what_was_kept();
                 }
-            })
-        });
+            }),
+        );
     }
 
     /// Free all blocks that were kept.

@@ -1,11 +1,12 @@
 //! Divides a range that is to be prefetched into segments that are populated alike, or refuses it before anything is touched.
 
+use std::cell::LazyCell;
 use std::ops::ControlFlow;
 
 use super::walk;
 use crate::error::{Error, Result};
-use crate::os::mapping;
 use crate::os::vma::{Backing, Vma};
+use crate::os::{mapping, userfaultfd};
 use crate::page::PageRange;
 
 /// Memory that is populated in one way.
@@ -63,7 +64,8 @@ impl Segment {
     }
 }
 
-/// The segments of `asked`, together with the ordinary memory in the margin up to whole GMEM pages.
+/// The segments of `asked`, together with the ordinary memory in the margin up to whole GMEM pages. Memory whose page faults the
+/// program serves itself is never margin: the caller may be the one who serves it.
 pub fn segments(asked: PageRange) -> Result<Vec<Segment>> {
     let outer = asked.outward(mapping::gmem_page());
     let asked = asked.outward(mapping::base_page());
@@ -71,6 +73,7 @@ pub fn segments(asked: PageRange) -> Result<Vec<Segment>> {
     let mut refusal = None;
     let mut covered = asked.start();
     let mut is_full = false;
+    let may_be_served = LazyCell::new(userfaultfd::is_open);
 
     walk(outer, |vma| {
         let inside = vma.range.intersect(asked);
@@ -84,7 +87,11 @@ pub fn segments(asked: PageRange) -> Result<Vec<Segment>> {
                 return ControlFlow::Break(());
             }
         }
-        let wanted = if is_ordinary(vma) { vma.range.intersect(outer) } else { inside };
+        let with_margin = vma.range.intersect(outer);
+        let has_margin = with_margin != inside
+            && is_ordinary(vma)
+            && !(*may_be_served && userfaultfd::serves(with_margin));
+        let wanted = if has_margin { with_margin } else { inside };
         if !wanted.is_empty() {
             is_full = segments.try_reserve(1).is_err();
             if is_full {

@@ -1,5 +1,5 @@
-//! Brings segments into memory, piece by piece: on the calling thread, and where that shows that there is much to do on
-//! others beside it.
+//! Brings segments into memory, piece by piece. The calling thread does the first piece; if that takes long, other threads
+//! help.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -130,7 +130,7 @@ impl Run<'_> {
         self.prefer_node(|| while self.take_piece(is_caller) {});
     }
 
-    /// What the thread populates while `act` runs comes from the node, where there is more than one.
+    /// Run `act`. Pages that the thread populates meanwhile come from the requested node, if there are several.
     fn prefer_node<R>(&self, act: impl FnOnce() -> R) -> R {
         // A kernel built without memory policies has no second node to prefer.
         let preferred = (!self.one_node).then(|| numa::PreferNode::new(self.request.node));
@@ -260,7 +260,7 @@ impl Run<'_> {
         if self.one_node {
             return Ok(());
         }
-        // What is missing after the first time comes as base pages, which are not taken apart again.
+        // Pages missing after the first pass come back as base pages, which no later pass splits.
         for _ in 0..3 {
             match migrate::migrate_misplaced(part.range, self.request.node)? {
                 Moved::Nothing => break,
@@ -304,7 +304,7 @@ impl Run<'_> {
     }
 }
 
-/// What the difference between two tallies says.
+/// Report the difference between two tallies.
 fn count(report: &mut Report, piece: Segment, before: Tally, after: Tally, errno: Option<Errno>) {
     let pages = piece.asked.len() / mapping::base_page().bytes();
     report.already_resident = before.present - before.elsewhere.min(before.present);
