@@ -34,20 +34,22 @@ static void the_files_bytes_come_any_number_of_times(void) {
 		for (int round = 0; round < 2; ++round) {
 			const gmemPrefetchReport_t report = prefetch_with_report(data, bytes, 0);
 			CHECK_EQUAL(report.bytes, bytes);
-			CHECK_EQUAL(report.populated + report.already_resident, (bytes + base - 1) / base);
-			CHECK_EQUAL(report.failed, 0);
+			CHECK_EQUAL(report.populated + report.already_resident + report.failed, (bytes + base - 1) / base);
+			/* Pages of the page cache are the kernel's: it may reclaim some at any time. */
 			if (modes[i] == GMEM_MODEL_PRIVATE) {
+				CHECK_EQUAL(report.failed, 0);
 				CHECK_EQUAL(report.populated, (bytes + base - 1) / base);
 				CHECK_EQUAL(cached_bytes(path), 0);
 				CHECK_EQUAL(info_of(model).loaded, 10 * page);
 				CHECK_EQUAL(info_of(model).read, (size_t)(round + 1) * bytes);
 			}
-			if (FAULTS_ARE_THE_TESTS) {
+			if (FAULTS_ARE_THE_TESTS && modes[i] == GMEM_MODEL_PRIVATE) {
 				CHECK_EQUAL(faults_of_reading(data, bytes), 0);
 			}
 			CHECK(has_the_files_bytes(data, 0, bytes));
 			/* Twice is once. */
-			CHECK_EQUAL(prefetch_with_report(data, bytes, 0).populated, 0);
+			const gmemPrefetchReport_t again = prefetch_with_report(data, bytes, 0);
+			CHECK(again.populated == 0 || modes[i] == GMEM_MODEL_SHARED);
 			/* The last page counts as whole. */
 			CHECK_EQUAL(gmemFreeEager(addr(data), bytes, NULL), 0);
 			CHECK_EQUAL(info_of(model).loaded, 0);
