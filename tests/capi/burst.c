@@ -76,8 +76,9 @@ static void a_burst_is_few_calls(gmemStream_t stream, int synchronize) {
 	}
 	const int made = atomic_load(&calls) - before;
 	printf("%d frees: %d system calls\n", PAGES, made);
-	/* At least what finds out what is mapped, and what drops it. */
-	CHECK(made >= 4 && made <= 100);
+	/* At least what finds out what is mapped, and what drops it. Some twenty, and more where the burst takes so long
+	 * that its beginning does not wait for its end: on a slow machine. */
+	CHECK(made >= 4 && made <= PAGES / 10);
 	CHECK_EQUAL(start[0], 0);
 	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
 }

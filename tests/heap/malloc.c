@@ -350,7 +350,7 @@ static void threads_and_fork(void) {
 		const pid_t child = fork();
 		NEED(child >= 0);
 		if (child == 0) {
-			alarm(30);
+			alarm(300);
 			heap.free(parents);
 			for (size_t size = 1; size <= (size_t)8 << 20; size *= 2) {
 				char *block = heap.malloc(size);
@@ -400,7 +400,7 @@ static void out_of_address_space_is_enomem_and_passes(void) {
 }
 
 int main(int argc, char **argv) {
-	alarm(120);
+	alarm(600); /* only a hang takes so long, even in an emulated machine */
 	load(argc > 1 ? argv[1] : NULL, argc > 2 ? argv[2] : "");
 	sizes_and_alignment();
 	what_cannot_be_had_is_enomem();
