@@ -411,8 +411,8 @@ static void block_in_launch(void) {
 /* ---- the table ------------------------------------------------------------------------------------ */
 
 enum { MOST_NAMES = 12 };
-/* The call blocks where the stream's work waits for the gate. It throws where there is no memory. It
- * populates much memory. */
+/* BLOCKS: the calls block while the stream's work does. THROWS: they throw where there is no memory. LARGE: they populate
+ * tens of MiB. */
 enum { BLOCKS = 1, THROWS = 2, LARGE = 4 };
 
 static const struct cell {
