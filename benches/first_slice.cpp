@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What a user gains first: a vector that fills fast, verbs that cost no more than the bare system
+/// The first gains of a user: a vector that fills fast, verbs that cost no more than the bare system
 /// call, and asynchronous calls that are cheap to make.
 #include <algorithm>
 #include <vector>

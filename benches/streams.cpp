@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What a call on a stream costs its caller: on libgmem's own streams with little and much waiting, and on those of
-/// other executors above what the executor itself takes for a function. And what a stream takes of memory.
+/// The cost of a call on a stream for its caller: on libgmem's own streams with little and much waiting, and on those
+/// of other executors above what the executor itself takes for a function. And what a stream takes of memory.
 #include <atomic>
 #include <thread>
 #include <vector>
@@ -119,7 +119,7 @@ void print(const std::string &figure, const cost &found, double goal = 150) {
 	bench::print_row("  the 99th of a hundred", found.late, bench::goal::at_most, 1000, "ns");
 }
 
-/// What a call through libgmem takes more than one to the executor, who begins alternating.
+/// Extra time of a call through libgmem, against one to the executor; the two take turns to begin.
 template <class Ours, class Theirs, class Done, class Begin = void (*)()>
 void print_above(const std::string &figure, Ours &&ours, Theirs &&theirs, Done &&done, Begin &&begin = [] {}) {
 	constexpr int pairs = 20, calls = 500;

@@ -1,4 +1,4 @@
-# What is installed where; tests/package/installed.txt is the reviewed list.
+# Installed files and their places; tests/package/installed.txt is the reviewed list.
 include(CMakePackageConfigHelpers)
 
 set(_package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/libgmem")

@@ -14,6 +14,16 @@
 
 namespace heap = gmem::heap;
 
+/// The new block of `size` bytes with the bytes of `old`, which is freed; or null, and `old` stays.
+static void *copied(void *old, void *block, size_t size) noexcept {
+	if (block != nullptr) {
+		const size_t old_size = heap::gmem_heap_usable_size(old);
+		std::memcpy(block, old, size < old_size ? size : old_size);
+		heap::release(old);
+	}
+	return block;
+}
+
 extern "C" {
 
 void *gmem_malloc(size_t size) noexcept { return heap::allocate(size); }
@@ -49,13 +59,7 @@ void *gmem_realloc(void *ptr, size_t size) noexcept {
 	if (heap::gmem_heap_class_of_size[(size + heap::quantum - 1) / heap::quantum] == old_class) {
 		return ptr;
 	}
-	void *block = heap::allocate(size);
-	if (block != nullptr) {
-		const size_t old_size = heap::gmem_heap_usable_size(ptr);
-		std::memcpy(block, ptr, size < old_size ? size : old_size);
-		heap::release(ptr);
-	}
-	return block;
+	return copied(ptr, heap::allocate(size), size);
 }
 
 void *gmem_reallocarray(void *ptr, size_t count, size_t size) noexcept {
@@ -72,6 +76,21 @@ int gmem_posix_memalign(void **out, size_t alignment, size_t size) noexcept {
 }
 void *gmem_aligned_alloc(size_t alignment, size_t size) noexcept {
 	return heap::gmem_heap_aligned_alloc(alignment, size);
+}
+void *gmem_aligned_realloc(void *ptr, size_t alignment, size_t size) noexcept {
+	if (alignment == 0 || (alignment & (alignment - 1)) != 0) {
+		errno = EINVAL;
+		return nullptr;
+	}
+	if (ptr == nullptr) {
+		return heap::gmem_heap_aligned_alloc(alignment, size);
+	}
+	if (size == 0) {
+		heap::release(ptr);
+		return nullptr;
+	}
+	void *block = heap::gmem_heap_realloc_in_place(ptr, alignment, size);
+	return block != nullptr ? block : copied(ptr, heap::gmem_heap_aligned_alloc(alignment, size), size);
 }
 void *gmem_device_alloc(size_t alignment, size_t size) noexcept {
 	if (__builtin_expect(

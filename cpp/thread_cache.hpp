@@ -59,6 +59,8 @@ GMEM_HIDDEN void *gmem_heap_malloc(std::size_t size, thread_cache *cache) noexce
 GMEM_HIDDEN void gmem_heap_free(void *block, thread_cache *cache) noexcept;
 GMEM_HIDDEN void *gmem_heap_calloc(std::size_t count, std::size_t size) noexcept;
 GMEM_HIDDEN void *gmem_heap_realloc(void *block, std::size_t size) noexcept;
+/// Null where the caller has to copy the block.
+GMEM_HIDDEN void *gmem_heap_realloc_in_place(void *block, std::size_t alignment, std::size_t size) noexcept;
 GMEM_HIDDEN int gmem_heap_posix_memalign(void **out, std::size_t alignment, std::size_t size) noexcept;
 GMEM_HIDDEN void *gmem_heap_aligned_alloc(std::size_t alignment, std::size_t size) noexcept;
 /// Null where the caller has to use ordinary memory.

@@ -31,6 +31,7 @@
 #define LIBGMEM_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /** Major version of this header; gmemVersion() returns the version of the loaded library. */
 #define LIBGMEM_VERSION_MAJOR 0
@@ -73,6 +74,11 @@ extern "C" {
  * released; shared memory is released for every process that maps it. Memory served by a userfaultfd(2) is released as
  * well: its monitor receives UFFD_EVENT_REMOVE and serves the next access.
  *
+ * The pages of a **file that is mapped read-only** are released if they are clean: the process no longer holds them,
+ * and the next read brings the file's bytes back. The page cache keeps its copy; gmemModelOpen() opens a file so that
+ * this copy goes, too. If a whole page of the range holds bytes that the file does not have, because it was written
+ * before mprotect(2) made it read-only, nothing is released.
+ *
  * Managed memory of the device "cuda" is the exception: reads return unspecified bytes until the memory is written (see
  * docs/devices/cuda.md).
  *
@@ -81,8 +87,8 @@ extern "C" {
  * @param stream NULL: the call is synchronous. Otherwise a gmemStream_t, or a stream of the current device's driver:
  * the call queues the work in stream order and returns; gmemStreamSynchronize() reports its failure.
  * @retval 0            done, or queued
- * @retval -EINVAL      addr + size exceeds the address space; the stream is unknown; the range holds a file or device
- *                      mapping (nothing is released); GMEM_DEVICE names no device
+ * @retval -EINVAL      addr + size exceeds the address space; the stream is unknown; the range holds a file mapping
+ * that may be written or was, or a device mapping (nothing is released); GMEM_DEVICE names no device
  * @retval -ENOMEM      part of the whole pages is not mapped (the mapped part is released, as by madvise(2)); out of
  *                      memory
  * @retval -EACCES      shared memory is mapped read-only (nothing is released)
@@ -97,7 +103,7 @@ extern "C" {
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * madvise(2): MADV_DONTNEED or MADV_DONTNEED_LOCKED for private memory, MADV_REMOVE for shared memory.
+ * madvise(2): MADV_DONTNEED or MADV_DONTNEED_LOCKED for private memory and files, MADV_REMOVE for shared memory.
  * @see gmemFreeEagerV(), gmemPrefetch(), madvise(2)
  */
 int gmemFreeEager(unsigned long addr, size_t size, void *stream) LIBGMEM_NOEXCEPT;
@@ -109,7 +115,7 @@ typedef struct {
 } gmemRange_t;
 
 /**
- * What gmemFreeEagerV() did.
+ * Results of gmemFreeEagerV().
  *
  * Set `size` before the call. Later versions append fields; the library fills as many as `size` has space for. After
  * success, freed + lost is bytes.
@@ -141,8 +147,8 @@ typedef struct {
  * then; until then report->result is -EINPROGRESS.
  * @retval 0            done, or queued
  * @retval -EINVAL      ranges is NULL and count is not 0; a range or the array exceeds the address space; the stream is
- *                      unknown; report->size is smaller than two fields; a block holds a file or device mapping;
- *                      GMEM_DEVICE names no device (nothing is released)
+ *                      unknown; report->size is smaller than two fields; a block holds a file mapping that may
+ *                      be written or was, or a device mapping; GMEM_DEVICE names no device (nothing is released)
  * @retval -ENOMEM      part of a block's whole pages is not mapped (what is mapped in all blocks is released); out of
  *                      memory
  * @retval -EACCES      shared memory is mapped read-only (nothing is released)
@@ -156,7 +162,7 @@ typedef struct {
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemFreeEager(), once for each block.
+ * The system calls of gmemFreeEager(), once for each block.
  * @see gmemFreeEager(), gmemPrefetchV()
  */
 int gmemFreeEagerV(const gmemRange_t *ranges, size_t count, void *stream, gmemFreeReport_t *report) LIBGMEM_NOEXCEPT;
@@ -190,16 +196,16 @@ int gmemFreeEagerV(const gmemRange_t *ranges, size_t count, void *stream, gmemFr
  * @retval -EBUSY       pages are pinned, or shared between processes, and could not move
  * @retval -EPERM       a sandbox refuses move_pages(2), or memory policies, and pages cannot be put on the node without
  *                      (nothing is moved)
- * @retval -EFAULT      part of a file mapping lies beyond the end of its file; no hugetlb page is free; an accelerator
- * of the GMEM kernel failed or is full
+ * @retval -EFAULT      part of a file mapping or a model lies beyond the end of its file; no hugetlb page is free; an
+ * accelerator of the GMEM kernel failed or is full
  * @retval -EOPNOTSUPP  the kernel is older than Linux 5.14; a CUDA stream is being captured; the GMEM kernel's driver
  * does not support the call
  * @retval -EAGAIN      the stream's queue is full, and the caller is a function that a stream runs; the GMEM kernel
  * asks to try again
  * @retval -EEXIST      the GMEM kernel reports a page that the device maps already
  * @retval -ENODEV      the current device, or the driver of the stream, cannot be used
- * @retval -EIO         the driver failed (gmemLastError() has its code); an external stream's launch function returned
- * a positive code (a negative errno from it is passed on)
+ * @retval -EIO         the driver failed (gmemLastError() has its code); the disk of a model's file failed; an external
+ * stream's launch function returned a positive code (a negative errno from it is passed on)
  * @retval -EDEADLK     called from a host function of a CUDA stream, where CUDA allows no calls
  * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
  * @par Thread safety
@@ -228,10 +234,10 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 };
 
 /** A number that the kernel or the device does not report. */
-#define GMEM_UNKNOWN ((size_t)-1)
+#define GMEM_UNKNOWN SIZE_MAX
 
 /**
- * What a prefetch did.
+ * Results of a prefetch.
  *
  * The numbers cover [addr, addr + size) widened to whole base pages, not the margin up to whole GMEM pages. Set `size`
  * before the call. Later versions append fields; the library fills as many as `size` has space for. A device that does
@@ -317,7 +323,7 @@ typedef struct {
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemPrefetch(), and madvise(2) with MADV_HUGEPAGE, MADV_NOHUGEPAGE and MADV_COLLAPSE.
+ * The system calls of gmemPrefetch(), and madvise(2) with MADV_HUGEPAGE, MADV_NOHUGEPAGE and MADV_COLLAPSE.
  * @see gmemPrefetch(), gmemPrefetchV(), gmemSetHugePolicy(), madvise(2)
  */
 int gmemPrefetchEx(unsigned long addr, size_t size, int hnid, void *stream, const gmemPrefetchOptions_t *options,
@@ -357,7 +363,7 @@ int gmemPrefetchEx(unsigned long addr, size_t size, int hnid, void *stream, cons
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemPrefetchEx(), for each block.
+ * The system calls of gmemPrefetchEx(), for each block.
  * @see gmemPrefetchEx(), gmemFreeEagerV()
  */
 int gmemPrefetchV(const gmemRange_t *ranges, size_t count, int hnid, void *stream, const gmemPrefetchOptions_t *options,
@@ -445,6 +451,275 @@ int gmemGetNumaId(void) LIBGMEM_NOEXCEPT;
  * @see gmemPrefetch(), gmemFreeEager()
  */
 size_t gmemGetPageSize(void) LIBGMEM_NOEXCEPT;
+
+/* ---- model files ------------------------------------------------------------------------------ */
+
+/**
+ * A file of weights whose bytes are addresses of this process, for reading.
+ *
+ * gmemPrefetch() brings a range of them into memory, gmemFreeEager() drops it, and the next prefetch brings the file's
+ * bytes back, any number of times: with the same options, reports, streams and errors as for other memory. A range need
+ * not be aligned. The GMEM page in which the file ends counts as whole if the range reaches the file's last byte.
+ *
+ * A read of what was not prefetched finds the file's bytes, too, at the cost of page faults and of the page cache. A
+ * fault scope (gmemFaultScopeBegin()) finds such reads.
+ *
+ * A forked child has its parent's models. See docs/models.md.
+ */
+typedef struct gmemModel *gmemModel_t;
+
+/** How the bytes of a file get into memory. */
+enum { /* NOLINT(performance-enum-size): C has no smaller ones */
+	/** The best way; gmemModelGetInfo() tells which, and why. */
+	GMEM_MODEL_AUTOMATIC = 0,
+	/** The pages of the page cache itself are mapped. An eager free drops them from the page cache as well, unless they
+	 * are dirty or another process maps them. */
+	GMEM_MODEL_SHARED = 1,
+	/** Private huge pages are filled by reads past the page cache, several in flight, on the node that is asked for. */
+	GMEM_MODEL_PRIVATE = 2
+};
+
+/** How to open a model. Zero the structure, set `size`, then the fields you need. Later versions append fields. */
+typedef struct {
+	size_t size; /**< sizeof(gmemModelOptions_t) */
+	int mode;    /**< GMEM_MODEL_... */
+	int huge;    /**< GMEM_HUGE_... for private memory, where a prefetch asks for none; AS_IS prefers huge pages */
+} gmemModelOptions_t;
+
+/** An open model. Set `size` before the call. Later versions append fields. */
+typedef struct {
+	size_t size;        /**< in: sizeof(gmemModelInfo_t); out: bytes filled */
+	int mode;           /**< GMEM_MODEL_SHARED or GMEM_MODEL_PRIVATE */
+	int direct;         /**< 1: the file system has reads past the page cache (O_DIRECT) */
+	const void *data;   /**< the file's first byte, on a GMEM page; NULL if it is empty */
+	size_t bytes;       /**< bytes in the file when it was opened */
+	size_t loaded;      /**< bytes in private memory now, in whole GMEM pages */
+	size_t read;        /**< bytes of the file that were read into private memory so far */
+	const char *reason; /**< why it has this mode; never freed */
+} gmemModelInfo_t;
+
+/**
+ * @brief Open a model file. Nothing is read.
+ *
+ * The size of the file is taken now; bytes that are appended later are not seen. A file that is replaced or deleted
+ * keeps its bytes. Bytes that are overwritten are seen by later prefetches. If the file is truncated, what was
+ * prefetched into private memory stays; other addresses behind its end raise SIGBUS, as in every mapping.
+ *
+ * @param path    a regular file
+ * @param options NULL: the defaults
+ * @param model   receives the handle
+ * @retval 0       open
+ * @retval -EINVAL path or model is NULL; the file is a pipe, a socket, a device, or a file of /proc or /sys;
+ *                 options->mode or options->huge is unknown; options->size is smaller than two fields
+ * @retval -EISDIR the path is a directory
+ * @retval -ENOENT the file does not exist
+ * @retval -EACCES the file may not be read
+ * @retval -EMFILE 4096 models are open; the process has no free file descriptor
+ * @retval -ENOMEM out of memory, or of addresses for the file
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @par System calls
+ * openat(2), mmap(2); mincore(2) of a sample if the mode is automatic.
+ * @see gmemModelGetInfo(), gmemModelRange(), gmemModelClose(), open(2)
+ */
+int gmemModelOpen(const char *path, const gmemModelOptions_t *options, gmemModel_t *model) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Tell where a model's bytes are, and how they get into memory.
+ *
+ * @param model a gmemModel_t
+ * @param info  filled; set info->size first
+ * @retval 0       done
+ * @retval -EINVAL the model is unknown; info is NULL; info->size is smaller than two fields
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @see gmemModelOpen()
+ */
+int gmemModelGetInfo(gmemModel_t model, gmemModelInfo_t *info) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Get the addresses of a part of a model.
+ *
+ * @param model  a gmemModel_t
+ * @param offset of the first byte in the file
+ * @param length in bytes
+ * @param range  receives the addresses
+ * @retval 0       done
+ * @retval -EINVAL the model is unknown; range is NULL; the part exceeds the file
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @see gmemModelOpen(), gmemPrefetch(), gmemFreeEager()
+ */
+int gmemModelRange(gmemModel_t model, size_t offset, size_t length, gmemRange_t *range) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Close a model. Its addresses become invalid.
+ *
+ * Synchronize streams with work on it first; a pipeline keeps its models open.
+ *
+ * @param model a gmemModel_t
+ * @retval 0       closed
+ * @retval -EINVAL the model is unknown, or was closed before
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @par System calls
+ * munmap(2), close(2).
+ * @see gmemModelOpen()
+ */
+int gmemModelClose(gmemModel_t model) LIBGMEM_NOEXCEPT;
+
+/**
+ * A pipeline: it brings parts of models into memory before they are used, and drops them when they were used, so that
+ * no more than a budget of them is in memory.
+ *
+ * The user of the parts is a stream, or, without one, the threads that call. It announces each use by
+ * gmemPipelineWant(), and its end by gmemPipelineDone(). A forked child has none of its parent's pipelines.
+ */
+typedef struct gmemPipeline *gmemPipeline_t;
+
+/** The order in which the parts of a pipeline are used. */
+enum { /* NOLINT(performance-enum-size): C has no smaller ones */
+	/** One after the other, once: each is dropped when it was used. */
+	GMEM_PIPELINE_SEQUENCE = 0,
+	/** One after the other, and again from the first. As many stay in memory as fit: the one that is used last goes. */
+	GMEM_PIPELINE_CYCLE = 1,
+	/** Known late, as for the experts of a mixture: the one that was used least recently goes. */
+	GMEM_PIPELINE_ANY = 2
+};
+
+/** How a pipeline works. Zero the structure, set `size`, then the fields you need. Later versions append fields. */
+typedef struct {
+	size_t size;         /**< sizeof(gmemPipelineOptions_t) */
+	size_t budget;       /**< bytes in memory at a time, in whole GMEM pages; at least as much as the largest part */
+	unsigned look_ahead; /**< parts to bring ahead of the one in use, where the order is known */
+	int order;           /**< GMEM_PIPELINE_... */
+	int hnid;            /**< where to, as for gmemPrefetch() */
+	void *stream;        /**< the stream that uses the parts; NULL: the threads that call */
+} gmemPipelineOptions_t;
+
+/** What a pipeline did. Set `size` before the call. Later versions append fields. */
+typedef struct {
+	size_t size;                  /**< in: sizeof(gmemPipelineReport_t); out: bytes filled */
+	size_t wants;                 /**< calls of gmemPipelineWant() */
+	size_t waits;                 /**< those for which the user of the part had to wait */
+	unsigned long long waited_ns; /**< how long it waited, in nanoseconds */
+	size_t prefetches;            /**< prefetches of parts */
+	size_t bytes;                 /**< bytes of those parts */
+	size_t drops;                 /**< parts that were dropped */
+	size_t peak;                  /**< the most bytes in memory at a time, in whole GMEM pages */
+} gmemPipelineReport_t;
+
+/**
+ * @brief Make a pipeline, and begin to bring its first parts.
+ *
+ * @param ranges  the parts, in the order of their use if it is known; each inside a model. They may overlap.
+ * @param count   number of parts
+ * @param options how it works
+ * @param pipeline receives the handle
+ * @retval 0       made
+ * @retval -EINVAL ranges is NULL and count is not 0; options or pipeline is NULL; a range exceeds the address space, is
+ *                 not inside a model, or exceeds the budget; options->order, options->hnid or options->stream is
+ *                 unknown; options->size is smaller than two fields; GMEM_DEVICE names no device
+ * @retval -ENOMEM out of memory
+ * @retval -EAGAIN no thread can be started
+ * @retval -ENODEV the current device cannot be used
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @see gmemPipelineWant(), gmemPipelineDone(), gmemPipelineDestroy()
+ */
+int gmemPipelineCreate(const gmemRange_t *ranges, size_t count, const gmemPipelineOptions_t *options,
+	gmemPipeline_t *pipeline) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Say that a part is used from now on.
+ *
+ * Without a stream it is in memory on return. With one, the work that is registered on the stream from now on finds it
+ * in memory; if it cannot be brought, the stream fails.
+ *
+ * @param pipeline a gmemPipeline_t
+ * @param index    of the part in `ranges`
+ * @retval 0       in memory, or registered
+ * @retval -EINVAL the pipeline or its stream is unknown; index is none of its parts
+ * @retval -ENOMEM the parts in use leave too little of the budget; as gmemPrefetch()
+ * @retval -EFAULT as gmemPrefetch(): the file was truncated
+ * @retval -EIO    the disk failed
+ * @retval -EBADF  the program has closed the model's file descriptor
+ * @retval -EAGAIN as gmemStreamWaitEvent()
+ * @retval -EDEADLK as gmemStreamWaitEvent()
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @see gmemPipelineDone()
+ */
+int gmemPipelineWant(gmemPipeline_t pipeline, size_t index) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Say that a part will be wanted soon: it is brought if there is room beside what is in use.
+ *
+ * @param pipeline a gmemPipeline_t
+ * @param index    of the part in `ranges`
+ * @retval 0       on its way, or there is no room now
+ * @retval -EINVAL the pipeline is unknown; index is none of its parts
+ * @retval -ENOMEM out of memory
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @see gmemPipelineWant()
+ */
+int gmemPipelineSoon(gmemPipeline_t pipeline, size_t index) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Say that a part was used: without a stream by now, with one when the stream has passed what is registered on
+ * it.
+ *
+ * @param pipeline a gmemPipeline_t
+ * @param index    of a part; once for each gmemPipelineWant() of it
+ * @retval 0       done, or registered
+ * @retval -EINVAL the pipeline or its stream is unknown; index is none of its parts, or the part is not in use
+ * @retval -ENOMEM out of memory
+ * @retval -EAGAIN as gmemEventRecord()
+ * @retval -EDEADLK as gmemEventRecord()
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @see gmemPipelineWant()
+ */
+int gmemPipelineDone(gmemPipeline_t pipeline, size_t index) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Report what a pipeline did, and how long the user of its parts waited.
+ *
+ * @param pipeline a gmemPipeline_t
+ * @param report   filled; set report->size first
+ * @retval 0       done
+ * @retval -EINVAL the pipeline is unknown; report is NULL; report->size is smaller than two fields
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @see gmemPipelineWant()
+ */
+int gmemPipelineGetReport(gmemPipeline_t pipeline, gmemPipelineReport_t *report) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Drop the parts that nobody uses, and destroy a pipeline.
+ *
+ * Without a stream, their memory is back with the kernel on return.
+ *
+ * @param pipeline a gmemPipeline_t
+ * @retval 0       destroyed
+ * @retval -EINVAL the pipeline is unknown, or was destroyed before
+ * @retval -ENOMEM out of memory
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @see gmemPipelineCreate()
+ */
+int gmemPipelineDestroy(gmemPipeline_t pipeline) LIBGMEM_NOEXCEPT;
 
 /* ---- the machine ----------------------------------------------------------------------------- */
 
@@ -545,7 +820,7 @@ int gmemNodeDistance(int from, int to) LIBGMEM_NOEXCEPT;
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemTopology().
+ * The system calls of gmemTopology().
  * @see gmemTopology(), snprintf(3)
  */
 int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
@@ -565,7 +840,7 @@ int gmemTopologyText(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemTopology().
+ * The system calls of gmemTopology().
  * @see gmemTopologyText(), snprintf(3)
  */
 int gmemTopologyJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
@@ -615,7 +890,7 @@ typedef struct {
 	size_t hot;      /**< pages with GMEM_PAGE_HOT */
 } gmemResidency_t;
 
-/** What gmemResidency() looks up on request only. */
+/** Page states that gmemResidency() looks up on request only. */
 enum {               /* NOLINT(performance-enum-size): C has no smaller ones */
 	GMEM_ASK_HOT = 1 /**< GMEM_PAGE_HOT: looks up each base page, which takes twenty times as long as everything else */
 };
@@ -707,6 +982,36 @@ int gmemResidencyJson(
 int gmemResidencySvg(
 	const gmemResidency_t *summary, const gmemPageState_t *pages, char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 
+/** A mapping of a file: one of those of gmemMappingsOf(). */
+typedef struct {
+	unsigned long addr;        /**< its first byte */
+	size_t size;               /**< its bytes */
+	unsigned long long offset; /**< of the first byte in the file */
+	int writable;              /**< 1: the program may write to it */
+	int shared;                /**< 1: writing changes the file; 0: a private copy */
+} gmemMapping_t;
+
+/**
+ * @brief Find where a file lies in the address space of this process.
+ *
+ * An engine that maps a model hides the addresses of its weights. With them, the weights can be prefetched
+ * (gmemPrefetchV()), and looked at (gmemResidency()).
+ *
+ * @param path     of the file; symbolic links are followed
+ * @param mappings array for the mappings, in ascending order; filled up to `count`. May be NULL if count is 0.
+ * @param count    elements of `mappings`
+ * @return the number of mappings, which may exceed `count`, or a negative errno
+ * @retval -EINVAL path is NULL; mappings is NULL and count is not 0
+ * @retval -ENOENT there is no such file, or no /proc
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @par System calls
+ * stat(2), readlink(2); read(2) of /proc/self/maps.
+ * @see gmemPrefetchV(), gmemResidency(), mmap(2)
+ */
+int gmemMappingsOf(const char *path, gmemMapping_t *mappings, size_t count) LIBGMEM_NOEXCEPT;
+
 /* ---- page faults ----------------------------------------------------------------------------- */
 
 /** A counter of page faults, filled by gmemFaultScopeBegin(). The fields are private. */
@@ -721,8 +1026,11 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 	/** The calling thread's, by the kernel's software counter (perf_event_open(2)): faults that the thread takes, not
 	 * pages that a system call populates. Where that counter is forbidden, by getrusage(2), which counts both. */
 	GMEM_FAULTS_THREAD = 0,
-	/** Those of all threads, including ended ones, by getrusage(2). */
-	GMEM_FAULTS_PROCESS = 1
+	/** Faults of all threads, including ended ones, by getrusage(2). */
+	GMEM_FAULTS_PROCESS = 1,
+	/** Faults of all threads, including ones that start later, less the pages that the library populates to prefetch,
+	 * on whichever thread. */
+	GMEM_FAULTS_PROGRAM = 2
 };
 
 /**
@@ -731,9 +1039,9 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
  * A thread's scope holds a file descriptor (close-on-exec) until gmemFaultScopeEnd().
  *
  * @param scope the counter to fill
- * @param whose GMEM_FAULTS_THREAD or GMEM_FAULTS_PROCESS
+ * @param whose GMEM_FAULTS_THREAD, GMEM_FAULTS_PROCESS or GMEM_FAULTS_PROGRAM
  * @retval 0       counting
- * @retval -EINVAL scope is NULL; whose is neither of the two
+ * @retval -EINVAL scope is NULL; whose is none of the three
  * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
  * @par Thread safety
  * MT-Safe.
@@ -746,7 +1054,7 @@ int gmemFaultScopeBegin(gmemFaultScope_t *scope, int whose) LIBGMEM_NOEXCEPT;
 /**
  * @brief Get the number of minor and major page faults since gmemFaultScopeBegin().
  *
- * Call it on the thread that began the scope.
+ * A thread's scope is read on the thread that began it, any other on any thread.
  *
  * @param scope filled by gmemFaultScopeBegin() and not ended
  * @return the number of faults, >= 0, or a negative errno
@@ -1201,7 +1509,8 @@ LIBGMEM_NODISCARD void *gmem_calloc(size_t count, size_t size) LIBGMEM_NOEXCEPT 
 /**
  * @brief Resize a block.
  *
- * Large blocks move by remapping pages, not by copying, where the kernel allows it.
+ * Large blocks move by remapping pages, not by copying, where the kernel allows it. The result is aligned as that of
+ * gmem_malloc(), whatever the alignment of ptr was; see gmem_aligned_realloc().
  *
  * @param ptr  a block of this heap, or NULL to allocate
  * @param size new size in bytes; 0 frees ptr and returns NULL, as in glibc
@@ -1305,6 +1614,25 @@ LIBGMEM_NODISCARD void *gmem_aligned_alloc(size_t alignment, size_t size) LIBGME
  * @see gmem_aligned_alloc(), memalign(3)
  */
 LIBGMEM_NODISCARD void *gmem_memalign(size_t alignment, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_MALLOC LIBGMEM_SIZE(2);
+
+/**
+ * @brief Resize a block, and keep it aligned.
+ *
+ * gmem_realloc() keeps no alignment but C's. A block of at least 2 MiB starts on a GMEM page after either.
+ *
+ * @param ptr       a block of this heap, or NULL to allocate
+ * @param alignment bytes: a power of two, which may differ from the block's
+ * @param size      new size in bytes; 0 frees ptr and returns NULL
+ * @return the block, which may have moved; NULL with errno set on failure, and ptr is still valid
+ * @retval EINVAL alignment is not a power of two
+ * @retval ENOMEM out of memory, or size exceeds PTRDIFF_MAX
+ * @par Thread safety
+ * MT-Safe.
+ * @par System calls
+ * mremap(2), for large blocks.
+ * @see gmem_realloc(), gmem_aligned_alloc()
+ */
+LIBGMEM_NODISCARD void *gmem_aligned_realloc(void *ptr, size_t alignment, size_t size) LIBGMEM_NOEXCEPT LIBGMEM_SIZE(3);
 
 /**
  * @brief Allocate memory that starts on a base page.
@@ -1431,7 +1759,7 @@ int gmemHeapStats(gmemHeapStats_t *stats) LIBGMEM_NOEXCEPT;
  * @par Thread safety
  * MT-Safe.
  * @par System calls
- * Those of gmemHeapStats().
+ * The system calls of gmemHeapStats().
  * @see gmemHeapStats(), malloc_info(3)
  */
 int gmemHeapStatsJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;

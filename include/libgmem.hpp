@@ -12,12 +12,16 @@
 #include <libgmem/fault_scope.hpp>
 #include <libgmem/free_eager.hpp>
 #include <libgmem/heap.hpp>
+#include <libgmem/mapped_file.hpp>
+#include <libgmem/model_file.hpp>
 #include <libgmem/prefetch.hpp>
+#include <libgmem/prefetch_pipeline.hpp>
 #include <libgmem/prefetch_report.hpp>
 #include <libgmem/range.hpp>
 #include <libgmem/residency.hpp>
 #include <libgmem/stream.hpp>
 #include <libgmem/topology.hpp>
+#include <libgmem/unique_ptr.hpp>
 
 #if LIBGMEM_HAS_EXCEPTIONS && defined(__cpp_rtti)
 #include <libgmem/memory_resource.hpp>

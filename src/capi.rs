@@ -6,6 +6,7 @@
 //! - here: plain prefetch, version, device, last error
 //! - [`free_eager`]: eager free of one or many ranges; [`ranges`]: the array of ranges
 //! - [`prefetch`]: prefetch with options, of one or many ranges; huge-page policies
+//! - [`model`]: model files and pipelines
 //! - [`streams`]: streams and events
 //! - [`faults`], [`topology`], [`residency`]: what can be observed
 //! - [`heap`]: statistics and limits, and the functions behind `malloc`
@@ -14,6 +15,8 @@
 mod faults;
 mod free_eager;
 mod heap;
+mod mapped_file;
+mod model;
 mod prefetch;
 mod ranges;
 mod residency;

@@ -17,9 +17,9 @@ pub struct Setting<T> {
     pub name: &'static CStr,
     /// The values that it takes, in words.
     pub form: &'static str,
-    /// What holds if it is not set, in words.
+    /// The behaviour if it is not set, in words.
     pub default: &'static str,
-    /// What it does, in one sentence.
+    /// Its effect, in one sentence.
     pub about: &'static str,
     /// The meaning of a value; `None` for a value that is not of the form.
     pub parse: fn(&[u8]) -> Option<T>,
@@ -186,6 +186,20 @@ pub fn log(level: LogLevel, line: impl FnOnce() -> String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled;
+
+    #[test]
+    fn mangled_values() {
+        mangled::texts(&["64M", "123", "1t", "8G", "1"], |value| {
+            // Whatever is accepted has the same value without its leading zeros, in bytes.
+            if let Some(bytes) = bytes(value) {
+                assert_eq!(super::bytes(bytes.to_string().as_bytes()), Some(bytes));
+                assert!(bytes == 0 || value.iter().any(|digit| (b'1'..=b'9').contains(digit)));
+            }
+            assert!(switch(value).is_none() || value.len() == 1);
+            assert!((LOG.parse)(value).is_some() && text(value).is_some());
+        });
+    }
 
     #[test]
     fn forms() {

@@ -221,7 +221,9 @@ pub enum Error {
     )]
     ResidencySummary { argument: &'static str, value: usize, wanted: &'static str },
 
-    #[error("whose = {whose} is neither GMEM_FAULTS_THREAD (0) nor GMEM_FAULTS_PROCESS (1)")]
+    #[error(
+        "whose = {whose} is none of GMEM_FAULTS_THREAD (0), GMEM_FAULTS_PROCESS (1) and GMEM_FAULTS_PROGRAM (2)"
+    )]
     FaultScope { whose: i32 },
 
     #[error(
@@ -229,6 +231,9 @@ pub enum Error {
          gmemFaultScopeEnd() has not had"
     )]
     FaultsNotCounted { errno: Errno },
+
+    #[error("path = {path:?} cannot be looked up: {errno}; pass the path of a file that is there")]
+    NoSuchFile { path: String, errno: Errno },
 
     #[error(
         "soft = {soft} exceeds hard = {hard}; pass a soft limit of at most the hard one, or 0 for no limit"
@@ -288,6 +293,74 @@ pub enum Error {
     #[error("a function launched on the stream threw: {message}")]
     TaskFailed { message: String },
 
+    #[error("{path}: {what} at byte {offset} failed: {errno}{remedy}")]
+    ModelFile {
+        path: String,
+        what: &'static str,
+        offset: usize,
+        errno: Errno,
+        remedy: &'static str,
+    },
+
+    #[error("{path} {why}; pass the path of a regular file")]
+    NotAModelFile { path: String, why: &'static str, errno: i32 },
+
+    #[error(
+        "{path} ends at byte {now} and had {bytes} bytes when it was opened; the bytes before that can be prefetched. \
+         Open the file again"
+    )]
+    ModelTruncated { path: String, now: usize, bytes: usize },
+
+    #[error("offset = {offset} and length = {length} exceed the {bytes} bytes of {path}")]
+    BeyondModel { path: String, offset: usize, length: usize, bytes: usize },
+
+    #[error(
+        "{from:#x}..{to:#x} does not lie inside one model; pass ranges of gmemModelRange(), because a pipeline drops \
+         what it has used"
+    )]
+    NotInAModel { from: usize, to: usize },
+
+    #[error(
+        "mode = {mode} is none of GMEM_MODEL_AUTOMATIC (0), GMEM_MODEL_SHARED (1) and GMEM_MODEL_PRIVATE (2)"
+    )]
+    UnknownModelMode { mode: i32 },
+
+    #[error(
+        "model = {handle:#x} is not an open model; pass what gmemModelOpen() gave and gmemModelClose() has not had"
+    )]
+    UnknownModel { handle: usize },
+
+    #[error(
+        "it takes {bytes} bytes in whole GMEM pages, which exceeds budget = {budget}; raise the budget, or divide the range"
+    )]
+    BeyondBudget { bytes: usize, budget: usize },
+
+    #[error(
+        "range {index} of the pipeline needs {bytes} bytes, and {held} of budget = {budget} are in use; call \
+         gmemPipelineDone() for what is no longer used, or raise the budget"
+    )]
+    NoRoom { index: usize, bytes: usize, held: usize, budget: usize },
+
+    #[error("index = {index} is none of the {count} ranges of the pipeline")]
+    NotAPart { index: usize, count: usize },
+
+    #[error(
+        "range {index} of the pipeline is not in use; call gmemPipelineDone() once for each gmemPipelineWant()"
+    )]
+    NotWanted { index: usize },
+
+    #[error("order = {order} is none of GMEM_PIPELINE_SEQUENCE (0), _CYCLE (1) and _ANY (2)")]
+    UnknownPipelineOrder { order: i32 },
+
+    #[error(
+        "pipeline = {handle:#x} is not a pipeline of this process; pass what gmemPipelineCreate() gave and \
+         gmemPipelineDestroy() has not had (pipelines made before fork() stay with the parent)"
+    )]
+    UnknownPipeline { handle: usize },
+
+    #[error("{limit} models are open, which is the limit; close some")]
+    TooManyModels { limit: usize },
+
     #[error("libgmem hit a fault of its own, please report it: {message}")]
     Panicked { message: String },
 }
@@ -307,10 +380,20 @@ impl Error {
             | Error::ResidencyAsk { .. }
             | Error::Limits { .. }
             | Error::UnknownHugePolicy { .. }
+            | Error::BeyondModel { .. }
+            | Error::NotInAModel { .. }
+            | Error::UnknownModelMode { .. }
+            | Error::UnknownModel { .. }
+            | Error::BeyondBudget { .. }
+            | Error::NotAPart { .. }
+            | Error::NotWanted { .. }
+            | Error::UnknownPipelineOrder { .. }
+            | Error::UnknownPipeline { .. }
             | Error::UnknownStream { .. }
             | Error::UnknownEvent { .. } => libc::EINVAL,
             Error::Hole { .. }
             | Error::OutOfMemory { .. }
+            | Error::NoRoom { .. }
             | Error::NotEnoughMemory { .. }
             | Error::PoolTooSmall { .. }
             | Error::HugePagesMissing { .. }
@@ -323,9 +406,13 @@ impl Error {
             Error::PlacementRefused { .. } => libc::EPERM,
             Error::Cancelled { .. } => libc::ECANCELED,
             Error::TimedOut { .. } => libc::ETIMEDOUT,
-            Error::Unsupported { errno, .. } => *errno,
+            Error::Unsupported { errno, .. } | Error::NotAModelFile { errno, .. } => *errno,
+            Error::ModelTruncated { .. } => libc::EFAULT,
+            Error::TooManyModels { .. } => libc::EMFILE,
             Error::System { errno, .. }
+            | Error::ModelFile { errno, .. }
             | Error::DeviceUnavailable { errno, .. }
+            | Error::NoSuchFile { errno, .. }
             | Error::FaultsNotCounted { errno } => errno.0,
             Error::NotMoved { .. } => libc::EBUSY,
             Error::SelfSynchronize { .. } => libc::EDEADLK,

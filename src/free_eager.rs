@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::{LogLevel, log};
 use crate::device::{self, Device};
 use crate::error::Result;
-use crate::os::mapping;
+use crate::model;
 use crate::page::PageRange;
 use crate::range_set::RangeSet;
 use crate::stream::{self, RangeVerb, RangeWork, Target, Work};
@@ -17,7 +17,7 @@ static FREE_EAGER: RangeVerb =
 /// See `gmemFreeEager` in `libgmem.h`.
 pub fn free_eager(addr: usize, size: usize, stream: StreamArgument) -> Result<()> {
     // Rounded before it is queued: otherwise joined neighbours could free a page that neither holds as a whole.
-    let pages = PageRange::from_arguments(addr, size)?.inward(mapping::gmem_page());
+    let pages = model::whole_pages(PageRange::from_arguments(addr, size)?);
     let device = stream.device()?;
     let work = |range| Work::Range(RangeWork { verb: &FREE_EAGER, range, target: [device, 0] });
     match stream {
@@ -39,12 +39,12 @@ fn run(pages: PageRange, device: usize) -> Result<()> {
         return Ok(());
     }
     log(LogLevel::Trace, || format!("free {:#x}..{:#x}", pages.start(), pages.end()));
-    device::by_index(device).free_eager(pages)
+    model::free_eager(pages, |rest| device::by_index(device).free_eager(rest))
 }
 
 // ---- many ranges ------------------------------------------------------------------------------------
 
-/// What a call with many ranges did.
+/// Results of a call with many ranges.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FreeReport {
     /// Bytes of the union of the ranges.
@@ -70,8 +70,8 @@ pub fn free_eager_all(
     caller: Arc<dyn Caller>,
 ) -> Result<()> {
     let (bytes, blocks) = (ranges.bytes(), ranges.blocks().len());
-    let pages = ranges.inward(mapping::gmem_page());
-    let report = FreeReport { bytes, freed: 0, lost: bytes - pages.bytes(), blocks };
+    let pages = ranges.rounded(model::whole_pages);
+    let report = FreeReport { bytes, freed: 0, lost: bytes.saturating_sub(pages.bytes()), blocks };
     let registered = stream.device().and_then(|device| {
         let batch = Batch { pages, device, report, caller: Arc::clone(&caller) };
         match stream {
@@ -121,6 +121,8 @@ impl Batch {
             }
             outcome
         });
+        // The page in which a model ends counts as whole, but has fewer bytes.
+        report.freed = report.freed.min(report.bytes - report.lost);
         self.caller.finished(&self.report, &outcome);
         outcome
     }
@@ -134,7 +136,7 @@ impl Batch {
         }
         let rest = RangeSet::union_of(rest.into_iter())?;
         // The driver has released its parts when the stream comes to this work.
-        self.report.freed = self.pages.bytes() - rest.bytes();
+        self.report.freed = self.pages.bytes().saturating_sub(rest.bytes());
         self.pages = rest;
         driver.enqueue(self.into_work())
     }

@@ -94,7 +94,7 @@ impl PageRange {
         if range.end < self.end { Self::new(range.start, self.end) } else { range }
     }
 
-    /// What both have in common.
+    /// The bytes that lie in both ranges.
     pub fn intersect(self, other: Self) -> Self {
         Self::new(self.start.max(other.start), self.end.min(other.end))
     }

@@ -7,7 +7,8 @@ use crate::config::{LogLevel, log};
 use crate::device::{self, Registered, Request, Unwatched, Watch};
 use crate::error::{Error, Result};
 use crate::huge_policy::{self, HugePolicy};
-use crate::os::mapping;
+use crate::model;
+use crate::os::{mapping, own_faults};
 use crate::page::PageRange;
 use crate::range_set::RangeSet;
 use crate::report::Report;
@@ -29,6 +30,11 @@ pub fn prefetch(addr: usize, size: usize, hnid: i32, stream: StreamArgument) -> 
             rest.try_for_each(|part| driver.enqueue(part.into_work()))
         }
     }
+}
+
+/// Prefetch a range now, to a node of a device.
+pub fn prefetch_now(asked: PageRange, device: usize, node: usize) -> Result<()> {
+    Prefetch { asked, device, node }.run_plain()
 }
 
 fn run_queued(asked: PageRange, [device, node]: Target) -> Result<()> {
@@ -72,7 +78,9 @@ impl Prefetch {
             return Ok(());
         }
         self.trace(None);
-        device::by_index(self.device).prefetch(&self.request(options, watch), report)
+        own_faults::not_the_programs(|| {
+            model::prefetch(device::by_index(self.device), &self.request(options, watch), report)
+        })
     }
 
     /// Register the driver's part with its stream.

@@ -1,7 +1,7 @@
 //! The ranges of one call as a set of addresses: sorted blocks that neither overlap nor touch.
 
 use crate::error::{Error, Result};
-use crate::page::{PageRange, PageSize};
+use crate::page::PageRange;
 
 /// Disjoint blocks in ascending order.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,10 +60,10 @@ impl RangeSet {
         self.blocks.last().map_or(0, |block| block.end())
     }
 
-    /// The whole pages inside each block.
-    pub fn inward(mut self, page: PageSize) -> Self {
+    /// Each block as `round` makes it, without those that become empty. `round` must not let blocks overlap.
+    pub fn rounded(mut self, round: impl Fn(PageRange) -> PageRange) -> Self {
         self.blocks.retain_mut(|block| {
-            *block = block.inward(page);
+            *block = round(*block);
             !block.is_empty()
         });
         self
@@ -74,6 +74,7 @@ impl RangeSet {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::page::PageSize;
 
     fn union(ranges: &[(usize, usize)]) -> Vec<(usize, usize)> {
         let set = RangeSet::union_of(ranges.iter().copied()).unwrap();
@@ -94,7 +95,7 @@ mod tests {
         let page = PageSize::new(16).unwrap();
         let set = RangeSet::union_of([(0, 8), (8, 8), (20, 20)].into_iter()).unwrap();
         assert_eq!(set.bytes(), 36);
-        let whole = set.inward(page);
+        let whole = set.rounded(|block| block.inward(page));
         assert_eq!(whole.blocks(), [PageRange::new(0, 16)]);
     }
 

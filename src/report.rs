@@ -1,4 +1,4 @@
-//! What a prefetch did.
+//! Results of a prefetch.
 
 use crate::error::Errno;
 

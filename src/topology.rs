@@ -1,4 +1,4 @@
-//! What memory the machine has and what its kernel can do with it, as data, text and JSON.
+//! The machine's memory nodes and its kernel's features, as data, text and JSON.
 
 use std::ffi::CStr;
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the C and C++ tests share: checks that count, pages in and out of memory, page faults. */
+/* Shared by the C and C++ tests: checks that count failures, pages in and out of memory, page faults. */
 #ifndef GMEM_TESTS_CHECK_H
 #define GMEM_TESTS_CHECK_H
 

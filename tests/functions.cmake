@@ -1,4 +1,4 @@
-# What the folders of tests share.
+# Functions that all folders of tests use.
 
 # gmem_program(<name> <library> <sources>...): the executable test_<name>.
 function(gmem_program name library)
@@ -59,7 +59,7 @@ endfunction()
 
 # ---- sanitizers -------------------------------------------------------------------------------------------
 
-# What reports need of debug information; more takes longer to compile.
+# Just enough debug information for stack traces; more takes longer to compile.
 set(sanitizer_options -g1 -fno-omit-frame-pointer)
 set(sanitizer_environment "ASAN_OPTIONS=detect_leaks=0"
 	"TSAN_OPTIONS=suppressions=${CMAKE_CURRENT_LIST_DIR}/cpp/thread_sanitizer.txt")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cross toolchains: compilers of the distribution, and a rustc that has the standard library for the target.
 
-A rustc that has it already is used as it is. Otherwise the standard library is built once from the source of the same
-rustc version (the distribution's package rust-src) into a sysroot of its own below build/cross; the installed
-toolchain stays as it is.
+A rustc that has it already is used as it is, and rustup adds it to a toolchain of its own. Otherwise the standard library is
+built once from the source of the same rustc version (the distribution's package rust-src) into a sysroot of its own below
+build/cross; the installed toolchain stays as it is.
 """
 
 import os
@@ -98,11 +98,19 @@ def _build_library(rustc, target, linker, folder):
     return wrapper
 
 
+def _added_by_rustup(target):
+    """Whether rustup has added a target to the toolchain that it manages."""
+    if setup.tool("rustup") is None:
+        return False
+    run.step(f"rustup target add {target}")
+    return run.command(setup.tool("rustup"), "target", "add", target, quiet=True, check=False).returncode == 0
+
+
 def rustc(architecture):
     """A rustc that compiles for an architecture."""
     target, prefix = TARGETS[architecture]
     installed = pathlib.Path(_output(setup.tool("rustc"), "--print", "sysroot")) / "bin" / "rustc"
-    if _libraries(installed, target):
+    if _libraries(installed, target) or _added_by_rustup(target) and _libraries(installed, target):
         return installed
     folder = FOLDER / target
     wrapper, stamp = folder / "rustc", folder / "version"

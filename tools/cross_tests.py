@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests for another architecture: built by a cross toolchain, run in that architecture's virtual machine.
 
-usage: cross_tests.py build ARCH             build the programs that run in the machine
-       cross_tests.py run ARCH PATTERN       run the tests whose ctest name matches (built before)
+usage: cross_tests.py build ARCH PATTERN     build the programs of the tests whose ctest name matches
+       cross_tests.py run ARCH PATTERN       run these tests (built before)
 
 For ctest, which runs a short selection of them on every machine (label aarch64). 77, with the reason in the last line, where
 there is no cross toolchain.
 """
 
+import json
+import pathlib
+import re
 import sys
 
 sys.dont_write_bytecode = True
@@ -25,11 +28,21 @@ def _folder(architecture):
     return project.ROOT / "build" / f"{architecture}-Release"
 
 
-def _build(architecture):
+def _programs(folder, pattern):
+    """The programs of the tests that a pattern selects, and the files that these need. Targets have the names of their files."""
+    tests = [test for plan in (folder / "tests" / "guest").glob("*.json") for test in json.loads(plan.read_text())["tests"]]
+    chosen = [test for test in tests if re.search(pattern, test["name"])]
+    if not chosen:
+        run.fail(f"no test matches {pattern!r}")
+    return sorted({pathlib.Path(test["program"]).name for test in chosen})
+
+
+def _build(architecture, pattern=None):
     """Returns the build folder; raises cross.Missing."""
     folder = project.configure_for(architecture)
     run.step(f"building the tests for {architecture}")
-    run.command(setup.tool("cmake"), "--build", folder, "--target", "guest_programs")
+    targets = _programs(folder, pattern) if pattern else ["guest_programs"]
+    run.command(setup.tool("cmake"), "--build", folder, "--target", *targets)
     return folder
 
 
@@ -38,15 +51,15 @@ def test(architecture="", pattern=None):
     if architecture not in cross.TARGETS:
         run.fail(f"ARCH is {architecture!r}; it is one of {', '.join(cross.TARGETS)}")
     try:
-        folder = _build(architecture)
+        folder = _build(architecture, pattern)
     except cross.Missing as why:
         run.fail(f"no toolchain for {architecture}: {why}")
     testing.summary(None, testing.ctest(folder, "--label-regex", "^guest$", pattern=pattern))
 
 
-def build_for_ctest(architecture):
+def build_for_ctest(architecture, pattern):
     try:
-        _build(architecture)
+        _build(architecture, pattern)
     except cross.Missing as why:
         print(f"no toolchain for {architecture}: {why}")
         sys.exit(SKIPPED)

@@ -57,6 +57,14 @@ class Machine:
         found = self._apt("apt-cache", "depends", package)
         return re.findall(rf"Depends: ({pattern})$", found.stdout, re.MULTILINE)
 
+    def with_dependencies(self, package):
+        """A package, and all that it needs and the machine lacks."""
+        self.update()
+        planned = self._apt("apt-get", "install", "--simulate", "--no-install-recommends", package)
+        if planned.returncode != 0:
+            raise Missing(f"{package} cannot be installed: {planned.stderr.strip()}")
+        return re.findall(r"^Inst (\S+)", planned.stdout, re.MULTILINE) or [package]
+
     def versions(self, package):
         """The versions of a package, newest first."""
         self.update()

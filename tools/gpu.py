@@ -70,7 +70,7 @@ def measure(build):
     model = setup.ROOT / "build" / "minilm-model" / "model.safetensors"
     weights = [model] if model.exists() else []
     page, failed = f"# Device cuda on a GPU\n\n`./dev gpu`, {_machine()}.\n", False
-    # What the GPU asks for, and managed memory in any case.
+    # The kinds that the GPU needs, and managed memory in any case.
     for settings in ({}, {"GMEM_CUDA_MEMORY": "managed"}):
         if settings and "are managed memory" in page:
             break

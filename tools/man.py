@@ -13,7 +13,7 @@ import header
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "man"
-# What the C library may document in any of its sections.
+# Names that the C library may document in any of its sections.
 _REFERENCE = re.compile(r"\b([a-z_]\w+)\((\d)\)|\b(gmem\w+)\(\)")
 
 

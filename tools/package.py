@@ -206,7 +206,8 @@ def conan():
                    "PYTHONPATH": str(setup.TOOLS / "conan")}
     run.command(sys.executable, program, "profile", "detect", "--exist-ok", env=environment, quiet=True)
     run.step("conan create (a few minutes)")
-    run.command(sys.executable, program, "create", ".", "--build", "missing", cwd=ROOT / "packaging" / "conan", env=environment,
+    run.command(sys.executable, program, "create", ".", "--no-remote",
+                "--conf", f"tools.cmake.cmake_layout:test_folder={OUT / 'conan-test'}", cwd=ROOT / "packaging" / "conan", env=environment,
                 quiet=True)
 
 

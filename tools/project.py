@@ -31,17 +31,14 @@ def configure(config="Release", *options):
 
 
 def configure_for(architecture):
-    """Configures a release for another architecture; returns the build folder. Raises cross.Missing.
-
-    It has a Cargo folder of its own, because another rustc compiles its build scripts.
-    """
+    """Configures a release for another architecture; returns the build folder. Raises cross.Missing."""
     setup.build_tools()
     options = cross.toolchain(architecture)
     folder = ROOT / "build" / f"{architecture}-Release"
     run.step(f"configuring Release for {architecture}")
     run.command(setup.tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-                f"-DCMAKE_MAKE_PROGRAM={setup.tool('ninja')}", "-DLIBGMEM_BUILD_EXAMPLES=OFF",
-                "-DLIBGMEM_BUILD_BENCHES=OFF",
+                f"-DCMAKE_MAKE_PROGRAM={setup.tool('ninja')}", f"-DLIBGMEM_CARGO_TARGET_DIR={CARGO_FOLDER}",
+                "-DLIBGMEM_BUILD_EXAMPLES=OFF", "-DLIBGMEM_BUILD_BENCHES=OFF",
                 f"-DGMEM_64K_KERNEL={os.environ.get('GMEM_64K_KERNEL', 'OFF')}", *options, quiet=True)
     return folder
 

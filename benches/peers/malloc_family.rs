@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `malloc_family!`: exports the C library's names of malloc, each a single jump to the peer's function.
 //!
-//! What is missing calls these: reallocarray of the C library, and C++'s operators of libstdc++.
+//! Functions that a peer lacks call these: reallocarray of the C library, and C++'s operators of libstdc++.
 
 macro_rules! malloc_family {
     ($($name:ident => $peer:literal)*) => {

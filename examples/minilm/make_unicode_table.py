@@ -116,7 +116,7 @@ struct fold_several {
     table("Lower case without accents, where that is one code point.",
           "inline constexpr fold_run folds[] = {",
           ["{" + f"0x{r[0]:X}, {r[1]}, {r[2]}, 0x{r[3]:X}, {r[4]}" + "}," for r in runs(singles)])
-    table("The same, where it is more than one.", "inline constexpr fold_several folds_several[] = {",
+    table("Lower case without accents, where that is several code points.", "inline constexpr fold_several folds_several[] = {",
           [f"{{0x{c:X}, {{" + ", ".join(f"0x{ord(x):X}" for x in f) + "}}," for c, f in several])
     for name, block in zip(("compatibility", "compatibility_supplement"), COMPATIBILITY):
         print(f"\n/// CJK compatibility ideographs from U+{block[0]:X}, each as the ideograph it stands"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What minilm writes to standard output: for people, and as JSON.
+/// The output of minilm: as text, and as JSON.
 #pragma once
 
 #include <string>

@@ -313,7 +313,7 @@ inline constexpr fold_run folds[] = {
 	{0x16E40, 32, 1, 0x16E60, 1}, {0x1E900, 34, 1, 0x1E922, 1},
 };
 
-/// The same, where it is more than one.
+/// Lower case without accents, where that is several code points.
 inline constexpr fold_several folds_several[] = {
 	{0x9CB, {0x9C7, 0x9BE}}, {0x9CC, {0x9C7, 0x9D7}}, {0xB4B, {0xB47, 0xB3E}},
 	{0xB4C, {0xB47, 0xB57}}, {0xB94, {0xB92, 0xBD7}}, {0xBCA, {0xBC6, 0xBBE}},

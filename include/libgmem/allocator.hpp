@@ -35,7 +35,7 @@ public:
 	using is_always_equal = std::true_type;
 	/// Containers move without copying.
 	using propagate_on_container_move_assignment = std::true_type;
-	/// The same allocator for another type.
+	/// This allocator for another type.
 	template <class U>
 	struct rebind {
 		/// The allocator for U.
@@ -65,7 +65,7 @@ public:
 		return memory;
 	}
 
-	/// Allocate as above. A failure gives nullptr and is in `ec`, which is cleared on success.
+	/// Allocate without exceptions. A failure gives nullptr and is in `ec`, which is cleared on success.
 	[[nodiscard]] T *allocate(std::size_t n, std::error_code &ec) noexcept {
 		void *const memory = detail::is_too_long<T>(n) ? nullptr : detail::allocate(n * sizeof(T), alignof(T));
 		ec = detail::to_error_code(memory == nullptr ? -ENOMEM : 0);

@@ -3,8 +3,11 @@
 /// gmem::buffer<T>: an owned, uninitialised array for weights, caches and activations.
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <new>
+#include <string>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -17,7 +20,8 @@
 namespace gmem {
 
 /// Owns n objects of a trivial type T on the libgmem heap. Construction touches nothing; the elements are indeterminate
-/// until written. Movable, not copyable.
+/// until written. They start on a cache line, or as aligned as is requested; a buffer of at least 2 MiB starts on a
+/// GMEM page. Movable, not copyable.
 template <class T>
 class buffer {
 	static_assert(std::is_trivially_copyable_v<T> && std::is_trivially_destructible_v<T>,
@@ -35,21 +39,29 @@ public:
 	buffer() noexcept = default;
 #if LIBGMEM_HAS_EXCEPTIONS
 	/// Allocate n elements.
-	/// @throws std::bad_array_new_length if n * sizeof(T) overflows; out_of_memory
-	explicit buffer(std::size_t n) {
+	/// @param n         number of elements
+	/// @param alignment of the first one, in bytes: a power of two; 0 or a small one: a cache line
+	/// @throws std::bad_array_new_length if n * sizeof(T) overflows; out_of_memory; std::system_error: EINVAL if
+	/// `alignment` is no power of two
+	explicit buffer(std::size_t n, std::size_t alignment = 0) {
 		if (detail::is_too_long<T>(n)) {
 			throw std::bad_array_new_length();
 		}
-		if (!allocate(n)) {
+		const int result = allocate(n, alignment);
+		if (result == -EINVAL) {
+			throw std::system_error(detail::to_error_code(result),
+				"gmem::buffer: alignment = " + std::to_string(alignment) + " is no power of two; pass one, or 0");
+		}
+		if (result < 0) {
 			throw out_of_memory(n * sizeof(T));
 		}
 	}
 #endif
-	/// A buffer of n elements. A failure gives an empty one and is in `ec`, which is cleared on success.
-	[[nodiscard]] static buffer create(std::size_t n, std::error_code &ec) noexcept {
+	/// A buffer of n aligned elements, without exceptions. A failure gives an empty one and is in `ec`, which is
+	/// cleared on success.
+	[[nodiscard]] static buffer create(std::size_t n, std::error_code &ec, std::size_t alignment = 0) noexcept {
 		buffer made;
-		const bool has_memory = !detail::is_too_long<T>(n) && made.allocate(n);
-		ec = detail::to_error_code(has_memory ? 0 : -ENOMEM);
+		ec = detail::to_error_code(detail::is_too_long<T>(n) ? -ENOMEM : made.allocate(n, alignment));
 		return made;
 	}
 	/// Take over what `other` owns.
@@ -64,6 +76,13 @@ public:
 	buffer(const buffer &) = delete;
 	buffer &operator=(const buffer &) = delete;
 	~buffer() { detail::deallocate(data_, size_bytes()); }
+
+	/// Give up the elements, which the caller frees with gmem_free() or a gmem::unique_ptr<T[]>. The buffer is empty
+	/// then.
+	[[nodiscard]] T *release() noexcept {
+		size_ = 0;
+		return std::exchange(data_, nullptr);
+	}
 
 	/// Exchange two buffers.
 	void swap(buffer &other) noexcept {
@@ -114,15 +133,18 @@ public:
 	void free_eager(stream_ref order, std::error_code &ec) noexcept { gmem::free_eager(*this, order, ec); }
 
 private:
-	/// Allocate n elements for an empty buffer.
-	[[nodiscard]] bool allocate(std::size_t n) noexcept {
+	/// Allocate n elements for an empty buffer; returns a negative errno, or 0.
+	[[nodiscard]] int allocate(std::size_t n, std::size_t alignment) noexcept {
 		constexpr std::size_t cache_line = 64;
-		constexpr std::size_t alignment = alignof(T) > cache_line ? alignof(T) : cache_line;
+		constexpr std::size_t least = alignof(T) > cache_line ? alignof(T) : cache_line;
+		if ((alignment & (alignment - 1)) != 0) {
+			return -EINVAL;
+		}
 		if (n > 0) {
-			data_ = static_cast<T *>(detail::allocate(n * sizeof(T), alignment));
+			data_ = static_cast<T *>(detail::allocate(n * sizeof(T), alignment > least ? alignment : least));
 		}
 		size_ = data_ == nullptr ? 0 : n;
-		return size_ == n;
+		return size_ == n ? 0 : -ENOMEM;
 	}
 
 	T *data_ = nullptr;

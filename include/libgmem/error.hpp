@@ -61,6 +61,7 @@ inline void throw_if_failed(int result) {
 		throw error(result);
 	}
 }
+inline void throw_if_failed(const std::error_code &ec) { throw_if_failed(-ec.value()); }
 #endif
 
 [[nodiscard]] inline std::error_code to_error_code(int result) noexcept {

@@ -49,7 +49,7 @@ public:
 	/// @throws error as gmemEventSynchronize()
 	void synchronize() const { detail::throw_if_failed(synchronized()); }
 #endif
-	/// Wait as above; a failure is in `ec`, which is cleared on success.
+	/// Wait without exceptions; a failure is in `ec`, which is cleared on success.
 	void synchronize(std::error_code &ec) const noexcept { ec = detail::to_error_code(synchronized()); }
 
 #if LIBGMEM_HAS_EXCEPTIONS
@@ -61,7 +61,7 @@ public:
 		return is_done;
 	}
 #endif
-	/// Check as above; a failure gives false and is in `ec`, which is cleared on success.
+	/// Check without exceptions; a failure gives false and is in `ec`, which is cleared on success.
 	[[nodiscard]] bool query(std::error_code &ec) const noexcept {
 		bool is_done = false;
 		ec = detail::to_error_code(queried(is_done));

@@ -21,8 +21,9 @@ class fault_scope {
 public:
 	/// Whose faults to count.
 	enum class whose : std::uint8_t {
-		thread = GMEM_FAULTS_THREAD,  ///< those of the calling thread
-		process = GMEM_FAULTS_PROCESS ///< those of all threads
+		thread = GMEM_FAULTS_THREAD,   ///< those of the calling thread
+		process = GMEM_FAULTS_PROCESS, ///< those of all threads
+		program = GMEM_FAULTS_PROGRAM  ///< those of all threads, less what libgmem populates to prefetch
 	};
 
 #if LIBGMEM_HAS_EXCEPTIONS
@@ -41,21 +42,31 @@ public:
 	~fault_scope() { gmemFaultScopeEnd(&scope_); }
 
 #if LIBGMEM_HAS_EXCEPTIONS
-	/// Minor and major faults so far. Call it on the thread that created the scope.
+	/// Minor and major faults so far. A thread's scope is read on the thread that created it.
 	/// @throws error as gmemFaultScopeCount()
 	[[nodiscard]] long long count() const {
 		const long long faults = gmemFaultScopeCount(&scope_);
 		if (faults < 0) {
 			detail::throw_if_failed(static_cast<int>(faults));
 		}
-		return faults;
+		return faults - before_;
 	}
+
+	/// Count from here on.
+	/// @throws error as gmemFaultScopeCount()
+	void reset() { before_ += count(); }
 #endif
-	/// Count as above; a failure gives a negative number and is in `ec`, which is cleared on success.
+	/// Count without exceptions; a failure gives a negative number and is in `ec`, which is cleared on success.
 	[[nodiscard]] long long count(std::error_code &ec) const noexcept {
 		const long long faults = gmemFaultScopeCount(&scope_);
 		ec = detail::to_error_code(faults < 0 ? static_cast<int>(faults) : 0);
-		return faults;
+		return ec ? faults : faults - before_;
+	}
+
+	/// Count from here on; a failure changes nothing and is in `ec`, which is cleared on success.
+	void reset(std::error_code &ec) noexcept {
+		const long long faults = count(ec);
+		before_ += ec ? 0 : faults;
 	}
 
 private:
@@ -64,6 +75,8 @@ private:
 	}
 
 	gmemFaultScope_t scope_{};
+	/// Faults before the last reset().
+	long long before_ = 0;
 };
 
 } // namespace gmem

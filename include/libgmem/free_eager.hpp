@@ -53,7 +53,7 @@ void free_eager(Batch &&what, stream_ref order = {}, gmemFreeReport_t *report = 
 	detail::free_eager_or_throw(detail::batch::of<mutable_range>(what), order, report);
 }
 
-/// Release many ranges as above: free_eager({a, b, c}, stream).
+/// Release a list of ranges: free_eager({a, b, c}, stream).
 /// @throws error as gmemFreeEagerV(); out_of_memory
 inline void free_eager(
 	std::initializer_list<mutable_range> what, stream_ref order = {}, gmemFreeReport_t *report = nullptr) {
@@ -61,18 +61,18 @@ inline void free_eager(
 }
 #endif
 
-/// Release as above; a failure is in `ec`, which is cleared on success.
+/// Release a range without exceptions; a failure is in `ec`, which is cleared on success.
 inline void free_eager(mutable_range what, stream_ref order, std::error_code &ec) noexcept {
 	ec = detail::to_error_code(detail::free_eager(what.address(), what.size_bytes(), order.address()));
 }
 
-/// Release many ranges as above; a failure is in `ec`, which is cleared on success.
+/// Release many ranges without exceptions; a failure is in `ec`, which is cleared on success.
 template <class Batch, class = detail::if_batch<Batch>>
 void free_eager(Batch &&what, stream_ref order, std::error_code &ec, gmemFreeReport_t *report = nullptr) noexcept {
 	ec = detail::to_error_code(detail::free_eager(detail::batch::of<mutable_range>(what), order, report));
 }
 
-/// Release many ranges as above; a failure is in `ec`, which is cleared on success.
+/// Release many ranges without exceptions; a failure is in `ec`, which is cleared on success.
 inline void free_eager(std::initializer_list<mutable_range> what, stream_ref order, std::error_code &ec,
 	gmemFreeReport_t *report = nullptr) noexcept {
 	ec = detail::to_error_code(detail::free_eager(detail::batch::of<mutable_range>(what), order, report));
@@ -146,7 +146,7 @@ private:
 		return result;
 	}
 
-	detail::batch ranges_;
+	detail::batch ranges_{};
 	stream_ref order_;
 };
 

@@ -72,9 +72,10 @@ prefetch_report prefetch_or_code(
 }
 
 template <class What>
-prefetch_report prefetch_to_device(const What &what, stream_ref order, std::error_code &ec) noexcept {
+prefetch_report prefetch_to_device(
+	const What &what, stream_ref order, std::error_code &ec, prefetch_options &&options) noexcept {
 	const int hnid = device::numa_id(ec);
-	return ec ? prefetch_report() : prefetch_or_code(what, hnid, order, ec, {});
+	return ec ? prefetch_report() : prefetch_or_code(what, hnid, order, ec, std::move(options));
 }
 
 } // namespace detail
@@ -87,6 +88,13 @@ inline prefetch_report prefetch(range what, int hnid, stream_ref order = {}, pre
 	return detail::prefetch_or_throw(what, hnid, order, std::move(options));
 }
 
+/// Bring `bytes` bytes from `data` on to memory node `hnid`.
+/// @throws error as gmemPrefetchEx(); out_of_memory
+inline prefetch_report prefetch(
+	const void *data, std::size_t bytes, int hnid, stream_ref order = {}, prefetch_options options = {}) {
+	return detail::prefetch_or_throw(range(data, bytes), hnid, order, std::move(options));
+}
+
 /// Bring many ranges to one node, in one call: any range of gmem::range, gmemRange_t, or std::span.
 /// @return one report for all of them, which may be ignored
 /// @throws error as gmemPrefetchV(); out_of_memory
@@ -95,7 +103,7 @@ prefetch_report prefetch(Batch &&what, int hnid, stream_ref order = {}, prefetch
 	return detail::prefetch_or_throw(detail::batch::of<range>(what), hnid, order, std::move(options));
 }
 
-/// Bring many ranges to one node as above: prefetch({a, b, c}, hnid).
+/// Bring a list of ranges to one node: prefetch({a, b, c}, hnid).
 /// @throws error as gmemPrefetchV(); out_of_memory
 inline prefetch_report prefetch(
 	std::initializer_list<range> what, int hnid, stream_ref order = {}, prefetch_options options = {}) {
@@ -104,44 +112,66 @@ inline prefetch_report prefetch(
 
 /// Prefetch to the current device.
 /// @throws error as gmemPrefetchEx(); out_of_memory
-inline prefetch_report prefetch(range what, stream_ref order = {}) { return prefetch(what, device::numa_id(), order); }
+inline prefetch_report prefetch(range what, stream_ref order = {}, prefetch_options options = {}) {
+	return detail::prefetch_or_throw(what, device::numa_id(), order, std::move(options));
+}
 
 /// Prefetch many ranges to the current device.
 /// @throws error as gmemPrefetchV(); out_of_memory
 template <class Batch, class = detail::if_batch<Batch>>
-prefetch_report prefetch(Batch &&what, stream_ref order = {}) {
-	return prefetch(std::forward<Batch>(what), device::numa_id(), order);
+prefetch_report prefetch(Batch &&what, stream_ref order = {}, prefetch_options options = {}) {
+	return detail::prefetch_or_throw(detail::batch::of<range>(what), device::numa_id(), order, std::move(options));
+}
+
+/// Prefetch many ranges to the current device: prefetch({a, b, c}, stream).
+/// @throws error as gmemPrefetchV(); out_of_memory
+inline prefetch_report prefetch(
+	std::initializer_list<range> what, stream_ref order = {}, prefetch_options options = {}) {
+	return detail::prefetch_or_throw(detail::batch::of<range>(what), device::numa_id(), order, std::move(options));
 }
 #endif
 
-/// Prefetch as above; a failure is in `ec`, which is cleared on success.
+/// Prefetch a range without exceptions; a failure is in `ec`, which is cleared on success.
 inline prefetch_report prefetch(
 	range what, int hnid, stream_ref order, std::error_code &ec, prefetch_options options = {}) noexcept {
 	return detail::prefetch_or_code(what, hnid, order, ec, std::move(options));
 }
 
-/// Prefetch many ranges as above; a failure is in `ec`, which is cleared on success.
+/// Prefetch `bytes` bytes from `data` on without exceptions; a failure is in `ec`, which is cleared on success.
+inline prefetch_report prefetch(const void *data, std::size_t bytes, int hnid, stream_ref order, std::error_code &ec,
+	prefetch_options options = {}) noexcept {
+	return detail::prefetch_or_code(range(data, bytes), hnid, order, ec, std::move(options));
+}
+
+/// Prefetch many ranges without exceptions; a failure is in `ec`, which is cleared on success.
 template <class Batch, class = detail::if_batch<Batch>>
 prefetch_report prefetch(
 	Batch &&what, int hnid, stream_ref order, std::error_code &ec, prefetch_options options = {}) noexcept {
 	return detail::prefetch_or_code(detail::batch::of<range>(what), hnid, order, ec, std::move(options));
 }
 
-/// Prefetch many ranges as above; a failure is in `ec`, which is cleared on success.
+/// Prefetch many ranges without exceptions; a failure is in `ec`, which is cleared on success.
 inline prefetch_report prefetch(std::initializer_list<range> what, int hnid, stream_ref order, std::error_code &ec,
 	prefetch_options options = {}) noexcept {
 	return detail::prefetch_or_code(detail::batch::of<range>(what), hnid, order, ec, std::move(options));
 }
 
 /// Prefetch to the current device; a failure is in `ec`, which is cleared on success.
-inline prefetch_report prefetch(range what, stream_ref order, std::error_code &ec) noexcept {
-	return detail::prefetch_to_device(what, order, ec);
+inline prefetch_report prefetch(
+	range what, stream_ref order, std::error_code &ec, prefetch_options options = {}) noexcept {
+	return detail::prefetch_to_device(what, order, ec, std::move(options));
 }
 
 /// Prefetch many ranges to the current device; a failure is in `ec`, which is cleared on success.
 template <class Batch, class = detail::if_batch<Batch>>
-prefetch_report prefetch(Batch &&what, stream_ref order, std::error_code &ec) noexcept {
-	return detail::prefetch_to_device(detail::batch::of<range>(what), order, ec);
+prefetch_report prefetch(Batch &&what, stream_ref order, std::error_code &ec, prefetch_options options = {}) noexcept {
+	return detail::prefetch_to_device(detail::batch::of<range>(what), order, ec, std::move(options));
+}
+
+/// Prefetch many ranges to the current device; a failure is in `ec`, which is cleared on success.
+inline prefetch_report prefetch(
+	std::initializer_list<range> what, stream_ref order, std::error_code &ec, prefetch_options options = {}) noexcept {
+	return detail::prefetch_to_device(detail::batch::of<range>(what), order, ec, std::move(options));
 }
 
 /// Containers whose elements do not lie side by side are refused.

@@ -84,6 +84,21 @@ public:
 		return start(&options, &report_);
 	}
 
+	/// Called when the report is ready, on the thread that did the work. Lives until then.
+	struct waiter {
+		void (*wake)(waiter *self) noexcept;
+		waiter *next = nullptr;
+	};
+
+	/// Have a waiter called; false if the report is ready already.
+	[[nodiscard]] bool add(waiter &next) {
+		const std::lock_guard lock(mutex_);
+		if (!ready_) {
+			next.next = std::exchange(waiters_, &next);
+		}
+		return !ready_;
+	}
+
 	[[nodiscard]] bool is_ready() {
 		const std::lock_guard lock(mutex_);
 		return ready_;
@@ -106,10 +121,18 @@ private:
 	static void finish(void *arg) {
 		happened_before(arg);
 		auto *const pending = static_cast<pending_report *>(arg);
+		waiter *first = nullptr;
 		{
 			const std::lock_guard lock(pending->mutex_);
 			pending->ready_ = true;
 			pending->finished_.notify_all();
+			first = std::exchange(pending->waiters_, nullptr);
+		}
+		while (first != nullptr) {
+			// It may be gone after the call.
+			waiter *const next = first->next;
+			first->wake(first);
+			first = next;
 		}
 		pending->drop_owner();
 	}
@@ -117,14 +140,16 @@ private:
 	prefetch_options options_;
 	gmemPrefetchReport_t report_{};
 	std::atomic<std::size_t> owners_ = 1;
-	std::mutex mutex_;
-	std::condition_variable finished_;
+	std::mutex mutex_{};
+	std::condition_variable finished_{};
 	bool ready_ = false;
+	waiter *waiters_ = nullptr;
 };
 
 } // namespace detail
 
-/// What a prefetch did. See gmemPrefetchReport_t for each number; GMEM_UNKNOWN is one that the device does not report.
+/// Results of a prefetch. See gmemPrefetchReport_t for each number; GMEM_UNKNOWN is one that the device does not
+/// report.
 ///
 /// With a stream, the report is ready when the work is done; reading a number waits for that. It may be copied and
 /// destroyed at any time, and read by several threads. The report of work that is dropped because the process forks or
@@ -202,6 +227,8 @@ public:
 
 	/// Used by gmem::prefetch(): becomes an owner.
 	explicit prefetch_report(detail::pending_report *pending) noexcept : pending_(pending) {}
+	/// Used by co_await: what is reported; nullptr for a report of nothing.
+	[[nodiscard]] detail::pending_report *pending() const noexcept { return pending_; }
 
 private:
 	[[nodiscard]] static std::optional<std::size_t> known(std::size_t number) {

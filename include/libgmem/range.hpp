@@ -70,15 +70,20 @@ struct is_scattered<C, std::void_t<decltype(std::begin(std::declval<C &>())), de
 template <class C>
 using if_scattered = std::enable_if_t<is_scattered<std::remove_reference_t<C>>::value>;
 
-/// Refuses containers of which the elements' own bytes are not what is meant.
-template <class C>
-constexpr void check_elements() noexcept {
-	static_assert(!is_batch<std::remove_reference_t<C>>::value,
+/// Refuses elements whose own bytes are not what is meant.
+template <class T>
+constexpr void check_type() noexcept {
+	static_assert(!is_view<std::remove_cv_t<T>>::value,
 		"this is a range of ranges, a batch: pass it to gmem::prefetch() or gmem::free_eager() as it is");
-	static_assert(std::is_trivially_destructible_v<element_of<C>>,
+	static_assert(std::is_trivially_destructible_v<T>,
 		"the elements own other memory, which would not be reached: pass a range of gmem::range, one for each "
 		"element's "
 		"memory, or gmem::range(c.data(), c.size() * sizeof *c.data()) for the elements themselves");
+}
+
+template <class C>
+constexpr void check_elements() noexcept {
+	check_type<element_of<C>>();
 }
 
 } // namespace detail
@@ -97,6 +102,13 @@ public:
 	mutable_range(C &&container) noexcept // NOLINT(*-forwarding-reference-overload, *-explicit-*)
 		: data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {
 		detail::check_elements<C>();
+	}
+
+	/// The elements of a C array.
+	template <class T, std::size_t N, class = std::enable_if_t<!std::is_const_v<T>>>
+	mutable_range(T (&array)[N]) noexcept // NOLINT(*-explicit-*, *-avoid-c-arrays)
+		: data_(array), bytes_(sizeof array) {
+		detail::check_type<T>();
 	}
 
 	/// The first byte.
@@ -127,6 +139,13 @@ public:
 	range(C &&container) noexcept // NOLINT(*-forwarding-reference-overload, *-explicit-*)
 		: data_(container.data()), bytes_(container.size() * sizeof(detail::element_of<C>)) {
 		detail::check_elements<C>();
+	}
+
+	/// The elements of a C array.
+	template <class T, std::size_t N>
+	range(const T (&array)[N]) noexcept // NOLINT(*-explicit-*, *-avoid-c-arrays)
+		: data_(array), bytes_(sizeof array) {
+		detail::check_type<T>();
 	}
 
 	/// The first byte.

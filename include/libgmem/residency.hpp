@@ -40,7 +40,7 @@ public:
 		hot = GMEM_PAGE_HOT            ///< referenced or active
 	};
 
-	/// What to look up.
+	/// The page states to look up.
 	enum class ask : unsigned { // NOLINT(performance-enum-size): as C has it
 		defaults = 0,           ///< everything but hot pages
 		hot = GMEM_ASK_HOT      ///< hot pages, too: takes twenty times as long, and requires root
@@ -215,7 +215,7 @@ private:
 	}
 
 	gmemResidency_t summary_{};
-	std::vector<gmemPageState_t> states_;
+	std::vector<gmemPageState_t> states_{};
 };
 
 } // namespace gmem

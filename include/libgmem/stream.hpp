@@ -220,8 +220,8 @@ public:
 		detail::throw_if_failed(gmemStreamWrap(give, native, &handle_));
 	}
 #endif
-	/// Wrap an executor as above. A failure gives a stream that must not be used, and is in `ec`, which is cleared on
-	/// success.
+	/// Wrap an executor without exceptions. A failure gives a stream that must not be used, and is in `ec`, which is
+	/// cleared on success.
 	[[nodiscard]] static external_stream create(
 		gmemLaunchFn give, void *native, std::error_code &ec, std::shared_ptr<void> kept = {}) noexcept {
 		external_stream made{stream_ref()};
@@ -245,7 +245,7 @@ public:
 	~external_stream() = default;
 
 private:
-	std::shared_ptr<void> kept_;
+	std::shared_ptr<void> kept_{};
 };
 
 } // namespace gmem

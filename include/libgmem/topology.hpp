@@ -65,7 +65,7 @@ public:
 		/// @throws error as gmemNodeDistance()
 		[[nodiscard]] int distance_to(const node &other) const { return topology::distance(id(), other.id()); }
 #endif
-		/// Distance as above; a failure gives a negative number and is in `ec`, which is cleared on success.
+		/// Distance without exceptions; a failure gives a negative number and is in `ec`, which is cleared on success.
 		[[nodiscard]] int distance_to(const node &other, std::error_code &ec) const noexcept {
 			return topology::distance(id(), other.id(), ec);
 		}
@@ -112,7 +112,7 @@ public:
 	/// @throws error, std::bad_alloc
 	[[nodiscard]] static std::string to_json() { return detail::text_of(gmemTopologyJson); }
 #endif
-	/// Distance as above; a failure gives a negative number and is in `ec`, which is cleared on success.
+	/// Distance without exceptions; a failure gives a negative number and is in `ec`, which is cleared on success.
 	[[nodiscard]] static int distance(int from, int to, std::error_code &ec) noexcept {
 		const int tenths = gmemNodeDistance(from, to);
 		ec = detail::to_error_code(tenths);
@@ -149,7 +149,7 @@ private:
 	}
 
 	gmemTopology_t machine_{};
-	std::vector<node> nodes_;
+	std::vector<node> nodes_{};
 };
 
 } // namespace gmem

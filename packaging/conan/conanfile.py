@@ -64,13 +64,13 @@ class Libgmem(ConanFile):
         rmdir(self, os.path.join(self.package_folder, "lib", "pkgconfig"))
 
     def package_info(self):
-        # Users get the targets of libgmem's own CMake package.
+        # Users get the targets of libgmem's own CMake package, which is found by a component's folder.
         self.cpp_info.set_property("cmake_find_mode", "none")
-        self.cpp_info.builddirs = [os.path.join("lib", "cmake", "libgmem")]
         # Other generators: a component for each flavour, with the names of the files for pkg-config.
         for component, library in {"libgmem": "gmem", "api": "gmem_api", "static": "gmem_static"}.items():
             part = self.cpp_info.components[component]
             part.libs = [library]
+            part.builddirs = [os.path.join("lib", "cmake", "libgmem")]
             part.set_property("pkg_config_name", "libgmem" if component == "libgmem" else f"libgmem-{component}")
             part.system_libs = ["pthread", "dl", "m"]
         self.cpp_info.components["static"].exelinkflags = ["-Wl,--undefined=malloc"]

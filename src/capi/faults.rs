@@ -17,6 +17,7 @@ unsafe extern "C" fn gmemFaultScopeBegin(scope: *mut Counter, whose: c_int) -> I
         let whose = match whose {
             0 => Whose::Thread,
             1 => Whose::Process,
+            2 => Whose::Program,
             _ => return Err(Error::FaultScope { whose }),
         };
         let counter = Counter::open(whose).map_err(|errno| Error::FaultsNotCounted { errno })?;

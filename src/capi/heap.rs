@@ -68,6 +68,18 @@ unsafe extern "C" fn gmem_heap_realloc(ptr: *mut c_void, size: usize) -> *mut c_
 }
 
 /// # Safety
+/// `ptr` is a live block of this heap or of the next allocator, and nobody uses it any more unless the call returns NULL.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmem_heap_realloc_in_place(
+    ptr: *mut c_void,
+    alignment: usize,
+    size: usize,
+) -> *mut c_void {
+    // SAFETY: `ptr` is a live block that the caller gives up.
+    unsafe { heap::realloc_in_place(ptr, alignment, size) }
+}
+
+/// # Safety
 /// `out` points to a pointer that may be written.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmem_heap_posix_memalign(

@@ -4,6 +4,7 @@ use std::ffi::c_ulong;
 use std::slice;
 
 use crate::error::{Error, Result};
+use crate::page::PageRange;
 use crate::range_set::RangeSet;
 
 /// `gmemRange_t`.
@@ -12,6 +13,13 @@ use crate::range_set::RangeSet;
 pub struct Range {
     addr: c_ulong,
     size: usize,
+}
+
+impl Range {
+    /// The range as C has it.
+    pub const fn new(range: PageRange) -> Self {
+        Self { addr: range.start() as c_ulong, size: range.len() }
+    }
 }
 
 /// A caller's array of ranges.
@@ -40,5 +48,18 @@ impl Ranges<'_> {
     /// The addresses in all ranges.
     pub fn union(&self) -> Result<RangeSet> {
         RangeSet::union_of(self.0.iter().map(|range| (range.addr as usize, range.size)))
+    }
+
+    /// Each range, in the caller's order.
+    pub fn each(&self) -> Result<Vec<PageRange>> {
+        let mut ranges = Vec::new();
+        if ranges.try_reserve_exact(self.0.len()).is_err() {
+            return Err(Error::OutOfMemory { what: "the list of ranges" });
+        }
+        for (index, range) in self.0.iter().enumerate() {
+            let checked = PageRange::from_arguments(range.addr as usize, range.size);
+            ranges.push(checked.map_err(|error| Error::InBatch { index, error: Box::new(error) })?);
+        }
+        Ok(ranges)
     }
 }

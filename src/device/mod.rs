@@ -22,6 +22,8 @@ pub use current::{
     named_index, set_current,
 };
 
+pub use host::{check_memory_for, prefer_node};
+
 use std::ffi::{CStr, c_void};
 use std::ptr;
 

@@ -1,8 +1,9 @@
 //! The state of one heap page (2 MiB), without a lock.
 //!
 //! A heap page counts the base pages that jemalloc has in use, and remembers which base pages may be resident. When the
-//! last base page goes out of use the whole heap page goes back to the kernel: dropping a part would take a huge page
-//! apart. Only a heap at its hard limit does that ([`HeapPage::reclaim`]).
+//! last base page goes out of use the heap page is *kept*: it stays resident until jemalloc uses it again or [`super::idle`]
+//! has it dropped. It goes back to the kernel as a whole: dropping a part would take a huge page apart. Only a heap at its
+//! hard limit does that ([`HeapPage::reclaim`]).
 //!
 //! The *charge* of a page is an upper bound of its resident memory, and hard limits compare the sum of all charges: a page
 //! advised to be huge is charged in full from its first use, another one by the base pages used since its last drop.
@@ -39,10 +40,16 @@ const DEVICE_SHIFT: u32 = 20;
 const DEVICE_MASK: u64 = 0xff;
 /// The page holds small blocks in a device's memory.
 const DEVICE_ARENA: u64 = 1 << 28;
+/// Nothing of the page is in use, and some of it is resident. It remains set while a thread drops the page.
+const KEPT: u64 = 1 << 29;
+/// The memory of another heap page was moved here, so the kernel may have a mapping for this page alone.
+const MOVED: u64 = 1 << 30;
+/// Nothing is mapped here, because a move failed halfway and could not be repaired then.
+const MISSING: u64 = 1 << 31;
 /// The upper half.
 const UPPER_SHIFT: u32 = 32;
 /// What remains of the state when a drop, or the use as a device's block, is over.
-const LASTING: u64 = IN_USE | OWNED | ADVISED;
+const LASTING: u64 = IN_USE | OWNED | ADVISED | MOVED | MISSING;
 
 /// Sums over all heap pages, in bytes.
 pub struct Totals {
@@ -52,6 +59,10 @@ pub struct Totals {
     pub in_use: AtomicUsize,
     /// The charges: at most this much is resident.
     pub charged: AtomicUsize,
+    /// Pages that are kept, in full.
+    pub kept: AtomicUsize,
+    /// Those of them that threads are dropping.
+    pub dropping: AtomicUsize,
     /// Memory given back so far.
     pub dropped: AtomicUsize,
 }
@@ -61,6 +72,8 @@ pub static TOTALS: Totals = Totals {
     mapped: AtomicUsize::new(0),
     in_use: AtomicUsize::new(0),
     charged: AtomicUsize::new(0),
+    kept: AtomicUsize::new(0),
+    dropping: AtomicUsize::new(0),
     dropped: AtomicUsize::new(0),
 };
 
@@ -77,14 +90,6 @@ pub struct HeapPage {
     /// Base pages in use. Set after the count in `state` rises and cleared before it falls, so that equal counts mean
     /// that no thread is between the two.
     in_use: Bitmap,
-}
-
-/// What the caller has to do after a change.
-#[derive(PartialEq, Eq, Debug)]
-pub enum Change {
-    None,
-    /// Drop the page, then call [`HeapPage::end_drop`]. Nobody else uses it until then.
-    MustDrop,
 }
 
 impl HeapPage {
@@ -105,6 +110,7 @@ impl HeapPage {
     /// Cease to be the heap's.
     pub fn abandon(&self) {
         let before = self.state.swap(0, Ordering::AcqRel);
+        settle(before, 0);
         if before & OWNED != 0 {
             clear(&self.used);
             clear(&self.in_use);
@@ -127,6 +133,35 @@ impl HeapPage {
         is_first
     }
 
+    /// Whether nothing of it is resident, and the kernel was advised to make it huge.
+    pub fn is_empty_and_huge(&self) -> bool {
+        self.is_advised() && is_clear(&self.used)
+    }
+
+    /// Whether the kernel was advised to make it huge.
+    pub fn is_advised(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & ADVISED != 0
+    }
+
+    /// Note that another page's memory is about to be moved here. Returns whether that happened before.
+    pub fn mark_moved(&self) -> bool {
+        self.state.fetch_or(MOVED, Ordering::Relaxed) & MOVED != 0
+    }
+
+    /// Note that nothing is mapped here, or that it is again.
+    pub fn set_missing(&self, is_missing: bool) {
+        if is_missing {
+            self.state.fetch_or(MISSING, Ordering::Relaxed);
+        } else {
+            self.state.fetch_and(!MISSING, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether nothing is mapped here.
+    pub fn is_missing(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & MISSING != 0
+    }
+
     /// Whether it lies in a device's memory.
     pub fn is_of_device(&self) -> bool {
         self.state.load(Ordering::Relaxed) & (DEVICE_BLOCK | DEVICE_ARENA) != 0
@@ -136,9 +171,10 @@ impl HeapPage {
     pub fn mark_device_block(&self, device: usize, length: usize) {
         let pages = (length / HEAP_PAGE) as u64;
         let mark = OWNED | DEVICE_BLOCK | pages << UPPER_SHIFT | (device as u64) << DEVICE_SHIFT;
-        let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |state| {
+        let before = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |state| {
             Some(state & LASTING | mark)
         });
+        settle(before.unwrap_or_default(), mark);
     }
 
     /// Device and bytes of the block that begins here.
@@ -190,7 +226,7 @@ impl HeapPage {
                 continue;
             }
             // A drop by another process is the parent's: its thread does not exist here.
-            let base = if state & DROPPING != 0 { state & LASTING } else { state };
+            let base = if state & DROPPING != 0 { state & LASTING } else { state & !KEPT };
             let next = base + base_pages;
             assert_heap(
                 base & OWNED != 0 && next & IN_USE <= BASE_PAGES as u64,
@@ -198,7 +234,7 @@ impl HeapPage {
             );
             match self.state.compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Relaxed)
             {
-                Ok(_) => break,
+                Ok(_) => break settle(state, next),
                 Err(now) => state = now,
             }
         }
@@ -210,14 +246,15 @@ impl HeapPage {
     }
 
     /// Count the base pages of `part` as out of use, all of which are in use.
-    pub fn leave(&self, part: PageRange) -> Change {
-        let (bytes, change) = self.leave_used(part);
-        assert_heap(bytes == part.len(), c"memory went out of use that was not in use");
-        change
+    pub fn leave(&self, part: PageRange) {
+        assert_heap(
+            self.leave_used(part) == part.len(),
+            c"memory went out of use that was not in use",
+        );
     }
 
-    /// Count the base pages of `part` that are in use as out of use. Returns their bytes, too.
-    pub fn leave_used(&self, part: PageRange) -> (usize, Change) {
+    /// Count the base pages of `part` that are in use as out of use. Returns their bytes.
+    pub fn leave_used(&self, part: PageRange) -> usize {
         let mut base_pages = 0;
         each_word(part, |index, mask| {
             let before = self.in_use[index].fetch_and(!mask, Ordering::AcqRel);
@@ -225,45 +262,63 @@ impl HeapPage {
         });
         perturb();
         let left = self.state.fetch_sub(base_pages, Ordering::AcqRel) - base_pages;
-        (base_pages as usize * BASE_PAGE, self.drop_if_unused(left))
+        self.keep_if_unused(left);
+        base_pages as usize * BASE_PAGE
     }
 
-    /// Mark the page as being dropped if nothing of it is in use and some of it may be resident.
-    fn drop_if_unused(&self, state: u64) -> Change {
-        if state & IN_USE != 0
+    /// Keep the page if nothing of it is in use and some of it may be resident.
+    fn keep_if_unused(&self, state: u64) {
+        if state & (IN_USE | KEPT) != 0
+            || state & OWNED == 0
             || state & DROPPING != 0 && is_of_this_process(state)
             || is_clear(&self.used)
         {
-            return Change::None;
+            return;
         }
         perturb();
-        let dropping = state & LASTING | dropping_here();
-        match self.state.compare_exchange(state, dropping, Ordering::AcqRel, Ordering::Relaxed) {
-            Ok(_) => Change::MustDrop,
-            // Another thread uses the page again, or drops it.
-            Err(_) => Change::None,
+        let kept = state & LASTING | KEPT;
+        // If that fails another thread uses the page again, or keeps it.
+        if self.state.compare_exchange(state, kept, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            TOTALS.kept.fetch_add(HEAP_PAGE, Ordering::Relaxed);
         }
     }
 
-    /// The drop that [`Change::MustDrop`] asked for is over; `dropped` unless the kernel refused.
+    /// Mark a kept page as being dropped. If true, the caller drops it and then calls [`end_drop`](Self::end_drop); nobody
+    /// else uses it until then.
+    pub fn begin_drop(&self) -> bool {
+        let state = self.state.load(Ordering::Relaxed);
+        if state & KEPT == 0 || state & DROPPING != 0 && is_of_this_process(state) {
+            return false;
+        }
+        let dropping = state & LASTING | KEPT | dropping_here();
+        let changed =
+            self.state.compare_exchange(state, dropping, Ordering::AcqRel, Ordering::Relaxed);
+        if changed.is_ok() && state & DROPPING == 0 {
+            TOTALS.dropping.fetch_add(HEAP_PAGE, Ordering::Relaxed);
+        }
+        changed.is_ok()
+    }
+
+    /// The drop is over; `dropped` unless the kernel refused.
     pub fn end_drop(&self, dropped: bool) {
         if dropped {
             clear(&self.used);
             self.recharge();
         }
         let before = self.state.fetch_and(LASTING, Ordering::AcqRel);
+        settle(before, 0);
         assert_heap(
             before & DROPPING != 0 && before & IN_USE == 0,
             c"a heap page was in use while it was dropped",
         );
     }
 
-    /// Clear the base pages of `part` that were used before, and note that all of them are used from now on.
-    pub fn zero_used(&self, part: PageRange) {
+    /// Note that the base pages of `part` are used from now on. With `zeros`, clear those that were used before.
+    pub fn begin_use(&self, part: PageRange, zeros: bool) {
         let page = part.start() & !(HEAP_PAGE - 1);
         each_word(part, |index, mask| {
             let before = self.used[index].fetch_or(mask, Ordering::AcqRel) & mask;
-            each_run_of_bits(before, |from, to| {
+            each_run_of_bits(if zeros { before } else { 0 }, |from, to| {
                 let start = page + (index * 64 + from) * BASE_PAGE;
                 let start: *mut u8 = ptr::with_exposed_provenance_mut(start);
                 // SAFETY: these base pages are mapped, and jemalloc hands them to nobody before this call returns.
@@ -274,15 +329,15 @@ impl HeapPage {
     }
 
     /// Give back the base pages that are resident but not in use. The page is advised against huge pages, or the kernel
-    /// would fill it again. Returns the bytes, and whether the rest must be dropped because it went out of use meanwhile.
-    pub fn reclaim(&self, start: usize) -> (usize, Change) {
+    /// would fill it again. Returns the bytes.
+    pub fn reclaim(&self, start: usize) -> usize {
         let state = self.state.load(Ordering::Relaxed);
         let in_use = state & IN_USE;
         if in_use == 0
             || state & (DROPPING | DEVICE_BLOCK | DEVICE_ARENA) != 0
             || in_use as usize == BASE_PAGES
         {
-            return (0, Change::None);
+            return 0;
         }
         let dropping = state | dropping_here();
         if self
@@ -290,7 +345,7 @@ impl HeapPage {
             .compare_exchange(state, dropping, Ordering::AcqRel, Ordering::Relaxed)
             .is_err()
         {
-            return (0, Change::None);
+            return 0;
         }
         perturb();
         // Nobody enters now. Equal counts: nobody is between the count and the bits, either.
@@ -319,7 +374,8 @@ impl HeapPage {
         let state = self.state.fetch_and(LASTING, Ordering::AcqRel) & LASTING;
         TOTALS.dropped.fetch_add(bytes, Ordering::Relaxed);
         // Threads that left meanwhile have seen a drop in progress and relied on it.
-        (bytes, self.drop_if_unused(state))
+        self.keep_if_unused(state);
+        bytes
     }
 
     /// Bring the charge up to date. Of two threads that change the page at the same time, the last one to store looks
@@ -346,6 +402,16 @@ impl HeapPage {
         let used = count(&self.used) as usize * BASE_PAGE;
         let is_huge = self.state.load(Ordering::Acquire) & ADVISED != 0;
         if is_huge && used > 0 { HEAP_PAGE } else { used }
+    }
+}
+
+/// A change from one state to another: count a page that is no longer kept.
+fn settle(before: u64, after: u64) {
+    if before & KEPT != 0 && after & KEPT == 0 {
+        TOTALS.kept.fetch_sub(HEAP_PAGE, Ordering::Relaxed);
+        if before & DROPPING != 0 {
+            TOTALS.dropping.fetch_sub(HEAP_PAGE, Ordering::Relaxed);
+        }
     }
 }
 

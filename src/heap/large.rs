@@ -1,25 +1,18 @@
-//! Blocks of at least [`LARGE`] bytes: they start on a GMEM page, grow by moving pages instead of bytes, and go back to the
-//! kernel even while the program rests.
+//! Blocks of at least [`LARGE`] bytes: they start on a GMEM page and grow by moving pages instead of bytes.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tikv_jemalloc_sys as je;
 
 use super::page_map::HEAP_PAGE;
 use super::{
-    LARGE, control, device_blocks, or_once_more, or_out_of_memory, page_map,
+    LARGE, device_blocks, idle, or_once_more, or_out_of_memory, page_map, pages,
     purge_above_soft_limit, release,
 };
 use crate::os::{advice, machine, mapping};
 use crate::page::PageRange;
-
-/// Bytes of large blocks allocated before jemalloc's background thread starts.
-///
-/// jemalloc gives idle memory back while the program allocates and frees. A program that stops doing so needs a thread for
-/// that; a program that never had much memory is spared the thread.
-const PURGER_THRESHOLD: usize = 64 << 20;
 
 /// Most moves of a heap page; later growth copies. Each move may leave two more mappings behind that the kernel cannot join,
 /// and a process may have 65,530 (`vm.max_map_count`).
@@ -32,10 +25,14 @@ pub(super) fn allocate(size: usize, flags: c_int) -> *mut c_void {
     if !block.is_null() {
         return block;
     }
-    count_and_start_purger(size);
+    idle::note_large(size);
     // SAFETY: the size is not 0. jemalloc returns NULL for a size that it cannot serve.
     let attempt = || unsafe { je::mallocx(size, ALIGNED | flags) };
-    noted(or_once_more(size, attempt))
+    noted(if flags & je::MALLOCX_ZERO == 0 {
+        or_once_more(size, attempt)
+    } else {
+        or_once_more(size, || pages::with_zeros(attempt))
+    })
 }
 
 /// `realloc(3)` to a large size.
@@ -155,26 +152,6 @@ unsafe fn take_over(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> bool {
         ptr::copy_nonoverlapping(old.as_ptr(), new.as_ptr(), length - done);
     }
     true
-}
-
-fn count_and_start_purger(size: usize) {
-    static TOTAL: AtomicUsize = AtomicUsize::new(0);
-    static STARTED: AtomicBool = AtomicBool::new(false);
-    if STARTED.load(Ordering::Relaxed) {
-        return;
-    }
-    let total = TOTAL.fetch_add(size, Ordering::Relaxed).saturating_add(size);
-    // A size that cannot be served says nothing about what the program needs.
-    if total < PURGER_THRESHOLD
-        || size > isize::MAX as usize
-        || STARTED.swap(true, Ordering::Relaxed)
-    {
-        return;
-    }
-    let errno = crate::os::errno();
-    // If no thread can be started, idle memory goes back while the program allocates, as before.
-    control::set(c"background_thread", true);
-    crate::os::set_errno(errno);
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Limits on the heap's memory.
 //!
 //! - Above the *soft* limit the heap keeps nothing idle: whenever it takes more, idle memory goes back first. It compares
-//!   what jemalloc has in use.
+//!   what jemalloc has in use and what is kept.
 //! - At the *hard* limit an allocation fails with `ENOMEM`, after idle memory went back. It compares what may be resident
 //!   (the charges of [`super::heap_page`]), so the heap's RSS stays within it whatever the sizes and order of blocks.
 
@@ -58,11 +58,11 @@ pub fn admit(bytes: usize, missing: usize) -> SysResult<()> {
     let charged = TOTALS.charged.fetch_add(missing, Ordering::Relaxed) + missing;
     if hard != NONE && missing > 0 && charged > hard {
         end_reservation(missing);
-        count_refusal();
         return Err(Errno(libc::ENOMEM));
     }
     let in_use = TOTALS.in_use.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    if soft != NONE && in_use > soft {
+    let idle_too = in_use + TOTALS.kept.load(Ordering::Relaxed);
+    if soft != NONE && idle_too > soft {
         SOFT_EXCEEDED.store(true, Ordering::Relaxed);
     }
     Ok(())
@@ -71,6 +71,12 @@ pub fn admit(bytes: usize, missing: usize) -> SysResult<()> {
 /// See [`admit`].
 pub fn end_reservation(missing: usize) {
     TOTALS.charged.fetch_sub(missing, Ordering::Relaxed);
+}
+
+/// Take back what [`admit`] counted.
+pub fn withdraw(bytes: usize, missing: usize) {
+    end_reservation(missing);
+    TOTALS.in_use.fetch_sub(bytes, Ordering::Relaxed);
 }
 
 /// Whether `bytes` more may become resident. Asked before addresses are mapped for them, or each refusal would leave
@@ -83,9 +89,10 @@ pub fn has_space(bytes: usize) -> bool {
 /// Whether fresh heap pages may be huge. Near a hard limit they are small: they are charged by what is used of them.
 pub fn has_space_for_huge_pages() -> bool {
     let hard = HARD.load(Ordering::Relaxed);
-    hard == NONE
-        || hard >= LEAST_FOR_HUGE_PAGES
-            && TOTALS.charged.load(Ordering::Relaxed).saturating_add(hard / 4) <= hard
+    let charged = TOTALS.charged.load(Ordering::Relaxed);
+    // What is only kept goes back before anything is refused.
+    let needed = charged.saturating_sub(TOTALS.kept.load(Ordering::Relaxed));
+    hard == NONE || hard >= LEAST_FOR_HUGE_PAGES && needed.saturating_add(hard / 4) <= hard
 }
 
 /// Whether the hard limit refused memory since this was last asked, so that it may help to reclaim unused base pages.
@@ -121,7 +128,8 @@ pub fn of_group(
             if !(share > 0.0 && share <= 1.0) {
                 return None;
             }
-            (limit as f64 * share) as usize
+            // A limit that is not exact as a floating-point number could be rounded up.
+            ((limit as f64 * share) as usize).min(limit)
         }
         _ => return None,
     };
@@ -131,6 +139,7 @@ pub fn of_group(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled;
 
     #[test]
     fn limits_by_control_group() {
@@ -149,5 +158,20 @@ mod tests {
             assert_eq!(of(bad, 128 * MIB), None, "{bad}");
         }
         assert_eq!(of("cgroup-64M", 64 * MIB), None);
+    }
+
+    #[test]
+    fn mangled_shares() {
+        let recorded = ["cgroup", "cgroup-64M", "cgroup*0.9"];
+        mangled::texts(&recorded, |text| {
+            for limit in [0, 1, 100 << 20, usize::MAX / 2] {
+                let bytes = of_group(text, limit, crate::config::bytes);
+                assert!(bytes.is_none_or(|bytes| bytes > 0 && bytes <= limit));
+            }
+        });
+        assert_eq!(
+            of_group(b"cgroup*0.99999999999999999", usize::MAX / 2, |_| None),
+            Some(usize::MAX / 2)
+        );
     }
 }

@@ -9,12 +9,14 @@
 //! | [`large`] | blocks of 2 MiB and more: on GMEM pages, grown by moving pages |
 //! | [`device_blocks`] | large blocks in the current device's memory, where it has some |
 //! | [`device_arena`], [`page_run`] | small blocks in a device's memory, for containers that kernels read |
-//! | [`pages`], [`page_map`], [`heap_page`] | jemalloc's memory: where it comes from and when it goes back |
+//! | [`pages`], [`page_map`], [`heap_page`] | jemalloc's memory: where it comes from and where it goes |
+//! | [`idle`] | when memory goes back to the kernel |
 //! | [`limits`] | how much memory the heap may have |
 //! | [`control`] | jemalloc's commands, settings and numbers |
 //! | [`foreign_block`] | blocks of other allocators |
 //! | [`stats`], [`settings`] | statistics; environment variables |
 //! | [`thread_state`] | space for a thread's part of the heap |
+//! | [`turn`] | a lock that survives `fork` |
 //! | [`checked`], [`constants`] | checks of a checked build; constants shared with C and C++ |
 //!
 //! Nothing here allocates through Rust or panics: this *is* the allocator. A device that maps memory may allocate; it gets
@@ -27,6 +29,7 @@ mod device_arena;
 pub mod device_blocks;
 mod foreign_block;
 mod heap_page;
+mod idle;
 mod large;
 pub mod limits;
 mod page_map;
@@ -38,6 +41,7 @@ pub mod stats;
 mod thread_cache;
 mod thread_state;
 mod transfer_cache;
+mod turn;
 
 use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
@@ -54,16 +58,16 @@ const LARGE: usize = 2 << 20;
 /// Smallest request to jemalloc. Its blocks of 8 bytes have no size class here, and C's largest type has 16 bytes.
 const SMALLEST: usize = 16;
 
-/// Most arenas of jemalloc's; `narenas` below.
-const NARENAS: usize = 4;
+/// Most arenas of jemalloc's: `narenas` below, and the one for large blocks.
+const NARENAS: usize = 5;
 
 /// jemalloc's settings, which `GMEM_MALLOC_CONF` in the environment may override.
 ///
 /// - `abort:false`: jemalloc reports failures, also in a checked build.
 /// - `cache_oblivious:false`: large blocks start on their first page.
-/// - `oversize_threshold`: blocks over 8 MiB are kept for reuse like any other, not purged immediately.
-/// - `dirty_decay_ms:1000`: idle memory goes back within about a second.
-/// - `max_background_threads:1`: see [`large`].
+/// - `oversize_threshold`: blocks of [`LARGE`] bytes and more have an arena of their own, which gives them up when they are freed:
+///   as kept heap pages ([`idle`]) they are at hand as well, and join up with their neighbours.
+/// - `dirty_decay_ms`: some eleven days, so that [`idle`] decides when memory goes back.
 /// - `narenas:4`: each arena begins with a huge page of its own.
 /// - `tcache_gc_incr_bytes`: jemalloc inspects its own caches, which lie behind [`thread_cache`], less often.
 #[repr(transparent)]
@@ -75,7 +79,7 @@ unsafe impl Sync for Settings {}
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
 pub static _rjem_malloc_conf: Settings = Settings(
-    c"abort:false,oversize_threshold:1099511627776,cache_oblivious:false,dirty_decay_ms:1000,muzzy_decay_ms:0,max_background_threads:1,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
+    c"abort:false,oversize_threshold:2097152,cache_oblivious:false,dirty_decay_ms:1000000000,muzzy_decay_ms:0,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
 );
 
 /// `malloc(3)`.
@@ -94,7 +98,7 @@ pub fn calloc(count: usize, size: usize) -> *mut c_void {
         Some(bytes) if bytes >= LARGE => large::allocate(bytes, je::MALLOCX_ZERO),
         Some(bytes) => {
             // SAFETY: calloc takes any arguments.
-            let attempt = || unsafe { je::calloc(1, bytes.max(SMALLEST)) };
+            let attempt = || pages::with_zeros(|| unsafe { je::calloc(1, bytes.max(SMALLEST)) });
             note(or_once_more(bytes, attempt))
         }
         None => or_out_of_memory(ptr::null_mut()),
@@ -129,6 +133,28 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
     // may have it.
     let attempt = || unsafe { je::realloc(ptr, size.max(SMALLEST)) };
     note(or_once_more(size, attempt))
+}
+
+/// Resize a block so that it keeps an alignment, without copying it to another one; NULL where that is not possible. Then the
+/// block is as it was.
+///
+/// # Safety
+/// `ptr` is a live block, perhaps another allocator's. Nobody uses it afterwards unless the call returns NULL.
+pub unsafe fn realloc_in_place(ptr: *mut c_void, alignment: usize, size: usize) -> *mut c_void {
+    // SAFETY: the caller promises a live block.
+    let old_size = unsafe { usable_size(ptr) };
+    // A block of slightly less than LARGE has that many bytes as well, anywhere.
+    let alignment_here = if size < LARGE { alignment } else { alignment.max(large::ALIGNMENT) };
+    let is_aligned = ptr.addr().is_multiple_of(alignment_here);
+    if is_aligned && size <= old_size && size > old_size / 2 {
+        return ptr;
+    }
+    // Blocks from LARGE on start on a GMEM page wherever they move, and their pages move with them.
+    if size >= LARGE && alignment <= large::ALIGNMENT && page_map::is_owned(ptr.addr()) {
+        // SAFETY: the caller promises a live block, and it is this heap's.
+        return unsafe { realloc(ptr, size) };
+    }
+    ptr::null_mut()
 }
 
 /// A block of any size that kernels of the current device may read by address; NULL where the caller has to
@@ -174,6 +200,7 @@ unsafe fn release(ptr: *mut c_void) {
         }
         je::free(ptr);
     }
+    idle::note_free();
     purge_above_soft_limit();
 }
 
@@ -196,6 +223,7 @@ fn allocate_in(class: u8) -> *mut c_void {
     // SAFETY: malloc takes any size.
     let block = unsafe { je::malloc(size_class::BYTES[usize::from(class)]) };
     if !block.is_null() {
+        pages::note_arena();
         page_map::set_class(block.addr(), class);
     }
     block
@@ -204,6 +232,7 @@ fn allocate_in(class: u8) -> *mut c_void {
 /// Note the class of a block that is about to be given out.
 fn note(block: *mut c_void) -> *mut c_void {
     if !block.is_null() {
+        pages::note_arena();
         // SAFETY: jemalloc has just given the block.
         let class = size_class::of_size(unsafe { je::sallocx(block, 0) });
         page_map::set_class(block.addr(), class);
@@ -340,8 +369,8 @@ fn purge() {
     let errno = crate::os::errno();
     empty_transfer_cache();
     flush_jemallocs_cache();
-    // 4096 stands for all arenas (MALLCTL_ARENAS_ALL).
-    control::command(c"arena.4096.purge");
+    idle::purge_arenas();
+    page_map::drop_kept(usize::MAX);
     set_errno(errno);
 }
 

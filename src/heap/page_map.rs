@@ -10,12 +10,15 @@
 //! behind.
 
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence};
+use std::time::Duration;
 
 use super::constants::{ADDRESS_BITS, BASE_PAGE_BITS, REGION_BITS};
-use super::heap_page::{Change, HeapPage};
+use super::heap_page::HeapPage;
 pub use super::heap_page::{HEAP_PAGE, TOTALS};
-use crate::os::{SysResult, advice, machine, mapping};
+use super::turn::Turn;
+use crate::error::Errno;
+use crate::os::{SysResult, advice, machine, mapping, process};
 use crate::page::PageRange;
 
 /// Bytes of the smallest base page that Linux has.
@@ -116,38 +119,156 @@ pub fn missing_charge(range: PageRange) -> usize {
     bytes
 }
 
-/// jemalloc begins to use a range and expects zeros: base pages that were used before are cleared.
-pub fn put_in_use(range: PageRange) {
-    each_part(range, |page, part| {
-        page.enter(part);
-        page.zero_used(part);
-    });
+/// jemalloc is about to use a range: from now on nothing of it goes back to the kernel.
+pub fn enter(range: PageRange) {
+    each_part(range, HeapPage::enter);
 }
 
-/// jemalloc ceases to use a range. Heap pages with nothing left in use go back to the kernel.
+/// jemalloc begins to use a range that was [entered](enter). With `zeros`, base pages that were used before are cleared.
+pub fn begin_use(range: PageRange, zeros: bool) {
+    each_part(range, |page, part| page.begin_use(part, zeros));
+}
+
+/// jemalloc ceases to use a range. Heap pages with nothing left in use are kept, until [`drop_kept`] takes them.
 pub fn put_out_of_use(range: PageRange) {
-    leave_each(range, HeapPage::leave);
+    each_part(range, HeapPage::leave);
 }
 
 /// jemalloc ceases to use a range of which only a part may be in use. Returns the bytes of that part.
 pub fn put_used_out_of_use(range: PageRange) -> usize {
     let mut sum = 0;
-    leave_each(range, |page, part| {
-        let (bytes, change) = page.leave_used(part);
-        sum += bytes;
-        change
-    });
+    each_part(range, |page, part| sum += page.leave_used(part));
     sum
 }
 
-fn leave_each(range: PageRange, mut leave: impl FnMut(&HeapPage, PageRange) -> Change) {
-    let mut run = Run::new(drop_run);
-    each_part(range, |page, part| {
-        if leave(page, part) == Change::MustDrop {
-            run.add(part.start() & !(HEAP_PAGE - 1));
+/// Give kept heap pages back to the kernel until `bytes` have gone or none is left. Those with the highest addresses go first,
+/// because jemalloc prefers low ones. Returns the bytes that this thread gave back.
+pub fn drop_kept(bytes: usize) -> usize {
+    if bytes == 0 || TOTALS.kept.load(Ordering::Relaxed) == 0 {
+        return 0;
+    }
+    let mut marked = 0;
+    let mut dropped = 0;
+    let mut run = Run::new(|range| dropped += drop_run(range));
+    each_region_downwards(|first, region| {
+        for (number, page) in region.pages.iter().enumerate().rev() {
+            if marked >= bytes {
+                return;
+            }
+            if page.begin_drop() {
+                run.add(first + number * HEAP_PAGE);
+                marked += HEAP_PAGE;
+            }
         }
     });
     run.finish();
+    dropped
+}
+
+/// Most heap pages to which memory is moved. The kernel cannot join their mappings with others, and a process may have 65,530
+/// (`vm.max_map_count`).
+const MOST_MOVED: usize = 8192;
+
+/// Move the memory of kept heap pages to those of an [entered](enter) range that have none. That changes one entry of a page
+/// table for each, where the kernel would have to clear a fresh huge page.
+///
+/// A refusal by the kernel may leave a hole in the range; [`fill_holes`] reports or repairs that.
+pub fn move_kept_to(range: PageRange) {
+    /// Heap pages that are marked as moved; beyond the limit once the kernel has refused a move.
+    static MOVED: AtomicUsize = AtomicUsize::new(0);
+    let mut to = (range.start() + HEAP_PAGE - 1) & !(HEAP_PAGE - 1);
+    if TOTALS.kept.load(Ordering::Relaxed) == 0 || MOVED.load(Ordering::Relaxed) >= MOST_MOVED {
+        return;
+    }
+    let mut next_target = || {
+        while to + HEAP_PAGE <= range.end() {
+            let start = to;
+            to += HEAP_PAGE;
+            let page = region(start)?.page(start);
+            if page.is_empty_and_huge() {
+                return Some((start, page));
+            }
+        }
+        None
+    };
+    let mut target = next_target();
+    if target.is_none() || !mapping::is_unlimited() {
+        return;
+    }
+    each_region_downwards(|first, region| {
+        for (number, source) in region.pages.iter().enumerate().rev() {
+            let Some((to, page)) = target else { return };
+            if !source.is_advised() || !source.begin_drop() {
+                continue;
+            }
+            let is_new = !page.mark_moved();
+            MOVED.fetch_add(usize::from(is_new), Ordering::Relaxed);
+            let from = first + number * HEAP_PAGE;
+            let moved = move_heap_page(from, to);
+            source.end_drop(moved);
+            if !moved && !mapping::is_mapped(to) {
+                page.set_missing(true);
+                HOLES.store(true, Ordering::Relaxed);
+            }
+            if !moved {
+                MOVED.store(MOST_MOVED, Ordering::Relaxed);
+                target = None;
+                return;
+            }
+            page.begin_use(PageRange::new(to, to + HEAP_PAGE), false);
+            target = next_target();
+        }
+    });
+}
+
+/// Move the memory of a heap page that this thread is dropping to one that it has entered as a whole.
+fn move_heap_page(from: usize, to: usize) -> bool {
+    let pointer = |address| NonNull::new(ptr::with_exposed_provenance_mut::<u8>(address));
+    let Some((from, to)) = pointer(from).zip(pointer(to)) else { return false };
+    // SAFETY: nobody else uses either page, and nothing at `to` is needed.
+    unsafe { mapping::move_pages(from, to, HEAP_PAGE) }.is_ok()
+}
+
+/// Whether a heap page may be missing.
+static HOLES: AtomicBool = AtomicBool::new(false);
+
+/// Map what is missing in an [entered](enter) range. Fails if the kernel refuses.
+pub fn fill_holes(range: PageRange) -> SysResult<()> {
+    /// Two threads may enter two parts of a missing heap page.
+    static TURN: Turn = Turn::new();
+    if !HOLES.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let Some(_turn) = TURN.take() else { return Err(Errno(libc::ENOMEM)) };
+    let mut outcome = Ok(());
+    each_part(range, |page, part| {
+        let start = part.start() & !(HEAP_PAGE - 1);
+        let pointer = NonNull::new(ptr::with_exposed_provenance_mut::<u8>(start));
+        if let Some(pointer) = pointer.filter(|_| page.is_missing() && outcome.is_ok()) {
+            // SAFETY: nothing is mapped at this heap page of ours, and it is this thread's turn to map it.
+            outcome = unsafe { mapping::map_again(pointer, HEAP_PAGE) };
+            if outcome.is_ok() {
+                page.set_missing(false);
+                advice::huge_pages(PageRange::new(start, start + HEAP_PAGE));
+            }
+        }
+    });
+    outcome
+}
+
+/// Wait until other threads have dropped what they are dropping. False if there was nothing, or if it takes too long: in a forked
+/// child nobody drops what a thread of its parent began to drop.
+pub fn await_drops() -> bool {
+    if TOTALS.dropping.load(Ordering::Relaxed) == 0 {
+        return false;
+    }
+    for _ in 0..1000 {
+        process::sleep(Duration::from_micros(100));
+        if TOTALS.dropping.load(Ordering::Relaxed) == 0 {
+            return true;
+        }
+    }
+    false
 }
 
 /// Advise the kernel to back the whole heap pages inside `range` with huge pages. Not if its huge pages are larger than a
@@ -183,26 +304,28 @@ pub fn each_run(found: impl FnMut(PageRange)) {
 /// so it is for a heap at its hard limit only. Returns the bytes.
 pub fn reclaim_unused() -> usize {
     let mut bytes = 0;
-    each_page(|start, page| match page.reclaim(start) {
-        (reclaimed, Change::None) => bytes += reclaimed,
-        (reclaimed, Change::MustDrop) => {
-            bytes += reclaimed;
-            drop_run(PageRange::new(start, start + HEAP_PAGE));
-        }
-    });
-    bytes
+    each_page(|start, page| bytes += page.reclaim(start));
+    bytes + drop_kept(usize::MAX)
 }
 
 fn each_page(mut visit: impl FnMut(usize, &HeapPage)) {
-    let first = FIRST_REGION.load(Ordering::Acquire);
-    let end = END_OF_REGIONS.load(Ordering::Acquire);
-    for (index, pointer) in gmem_heap_regions.iter().enumerate().take(end).skip(first) {
-        // SAFETY: the pointer is null or a region, and regions are never unmapped.
-        let Some(region) = (unsafe { pointer.load(Ordering::Acquire).as_ref() }) else { continue };
+    each_region_downwards(|first, region| {
         for (number, page) in region.pages.iter().enumerate() {
             if page.is_owned() {
-                visit(index * REGION + number * HEAP_PAGE, page);
+                visit(first + number * HEAP_PAGE, page);
             }
+        }
+    });
+}
+
+/// Call with the first address of each GiB of which the heap owns something, and what it knows of it.
+fn each_region_downwards(mut visit: impl FnMut(usize, &Region)) {
+    let first = FIRST_REGION.load(Ordering::Acquire);
+    let end = END_OF_REGIONS.load(Ordering::Acquire);
+    for (index, pointer) in gmem_heap_regions.iter().enumerate().take(end).skip(first).rev() {
+        // SAFETY: the pointer is null or a region, and regions are never unmapped.
+        if let Some(region) = unsafe { pointer.load(Ordering::Acquire).as_ref() } {
+            visit(index * REGION, region);
         }
     }
 }
@@ -214,17 +337,24 @@ struct Run<F: FnMut(PageRange)> {
 }
 
 impl<F: FnMut(PageRange)> Run<F> {
+    /// Other threads may have to wait until a run has been dropped.
+    const MOST: usize = 64 << 20;
+
     fn new(done: F) -> Self {
         Self { range: PageRange::new(0, 0), done }
     }
 
     /// Add the heap page at `start`.
     fn add(&mut self, start: usize) {
-        if start != self.range.end() {
+        let range = self.range;
+        self.range = if start == range.end() && range.len() < Self::MOST {
+            PageRange::new(range.start(), start + HEAP_PAGE)
+        } else if start + HEAP_PAGE == range.start() && range.len() < Self::MOST {
+            PageRange::new(start, range.end())
+        } else {
             self.finish();
-            self.range = PageRange::new(start, start);
-        }
-        self.range = PageRange::new(self.range.start(), start + HEAP_PAGE);
+            PageRange::new(start, start + HEAP_PAGE)
+        };
     }
 
     fn finish(&mut self) {
@@ -235,20 +365,21 @@ impl<F: FnMut(PageRange)> Run<F> {
     }
 }
 
-/// Give back a run of heap pages that this thread has marked as being dropped.
-fn drop_run(run: PageRange) {
+/// Give back a run of heap pages that this thread has marked as being dropped. Returns the bytes.
+fn drop_run(run: PageRange) -> usize {
     // SAFETY: nothing on these heap pages is in use, and their mark keeps every other thread from taking them.
     let dropped = unsafe { advice::drop_private(run) }.is_ok();
     if !dropped && run.len() > HEAP_PAGE {
-        // Locked memory (mlockall) stays, and is cleared when it is used again. Its neighbours may go.
+        // Locked memory (mlockall) stays, and is cleared when zeros are wanted there. Its neighbours may go.
         let middle = run.start() + (run.len() / HEAP_PAGE / 2) * HEAP_PAGE;
-        drop_run(PageRange::new(run.start(), middle));
-        return drop_run(PageRange::new(middle, run.end()));
+        return drop_run(PageRange::new(run.start(), middle))
+            + drop_run(PageRange::new(middle, run.end()));
     }
     each_part(run, |page, _| page.end_drop(dropped));
     if dropped {
         TOTALS.dropped.fetch_add(run.len(), Ordering::Relaxed);
     }
+    if dropped { run.len() } else { 0 }
 }
 
 impl Region {
@@ -326,8 +457,34 @@ mod tests {
         PageRange::new(range.start() + from, range.start() + to)
     }
 
+    fn put_in_use(range: PageRange) {
+        enter(range);
+        begin_use(range, true);
+    }
+
     fn byte(address: usize) -> *mut u8 {
         ptr::with_exposed_provenance_mut(address)
+    }
+
+    #[test]
+    fn a_kept_page_is_used_again_as_it_is_or_as_zeros() {
+        let range = fresh_pages(1);
+        put_in_use(range);
+        // SAFETY: the test's own mapping.
+        unsafe { byte(range.start()).write(7) };
+        put_out_of_use(range);
+        enter(range);
+        begin_use(range, false);
+        // Nothing was dropped, unless another test has just dropped all kept pages.
+        // SAFETY: the test's own mapping.
+        assert!(matches!(unsafe { byte(range.start()).read() }, 7 | 0));
+        put_out_of_use(range);
+        put_in_use(range);
+        // SAFETY: the test's own mapping.
+        assert_eq!(unsafe { byte(range.start()).read() }, 0);
+        put_out_of_use(range);
+        drop_kept(usize::MAX);
+        assert_eq!(missing_charge(range), range.len());
     }
 
     #[test]
@@ -342,6 +499,7 @@ mod tests {
             unsafe { byte(at).write(7) };
         }
         put_out_of_use(first);
+        drop_kept(usize::MAX);
         // SAFETY: the test's own mapping. The first heap page is gone, of the second nothing is.
         unsafe {
             assert_eq!(byte(range.start()).read(), 0);
@@ -356,6 +514,7 @@ mod tests {
         }
         put_out_of_use(first);
         put_out_of_use(rest);
+        drop_kept(usize::MAX);
         // SAFETY: the test's own mapping.
         assert_eq!(unsafe { byte(range.start() + edge).read() }, 0);
     }

@@ -1,7 +1,8 @@
 //! The heap's page source. jemalloc is compiled with its `mmap`, `munmap`, `madvise`, `sbrk` and `sysconf` renamed to the
 //! functions here (`.cargo/config.toml`), so all its memory, bootstrap and metadata included, passes through this file.
 //! jemalloc believes that the kernel does not overcommit (`cpp/jemalloc`), and therefore announces each range that it
-//! begins or ceases to use. [`page_map`] accounts for that, and gives heap pages back when nothing in them is in use.
+//! begins or ceases to use. [`page_map`] accounts for that. Heap pages in which nothing is in use stay resident until
+//! [`super::idle`] has them dropped. jemalloc takes them for zeros, so they are cleared when it wants zeros ([`with_zeros`]).
 //!
 //! These functions run inside `malloc` with jemalloc's locks held: they do not allocate, panic, lock or call a driver, and
 //! they set errno as jemalloc expects.
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
 
 use super::checked::IS_CHECKED;
 use super::page_map::{self, BASE_PAGE, HEAP_PAGE, TOTALS};
-use super::{NARENAS, limits, settings};
+use super::{NARENAS, idle, limits, settings};
 use crate::error::Errno;
 use crate::os::{SysResult, advice, errno, machine, mapping, set_errno};
 use crate::page::{PageRange, PageSize};
@@ -29,6 +30,23 @@ thread_local! {
     /// The hard limit refused this thread memory that jemalloc has addresses for. jemalloc's next step is to ask for more
     /// addresses, which would not help and would not be found again.
     static WAS_REFUSED: Cell<bool> = const { Cell::new(false) };
+    /// The thread has asked jemalloc for zeros.
+    static WANTS_ZEROS: Cell<bool> = const { Cell::new(false) };
+    /// jemalloc has given this thread a block, so it has an arena.
+    static HAS_ARENA: Cell<bool> = const { Cell::new(false) };
+}
+
+/// jemalloc has given the calling thread a block.
+pub fn note_arena() {
+    HAS_ARENA.set(true);
+}
+
+/// Call a function in which jemalloc is asked for zeros. Elsewhere memory that was used before comes into use as it is.
+pub fn with_zeros<T>(call: impl FnOnce() -> T) -> T {
+    let before = WANTS_ZEROS.replace(true);
+    let result = call();
+    WANTS_ZEROS.set(before);
+    result
 }
 
 /// jemalloc's `mmap`: fresh memory, or with `MAP_FIXED` the use of a part of it begins or ends.
@@ -149,9 +167,12 @@ fn map(length: usize, is_used: bool) -> SysResult<*mut c_void> {
         return map_pages(padded, 0);
     }
     WAS_REFUSED.set(false);
-    if !limits::has_space(length) {
+    while !limits::has_space(length) {
+        if page_map::drop_kept(length) > 0 || page_map::await_drops() {
+            continue;
+        }
         limits::count_refusal();
-        return Err(Errno(libc::ENOMEM));
+        return ARENA_RESERVE.take(length).ok_or(Errno(libc::ENOMEM));
     }
     if let Some(start) = REST.take(length) {
         begin_use(PageRange::new(start, start + length))?;
@@ -159,7 +180,7 @@ fn map(length: usize, is_used: bool) -> SysResult<*mut c_void> {
     }
     let padded = heap_page().ceil(length).ok_or(Errno(libc::ENOMEM))?;
     match map_pages(padded, length) {
-        Err(errno) if length == HEAP_PAGE => ARENA_RESERVE.take().ok_or(errno),
+        Err(errno) => ARENA_RESERVE.take(length).ok_or(errno),
         Ok(start) if length < HEAP_PAGE => {
             REST.keep(start.addr() + length, HEAP_PAGE - length);
             Ok(start)
@@ -219,7 +240,7 @@ impl Rest {
 }
 
 /// Heap pages for jemalloc's arenas. jemalloc creates an arena for some of the first threads, with one heap page for its
-/// data, and 5.3.1 does not survive a failure to do so. This is address space only.
+/// data, and 5.3.1 does not survive a failure to do so. This is address space only. The hard limit does not apply to it.
 struct ArenaReserve([AtomicPtr<c_void>; NARENAS - 1]);
 
 static ARENA_RESERVE: ArenaReserve =
@@ -240,13 +261,19 @@ impl ArenaReserve {
         }
     }
 
-    fn take(&self) -> Option<*mut c_void> {
+    /// A page for a thread that has no arena yet, if `length` is what jemalloc asks for then.
+    fn take(&self, length: usize) -> Option<*mut c_void> {
+        if length != HEAP_PAGE || HAS_ARENA.get() {
+            return None;
+        }
         let page = self.0.iter().find_map(|slot| {
             let page = slot.swap(ptr::null_mut(), Ordering::AcqRel);
             (!page.is_null()).then_some(page)
         })?;
         TOTALS.in_use.fetch_add(HEAP_PAGE, Ordering::Relaxed);
-        page_map::put_in_use(PageRange::new(page.addr(), page.addr() + HEAP_PAGE));
+        let range = PageRange::new(page.addr(), page.addr() + HEAP_PAGE);
+        page_map::enter(range);
+        page_map::begin_use(range, false);
         Some(page)
     }
 }
@@ -267,14 +294,27 @@ fn adopt(range: PageRange, used: PageRange) -> SysResult<()> {
 
 /// jemalloc begins to use memory: for blocks, for idle memory that it keeps for a while, and for its own data.
 fn begin_use(range: PageRange) -> SysResult<()> {
+    // From here on nothing of the range goes back to the kernel, so what is missing stays the same.
+    page_map::enter(range);
     let missing = if limits::is_hard() { page_map::missing_charge(range) } else { 0 };
-    if let Err(errno) = limits::admit(range.len(), missing) {
-        WAS_REFUSED.set(true);
+    while let Err(errno) = limits::admit(range.len(), missing) {
+        if page_map::drop_kept(missing) == 0 && !page_map::await_drops() {
+            limits::count_refusal();
+            WAS_REFUSED.set(true);
+            page_map::put_out_of_use(range);
+            return Err(errno);
+        }
+    }
+    page_map::move_kept_to(range);
+    if let Err(errno) = page_map::fill_holes(range) {
+        limits::withdraw(range.len(), missing);
+        page_map::put_out_of_use(range);
         return Err(errno);
     }
-    page_map::put_in_use(range);
+    page_map::begin_use(range, WANTS_ZEROS.get() || zeroes_everything());
     // From here on the page map has charged what was only reserved.
     limits::end_reservation(missing);
+    idle::note_use();
     if TOTALS.in_use.load(Ordering::Relaxed) > SMALL_HEAP
         && !IS_HUGE.load(Ordering::Relaxed)
         && limits::has_space_for_huge_pages()
@@ -312,6 +352,15 @@ unsafe extern "C" {
     static mut OPT_RETAIN: bool;
     #[link_name = "_rjem_je_opt_trust_madvise"]
     static mut OPT_TRUST_MADVISE: bool;
+    #[link_name = "_rjem_je_opt_zero"]
+    static mut OPT_ZERO: bool;
+}
+
+/// Whether jemalloc's settings (`zero:true`) ask for zeros in all blocks.
+fn zeroes_everything() -> bool {
+    // SAFETY: jemalloc's variable is one aligned byte, and jemalloc writes it while it reads its settings, before it asks for
+    // memory.
+    unsafe { AtomicBool::from_ptr(&raw mut OPT_ZERO) }.load(Ordering::Relaxed)
 }
 
 /// Have jemalloc keep its addresses (`retain`), whatever its settings say: `munmap` here is for fresh mappings only.

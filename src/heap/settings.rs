@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::device_blocks::DeviceUse;
-use super::limits;
+use super::{idle, limits};
 use crate::config::{self, Setting, SettingRow};
 use crate::device;
 use crate::os::{cgroup, env};
@@ -24,6 +24,15 @@ static HARD_LIMIT: Setting<usize> = Setting {
     default: "no limit",
     about: "The heap grows no further: `malloc` fails with `ENOMEM`; `gmemHeapSetLimits` changes it.",
     parse: limit,
+};
+
+static KEEP: Setting<usize> = Setting {
+    name: c"GMEM_HEAP_KEEP",
+    form: "a number of seconds, at most 3600",
+    default: "30",
+    about: "The heap keeps as much memory as it has needed during that time, for later use; `0` returns idle memory to the \
+            kernel within about a second.",
+    parse: |value| config::number(value).filter(|seconds| *seconds <= 3600),
 };
 
 static THRESHOLD: Setting<usize> = Setting {
@@ -71,16 +80,20 @@ static MALLOC_CONF: Setting<()> = Setting {
 };
 
 /// The documentation of the heap's settings.
-pub fn rows() -> [SettingRow; 6] {
+pub fn rows() -> [SettingRow; 7] {
     [
         SOFT_LIMIT.row(),
         HARD_LIMIT.row(),
+        KEEP.row(),
         THRESHOLD.row(),
         STATS.row(),
         DEEPBIND.row(),
         MALLOC_CONF.row(),
     ]
 }
+
+/// Seconds for which memory is kept.
+const DEFAULT_KEEP: usize = 30;
 
 /// Whether statistics are written at exit.
 static STATS_AT_EXIT: AtomicBool = AtomicBool::new(false);
@@ -119,6 +132,7 @@ pub fn read_once() {
     }
     let none = limits::NONE;
     limits::set(SOFT_LIMIT.get().unwrap_or(none), HARD_LIMIT.get().unwrap_or(none));
+    idle::set_keep(KEEP.get().unwrap_or(DEFAULT_KEEP));
     DEVICE_THRESHOLD.store(THRESHOLD.get().unwrap_or(0), Ordering::Relaxed);
     STATS_AT_EXIT.store(STATS.get().unwrap_or(false), Ordering::Relaxed);
 }

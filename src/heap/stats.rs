@@ -75,8 +75,9 @@ pub struct Arena {
 /// The heap as it is now. Other threads go on meanwhile, so the numbers need not add up to the byte.
 pub fn read() -> Stats {
     let arenas = arenas();
-    let live = arenas.iter().map(|arena| arena.live).sum();
-    let idle = arenas.iter().map(|arena| arena.idle).sum();
+    let live: usize = arenas.iter().map(|arena| arena.live).sum();
+    let kept = TOTALS.kept.load(Ordering::Relaxed);
+    let idle_in_arenas: usize = arenas.iter().map(|arena| arena.idle).sum();
     let in_use = TOTALS.in_use.load(Ordering::Relaxed);
     let mapped = TOTALS.mapped.load(Ordering::Relaxed);
     let of_devices = &device_blocks::TOTALS;
@@ -87,9 +88,9 @@ pub fn read() -> Stats {
     let counters = Counters {
         size: size_of::<Counters>(),
         live,
-        idle,
-        metadata: in_use.saturating_sub(live + idle),
-        retained: mapped.saturating_sub(in_use + device_live + device_idle),
+        idle: idle_in_arenas + kept,
+        metadata: in_use.saturating_sub(live + idle_in_arenas),
+        retained: mapped.saturating_sub(in_use + kept + device_live + device_idle),
         mapped,
         resident,
         huge,

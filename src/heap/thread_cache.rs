@@ -1,18 +1,21 @@
 //! Blocks that a thread caches: a stack of pointers per size class, in front of jemalloc. `malloc` pops one and `free`
 //! pushes one in a few instructions (`cpp/thread_cache.hpp`). This file handles the rest: an empty or a full stack, and the
-//! beginning and end of a thread. Batches of half a stack go to other threads through [`transfer_cache`] if it has space.
+//! beginning and end of a thread. Batches of blocks go to other threads through [`transfer_cache`] if it has space.
 //!
-//! A thread caches at most [`capacity`] blocks of a class, a few MiB in all, and only classes that it has used.
+//! A stack begins with space for one batch. It grows when it overflows and has run empty before that: only then would more
+//! space have helped. A thread that merely frees, or merely allocates, passes batches on. The space beyond the first batch comes
+//! out of one budget for the process ([`budget`]). Once a second a thread looks for stacks that it no longer uses, and gives up
+//! their blocks and their space.
 
 use std::ffi::c_void;
 use std::mem::offset_of;
 use std::ptr;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use super::constants::STACK_BYTES;
 use super::size_class::{self, BYTES, CLASSES};
 use super::{
-    allocate_in, checked, page_map, purge_above_soft_limit, release, release_foreign,
+    allocate_in, checked, idle, limits, page_map, purge_above_soft_limit, release, release_foreign,
     transfer_cache,
 };
 use crate::os::process;
@@ -27,6 +30,10 @@ pub struct ThreadCache {
     last_region: usize,
     last_classes: *const AtomicU8,
     phase: Phase,
+    /// [`idle::passes`] when the thread last looked for unused stacks.
+    looked: usize,
+    /// Bytes that the stacks have out of the budget.
+    borrowed: usize,
     slots: [*mut c_void; ALL_SLOTS],
 }
 
@@ -37,7 +44,11 @@ struct Stack {
     bottom: *mut *mut c_void,
     limit: *mut *mut c_void,
     /// Blocks to fetch next time; doubles each time, so that a thread gets as many as it uses.
-    fetch: usize,
+    fetch: u16,
+    /// Blocks in it when the thread last looked, plus 1; 0 if the stack was used since.
+    seen: u16,
+    /// Whether it has run empty since it last grew.
+    ran_empty: bool,
 }
 
 #[repr(u8)]
@@ -54,16 +65,36 @@ enum Phase {
 const fn capacity(class: usize) -> usize {
     match BYTES[class] {
         0 => 0,
-        1..=1024 => 128,
-        1025..=4096 => 64,
-        4097..=8192 => 16,
-        _ => 8,
+        1..=1024 => 256,
+        1025..=4096 => 128,
+        4097..=8192 => 64,
+        _ => 48,
     }
 }
 
-/// Blocks of a class that move between threads in one batch.
+/// Blocks of a class that move between threads in one batch; a stack begins with space for as many.
 pub const fn batch(class: usize) -> usize {
-    capacity(class) / 2
+    match BYTES[class] {
+        0 => 0,
+        1..=1024 => 64,
+        1025..=4096 => 32,
+        4097..=8192 => 8,
+        _ => 4,
+    }
+}
+
+/// Bytes that all stacks together may have space for, beyond a batch each.
+const BUDGET: usize = 32 << 20;
+
+/// Bytes taken out of the budget.
+static BORROWED: AtomicUsize = AtomicUsize::new(0);
+
+/// The budget, less where the heap has a small hard limit: blocks that one thread caches are out of reach for the others.
+fn budget() -> usize {
+    match limits::get().1 {
+        limits::NONE => BUDGET,
+        hard => BUDGET.min(hard / 64),
+    }
 }
 
 const ALL_SLOTS: usize = {
@@ -87,11 +118,15 @@ impl ThreadCache {
                 bottom: ptr::null_mut(),
                 limit: ptr::null_mut(),
                 fetch: 0,
+                seen: 0,
+                ran_empty: false,
             }
         }; CLASSES],
         last_region: 0,
         last_classes: ptr::null(),
         phase: Phase::Fresh,
+        looked: 0,
+        borrowed: 0,
         slots: [ptr::null_mut(); ALL_SLOTS],
     };
 
@@ -106,9 +141,17 @@ impl ThreadCache {
                 let mut first = self.slots.as_mut_ptr();
                 for (class, stack) in self.stacks.iter_mut().enumerate() {
                     // SAFETY: there are as many slots as all classes have capacity for together.
-                    let limit = unsafe { first.add(capacity(class)) };
-                    *stack = Stack { top: first, bottom: first, limit, fetch: 1 };
-                    first = limit;
+                    let (limit, next) =
+                        unsafe { (first.add(batch(class)), first.add(capacity(class))) };
+                    *stack = Stack {
+                        top: first,
+                        bottom: first,
+                        limit,
+                        fetch: 1,
+                        seen: 0,
+                        ran_empty: false,
+                    };
+                    first = next;
                 }
                 self.phase = Phase::Open;
             }
@@ -122,8 +165,10 @@ impl ThreadCache {
         let owner = ptr::from_mut(self).cast::<c_void>();
         let index = usize::from(class);
         let most = batch(index);
+        self.give_up_unused();
         let stack = &mut self.stacks[index];
-        // SAFETY: the stack is empty, and its capacity is twice the batch.
+        (stack.ran_empty, stack.seen) = (true, 0);
+        // SAFETY: the stack is empty, and has space for a batch.
         if unsafe { transfer_cache::take(index, stack.bottom, most) } {
             for number in 0..most {
                 // SAFETY: take() wrote `most` blocks, which are this thread's now.
@@ -135,8 +180,8 @@ impl ThreadCache {
                 return stack.pop(index, owner);
             }
         }
-        let count = stack.fetch.min(most);
-        stack.fetch = (count * 2).min(most);
+        let count = usize::from(stack.fetch).min(most);
+        stack.fetch = (count * 2).min(most) as u16;
         let mut fetched = [ptr::null_mut(); transfer_cache::BATCH];
         let mut came = 0;
         let block = allocate_in(class);
@@ -164,7 +209,69 @@ impl ThreadCache {
     }
 }
 
+impl ThreadCache {
+    /// Make room in the full stack of a class.
+    fn make_room(&mut self, class: usize) {
+        self.give_up_unused();
+        let stack = &mut self.stacks[class];
+        stack.seen = 0;
+        if stack.top != stack.limit {
+            return;
+        }
+        let bytes = stack.space_to_gain(class) * BYTES[class];
+        if stack.ran_empty
+            && bytes > 0
+            && BORROWED.fetch_add(bytes, Ordering::Relaxed) + bytes <= budget()
+        {
+            // SAFETY: the stack has that many more slots.
+            stack.limit = unsafe { stack.limit.add(bytes / BYTES[class]) };
+            stack.ran_empty = false;
+            self.borrowed += bytes;
+            return;
+        }
+        if stack.ran_empty && bytes > 0 {
+            BORROWED.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        stack.give_batch(class);
+    }
+
+    /// Once a second, give up the blocks of stacks that were not used for a second, and their space.
+    fn give_up_unused(&mut self) {
+        let passes = idle::passes();
+        if self.looked == passes {
+            return;
+        }
+        self.looked = passes;
+        for (class, stack) in self.stacks.iter_mut().enumerate() {
+            let len = stack.len();
+            let before = std::mem::replace(&mut stack.seen, len as u16 + 1);
+            if usize::from(before) != len + 1 {
+                continue;
+            }
+            stack.give_back(class, len);
+            let space = stack.space();
+            if space > batch(class) && stack.len() == 0 {
+                let bytes = (space - batch(class)) * BYTES[class];
+                // SAFETY: the stack has at least that many slots, and is empty.
+                stack.limit = unsafe { stack.bottom.add(batch(class)) };
+                self.borrowed -= bytes;
+                BORROWED.fetch_sub(bytes, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 impl Stack {
+    /// Blocks that it has space for.
+    fn space(&self) -> usize {
+        (self.limit.addr() - self.bottom.addr()) / size_of::<*mut c_void>()
+    }
+
+    /// Blocks by which it would grow next.
+    fn space_to_gain(&self, class: usize) -> usize {
+        self.space().min(capacity(class) - self.space())
+    }
+
     /// Put a block on top.
     ///
     /// # Safety
@@ -300,10 +407,8 @@ unsafe extern "C" fn gmem_heap_free(block: *mut c_void, cache: *mut ThreadCache)
     {
         let owner = ptr::from_mut(cache).cast::<c_void>();
         let class = usize::from(class);
+        cache.make_room(class);
         let stack = &mut cache.stacks[class];
-        if stack.top == stack.limit {
-            stack.give_batch(class);
-        }
         // SAFETY: the stack has space for another block, which the caller gives up.
         unsafe { stack.push(block, class, owner) };
         return;
@@ -336,6 +441,8 @@ unsafe extern "C" fn close(cache: *mut c_void) {
             }
         }
         flush(cache);
+        BORROWED.fetch_sub((*cache).borrowed, Ordering::Relaxed);
+        (*cache).borrowed = 0;
         (*cache).stacks = ThreadCache::EMPTY.stacks;
         (*cache).phase = Phase::Closed;
     }
@@ -350,6 +457,9 @@ pub unsafe fn reset(cache: *mut ThreadCache) {
     // SAFETY: the caller promises that nobody else uses the cache.
     unsafe {
         (*cache).stacks = ThreadCache::EMPTY.stacks;
+        // A thread that was never closed left it behind.
+        BORROWED.fetch_sub((*cache).borrowed, Ordering::Relaxed);
+        (*cache).borrowed = 0;
         (*cache).last_region = usize::MAX;
         (*cache).phase = Phase::Fresh;
     }

@@ -26,9 +26,7 @@ pub fn processors() -> Option<usize> {
             // "quota period" in microseconds, or "max period".
             folder.read(b"/cpu.max\0", |file| {
                 let mut buffer = [0; 64];
-                let text = std::str::from_utf8(file::read_start(file, &mut buffer).ok()?).ok()?;
-                let (quota, period) = text.trim().split_once(' ')?;
-                whole_processors(quota.parse().ok()?, period.parse().ok()?)
+                processors_of(file::read_start(file, &mut buffer).ok()?)
             })
         }),
         Version::One => line.has(b"cpu").then(|| {
@@ -39,6 +37,12 @@ pub fn processors() -> Option<usize> {
             })
         })?,
     })
+}
+
+/// `cpu.max` of version 2.
+fn processors_of(text: &[u8]) -> Option<usize> {
+    let (quota, period) = std::str::from_utf8(text).ok()?.trim().split_once(' ')?;
+    whole_processors(quota.parse().ok()?, period.parse().ok()?)
 }
 
 fn whole_processors(quota: usize, period: usize) -> Option<usize> {
@@ -190,12 +194,50 @@ fn clean_cache(statistics: &str, version: Version) -> usize {
         let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<usize>().ok();
         statistics.lines().find_map(value).unwrap_or(0)
     };
-    (of(inactive) + of(active)).saturating_sub(of(dirty) + of(being_written))
+    of(inactive)
+        .saturating_add(of(active))
+        .saturating_sub(of(dirty).saturating_add(of(being_written)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled;
+
+    #[test]
+    fn mangled_groups() {
+        let recorded = [
+            "9:name=systemd:/\n4:memory:/docker/7a09b1d447ac\n2:cpu,cpuacct:/\n0::/user.slice/a:b/c\n",
+            "0::/../../system.slice\n",
+        ];
+        mangled::texts(&recorded, |text| {
+            for line in text.split(|byte| *byte == b'\n').filter_map(Line::new) {
+                let slashes = line.path.iter().filter(|byte| **byte == b'/').count();
+                let folders: Vec<_> =
+                    line.folders(b"/sys/fs/cgroup").map(|folder| folder.path).collect();
+                assert!(folders.len() == slashes + 1);
+                assert!(folders.iter().all(|folder| line.path.starts_with(folder)));
+            }
+        });
+    }
+
+    #[test]
+    fn mangled_statistics() {
+        let statistics = "anon 5\ninactive_file 100\nactive_file 30\nfile_dirty 7\nfile_writeback 3\n\
+                          total_inactive_file 50\ntotal_active_file 6\ntotal_dirty 60\n";
+        mangled::texts(&[statistics], |text| {
+            let Ok(text) = std::str::from_utf8(text) else { return };
+            clean_cache(text, Version::One);
+            clean_cache(text, Version::Two);
+        });
+    }
+
+    #[test]
+    fn mangled_quotas() {
+        mangled::texts(&["max 100000\n", "150000 100000\n"], |text| {
+            assert!(processors_of(text).is_none_or(|processors| processors > 0));
+        });
+    }
 
     #[test]
     fn pages_that_have_to_be_written_are_no_clean_cache() {

@@ -2,9 +2,9 @@
 //!
 //! For a thread, the kernel's software counter (`perf_event_open(2)`) counts faults of the processor, not pages that system calls
 //! populate. Where the system forbids that counter (`kernel.perf_event_paranoid`), and for a whole process, `getrusage(2)`
-//! counts both.
+//! counts both. The program's faults are those of the process without those that the library took ([`super::own_faults`]).
 
-use super::{SysResult, check, errno, syscall};
+use super::{SysResult, check, errno, own_faults, syscall};
 use crate::error::Errno;
 
 /// The scope of a counter.
@@ -14,6 +14,8 @@ pub enum Whose {
     Thread,
     /// All threads of the process, including ended ones.
     Process,
+    /// All threads of the process, less what the library takes to prefetch.
+    Program,
 }
 
 /// Counts from when it is opened. Laid out as in C, in plain numbers, so that any bits are a value: C may pass a counter
@@ -33,6 +35,7 @@ pub struct Counter {
 const SOFTWARE: libc::c_int = 0x6d3b_51a7;
 const USAGE_OF_THREAD: libc::c_int = 0x6d3b_51a8;
 const USAGE_OF_PROCESS: libc::c_int = 0x6d3b_51a9;
+const USAGE_OF_PROGRAM: libc::c_int = 0x6d3b_51aa;
 
 impl Counter {
     /// Start counting.
@@ -42,8 +45,12 @@ impl Counter {
         {
             return Ok(counter);
         }
-        let kind = if whose == Whose::Process { USAGE_OF_PROCESS } else { USAGE_OF_THREAD };
-        Ok(Self { descriptor: -1, kind, id_or_before: usage(kind == USAGE_OF_PROCESS)? })
+        let kind = match whose {
+            Whose::Thread => USAGE_OF_THREAD,
+            Whose::Process => USAGE_OF_PROCESS,
+            Whose::Program => USAGE_OF_PROGRAM,
+        };
+        Ok(Self { descriptor: -1, kind, id_or_before: usage_of(kind)? })
     }
 
     /// The kernel's counter for the calling thread.
@@ -63,9 +70,8 @@ impl Counter {
     pub fn read(&self) -> SysResult<u64> {
         match self.kind {
             SOFTWARE if self.has_its_descriptor() => {}
-            USAGE_OF_THREAD | USAGE_OF_PROCESS => {
-                let now = usage(self.kind == USAGE_OF_PROCESS)?;
-                return Ok(now.saturating_sub(self.id_or_before));
+            USAGE_OF_THREAD | USAGE_OF_PROCESS | USAGE_OF_PROGRAM => {
+                return Ok(usage_of(self.kind)?.saturating_sub(self.id_or_before));
             }
             _ => return Err(Errno(libc::EBADF)),
         }
@@ -110,8 +116,16 @@ pub fn can_count() -> bool {
     Counter::software().map(|mut counter| counter.close()).is_ok()
 }
 
-fn usage(is_process: bool) -> SysResult<u64> {
-    let who = if is_process { libc::RUSAGE_SELF } else { libc::RUSAGE_THREAD };
+fn usage_of(kind: libc::c_int) -> SysResult<u64> {
+    match kind {
+        USAGE_OF_THREAD => usage(libc::RUSAGE_THREAD),
+        USAGE_OF_PROGRAM => own_faults::without(|| usage(libc::RUSAGE_SELF)),
+        _ => usage(libc::RUSAGE_SELF),
+    }
+}
+
+/// Faults that `getrusage(2)` counts.
+pub(super) fn usage(who: libc::c_int) -> SysResult<u64> {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
     // SAFETY: on success the whole structure is written.
     let usage = unsafe {
@@ -174,7 +188,7 @@ mod tests {
         let mut mapping = Mapping::of_base_pages(64);
         let range = mapping.range();
         let mut touch = || mapping.bytes().fill(1);
-        for whose in [Whose::Thread, Whose::Process] {
+        for whose in [Whose::Thread, Whose::Process, Whose::Program] {
             // SAFETY: the mapping holds nothing that is needed.
             unsafe { advice::drop_private(range).unwrap() };
             let mut counter = Counter::open(whose).unwrap();

@@ -1,6 +1,7 @@
 //! Small files of `/proc` and `/sys`. Functions do not allocate unless their comment says so.
 
 use std::ffi::{CStr, CString};
+use std::ops::ControlFlow;
 
 use super::lazy::Lazy;
 use super::{SysResult, check, errno, syscall};
@@ -68,13 +69,18 @@ pub(super) struct Identity {
 
 /// The file that is open under a number.
 pub(super) fn identity(descriptor: libc::c_int) -> Option<Identity> {
+    let status = status(descriptor)?;
+    Some(Identity { device: status.st_dev, inode: status.st_ino })
+}
+
+/// `fstat(2)`.
+pub(super) fn status(descriptor: libc::c_int) -> Option<libc::stat> {
     let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: on success the whole structure is written.
-    let status = unsafe {
+    unsafe {
         check(libc::fstat(descriptor, status.as_mut_ptr())).ok()?;
-        status.assume_init()
-    };
-    Some(Identity { device: status.st_dev, inode: status.st_ino })
+        Some(status.assume_init())
+    }
 }
 
 impl Drop for Descriptor {
@@ -126,11 +132,42 @@ pub fn read_start<'a>(path: &CStr, buffer: &'a mut [u8]) -> SysResult<&'a [u8]> 
     Ok(&buffer[..length])
 }
 
+/// Call `visit` for each line of what `read` delivers, until it breaks. Of a line that is longer than `buffer`, only the
+/// beginning is visited: nobody takes the rest for a line.
+pub(super) fn each_line(
+    mut read: impl FnMut(&mut [u8]) -> SysResult<usize>,
+    buffer: &mut [u8],
+    mut visit: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> SysResult<()> {
+    // Bytes of a line that is not complete, and whether its beginning was visited already.
+    let (mut filled, mut is_cut) = (0, false);
+    loop {
+        let got = read(&mut buffer[filled..])?;
+        filled += got;
+        let mut rest = &buffer[..filled];
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            if !std::mem::take(&mut is_cut) && visit(&rest[..end]).is_break() {
+                return Ok(());
+            }
+            rest = &rest[end + 1..];
+        }
+        let ends_here = got == 0 && !rest.is_empty();
+        let is_full = rest.len() == buffer.len();
+        if (ends_here || is_full) && !is_cut && visit(rest).is_break() || got == 0 {
+            return Ok(());
+        }
+        is_cut |= is_full;
+        let left = if is_full { 0 } else { rest.len() };
+        buffer.copy_within(filled - left..filled, 0);
+        filled = left;
+    }
+}
+
 /// The value in bytes of a line `Name:   number kB`, which in the files of a node begins with `Node n`.
 pub(super) fn kilobytes(text: &[u8], name: &str) -> Option<usize> {
     let text = std::str::from_utf8(text).ok()?;
     let mut words = text.lines().find_map(|line| line.split_once(name))?.1.split_ascii_whitespace();
-    words.next()?.parse::<usize>().ok().map(|number| number << 10)
+    words.next()?.parse::<usize>().ok().map(|number| number.saturating_mul(1 << 10))
 }
 
 /// Whether a path exists.
@@ -213,9 +250,19 @@ pub fn any_descriptor_is(target: &[u8]) -> SysResult<bool> {
     })
 }
 
+/// Deliver the next `piece` of a text, or less where there is no room.
+#[cfg(test)]
+pub(super) fn pieces_of(left: &mut &[u8], piece: usize, into: &mut [u8]) -> usize {
+    let (next, rest) = left.split_at(left.len().min(piece).min(into.len()));
+    into[..next.len()].copy_from_slice(next);
+    *left = rest;
+    next.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled;
 
     #[test]
     fn reads_a_number_and_refuses_a_missing_file() {
@@ -241,5 +288,48 @@ mod tests {
             Some(3072)
         );
         assert_eq!(kilobytes(b"MemFree: x\n", "MemFree:"), None);
+    }
+
+    #[test]
+    fn mangled_lines_in_kilobytes() {
+        let recorded = [
+            "MemTotal:       24576000 kB\nMemFree:         1234567 kB\nMemAvailable:   20000000 kB\n",
+            "Node 0 MemTotal:       24576000 kB\nNode 0 MemFree:         1234567 kB\nNode 0 FilePages: 5 kB\n",
+        ];
+        mangled::texts(&recorded, |text| {
+            for name in ["MemTotal:", "MemFree:", "FilePages:"] {
+                assert!(
+                    kilobytes(text, name)
+                        .is_none_or(|bytes| bytes % 1024 == 0 || bytes == usize::MAX)
+                );
+            }
+        });
+    }
+
+    /// The lines of a text that comes in pieces, read into a buffer of a few bytes.
+    fn lines_in_pieces(text: &[u8], piece: usize, buffer: usize) -> Vec<Vec<u8>> {
+        let (mut lines, mut left) = (Vec::new(), text);
+        let read = |into: &mut [u8]| Ok(pieces_of(&mut left, piece, into));
+        let keep = |line: &[u8]| {
+            lines.push(line.to_vec());
+            ControlFlow::Continue(())
+        };
+        assert_eq!(each_line(read, &mut vec![0; buffer], keep), Ok(()));
+        lines
+    }
+
+    #[test]
+    fn mangled_lines_however_they_arrive() {
+        mangled::texts(&["one\ntwo two two two\n\nthree\n", "no end", ""], |text| {
+            let mut expected: Vec<_> = text.split(|byte| *byte == b'\n').collect();
+            expected.pop_if(|last| last.is_empty());
+            for buffer in [1, 5, 8, 4096] {
+                let cut: Vec<_> =
+                    expected.iter().map(|line| &line[..line.len().min(buffer)]).collect();
+                for piece in [1, 3, 4096] {
+                    assert_eq!(lines_in_pieces(text, piece, buffer), cut, "{piece}, {buffer}");
+                }
+            }
+        });
     }
 }

@@ -124,6 +124,15 @@ pub fn swap() -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled;
+
+    #[test]
+    fn mangled_choices() {
+        mangled::texts(&["always defer defer+madvise [madvise] never\n"], |text| {
+            let word = chosen_word(text).unwrap_or_default();
+            assert!(word.is_empty() || !word.contains(']'));
+        });
+    }
 
     #[test]
     fn the_chosen_word() {

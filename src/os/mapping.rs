@@ -1,6 +1,5 @@
 //! Mappings: `mmap(2)`, `munmap(2)`, and the size of the machine's pages.
 
-#[cfg(test)]
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::slice;
@@ -106,6 +105,18 @@ impl Mapping {
     pub fn range(&self) -> PageRange {
         self.0.range()
     }
+
+    /// The contents.
+    pub const fn bytes(&mut self) -> &mut [u8] {
+        self.0.bytes()
+    }
+
+    /// The memory, which is no longer unmapped on drop.
+    pub fn into_region(self) -> Region {
+        let whole = ManuallyDrop::new(self);
+        // SAFETY: the mapping is not dropped, so the new value is the only owner of its memory.
+        unsafe { Region::new(whole.0.start, whole.0.length) }
+    }
 }
 
 impl Drop for Mapping {
@@ -143,11 +154,6 @@ impl Mapping {
         };
         drop(part(hole.start(), hole.end()));
         [part(whole.start(), hole.start()), part(hole.end(), whole.end())]
-    }
-
-    /// The contents.
-    pub fn bytes(&mut self) -> &mut [u8] {
-        self.0.bytes()
     }
 }
 
@@ -239,6 +245,17 @@ pub unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> S
     // SAFETY: the caller owns both ranges, which are page-aligned, apart and of one length; what is at `to` may go.
     let moved = unsafe { libc::mremap(from, length, length, flags, to) };
     if moved == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
+}
+
+/// Whether the process may map any amount of private memory (`RLIMIT_AS`, `RLIMIT_DATA`). Below such a limit, and more so after
+/// it was lowered, [`move_pages`] may fail halfway with no way to repair that.
+pub fn is_unlimited() -> bool {
+    [libc::RLIMIT_AS, libc::RLIMIT_DATA].iter().all(|resource| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the limit may be written.
+        let got = check(unsafe { libc::getrlimit(*resource, &raw mut limit) });
+        got.is_ok() && limit.rlim_cur == libc::RLIM_INFINITY
+    })
 }
 
 /// Map fresh private memory at given addresses.

@@ -9,7 +9,16 @@ use crate::page::PageSize;
 pub fn available() -> Option<usize> {
     let mut buffer = [0; 4096];
     let text = file::read_start(c"/proc/meminfo", &mut buffer).ok()?;
-    Some(file::kilobytes(text, "MemAvailable:")? + machine::swap().map_or(0, |(_, free)| free))
+    let swap = machine::swap().map_or(0, |(_, free)| free);
+    Some(file::kilobytes(text, "MemAvailable:")?.saturating_add(swap))
+}
+
+/// Microseconds since boot in which a task waited for memory; `None` where the kernel does not count them.
+pub fn stalled() -> Option<u64> {
+    let mut buffer = [0; 256];
+    let text = file::read_start(c"/proc/pressure/memory", &mut buffer).ok()?;
+    let line = std::str::from_utf8(text).ok()?.lines().find(|line| line.starts_with("some "))?;
+    line.rsplit_once("total=")?.1.parse().ok()
 }
 
 /// Bytes of this process that are in memory, including pages of files, without pages of the hugetlb pool.
@@ -27,7 +36,7 @@ pub fn available_on(node: usize) -> Option<usize> {
     let text = file::read_start(&path, &mut buffer).ok()?;
     let files =
         file::kilobytes(text, "FilePages:")?.saturating_sub(file::kilobytes(text, "Shmem:")?);
-    Some(file::kilobytes(text, "MemFree:")? + files)
+    Some(file::kilobytes(text, "MemFree:")?.saturating_add(files))
 }
 
 /// The number of contiguous free GMEM pages of a node.
@@ -47,9 +56,13 @@ fn free_blocks(text: &str, node: usize, order: u32) -> usize {
         }
         let counts = zone.split_ascii_whitespace().skip(2).zip(0_u32..);
         let large = counts.filter(|(_, blocks)| *blocks >= order);
-        Some(large.filter_map(|(n, at)| Some(n.parse::<usize>().ok()? << (at - order))).sum())
+        let pages = |(blocks, at): (&str, u32)| {
+            let pages_in_block = 1_usize.checked_shl(at - order).unwrap_or(usize::MAX);
+            Some(blocks.parse::<usize>().ok()?.saturating_mul(pages_in_block))
+        };
+        Some(large.filter_map(pages).fold(0, usize::saturating_add))
     };
-    text.lines().filter_map(counted).sum()
+    text.lines().filter_map(counted).fold(0, usize::saturating_add)
 }
 
 /// The free pages of the hugetlb pool for pages of `bytes`, on a node or on all; `None` if there is no such pool.
@@ -79,6 +92,24 @@ pub fn huge_pages_are_disabled_here() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled;
+
+    #[test]
+    fn mangled_buddyinfo() {
+        let recorded = "\
+Node 0, zone      DMA      0      0      0      0      0      0      0      0      1      1      3 
+Node 0, zone   Normal  28573  21540   9910   8016   3882   1684    694    251    100     61   1486 
+Node 1, zone  Movable      0      0      0      0      0      0      0      0      0      0    512 
+";
+        mangled::texts(&[recorded], |text| {
+            let Ok(text) = std::str::from_utf8(text) else { return };
+            for node in 0..3 {
+                // Larger blocks hold fewer pages of that size.
+                assert!(free_blocks(text, node, 10) <= free_blocks(text, node, 9));
+            }
+        });
+        assert_eq!(free_blocks(recorded, 0, 9), 1 + 61 + 2 * (3 + 1486));
+    }
 
     #[test]
     fn files_of_the_kernel() {

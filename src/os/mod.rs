@@ -7,18 +7,24 @@
 
 pub mod advice;
 pub mod cgroup;
+pub mod direct_io;
 pub mod dynamic;
 pub mod env;
 pub mod faults;
 pub mod file;
+pub mod file_window;
+pub mod fork_lock;
+pub mod futex;
 pub mod gmem;
 mod kept_file;
 pub mod lazy;
 pub mod machine;
+pub mod mapped_file;
 pub mod mapping;
 pub mod memory;
 pub mod numa;
 pub mod numa_maps;
+pub mod own_faults;
 pub mod own_thread;
 pub mod page_flags;
 pub mod pagemap;

@@ -137,8 +137,16 @@ fn node_file(node: usize, name: &str) -> Option<String> {
 
 /// The number of online processors of a node; `None` if the kernel does not report it.
 pub fn cpus(node: usize) -> Option<usize> {
-    list_of_numbers(&node_file(node, "cpulist")?)
-        .try_fold(0, |sum, range| range.map(|range| sum + range.count()))
+    // Not a NodeSet: machines have more processors than nodes.
+    count(&node_file(node, "cpulist")?)
+}
+
+/// The number of ids in the kernel's list format.
+fn count(list: &str) -> Option<usize> {
+    list_of_numbers(list).try_fold(0_usize, |sum, range| {
+        let (first, last) = range?.into_inner();
+        sum.checked_add(last.checked_sub(first)?)?.checked_add(1)
+    })
 }
 
 /// The ranges in the kernel's list format, `0-2,5`; `None` for one that cannot be read.
@@ -416,6 +424,7 @@ fn move_pages(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::mangled;
     use crate::os::mapping::Mapping;
 
     #[test]
@@ -427,6 +436,19 @@ mod tests {
         assert_eq!(NodeSet::parse("x"), None);
         assert_eq!(set.len(), 4);
         assert!(!set.contains(usize::MAX) && !set.is_empty());
+    }
+
+    #[test]
+    fn mangled_lists() {
+        mangled::texts(&["0\n", "0-2,5\n", "0-3,8-11,64-1023\n"], |text| {
+            let Ok(text) = std::str::from_utf8(text) else { return };
+            let counted = count(text);
+            let Some(set) = NodeSet::parse(text) else { return };
+            assert!(set.iter().all(|node| node < MAX_NODES));
+            assert_eq!(NodeSet::parse(&set.to_string()), Some(set.clone()));
+            assert!(counted.is_none_or(|counted| counted >= set.len()));
+        });
+        assert_eq!((count("0-2,5\n"), count(""), count("3-1")), (Some(4), Some(0), None));
     }
 
     #[test]

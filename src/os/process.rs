@@ -134,6 +134,21 @@ pub fn at_exit(function: extern "C" fn()) -> bool {
     unsafe { libc::atexit(function) == 0 }
 }
 
+/// Have functions called around `fork(3)`: `before` in the forking thread, `after` in the parent and in the child. Without
+/// memory for that, nothing is called.
+pub fn at_fork(before: extern "C" fn(), after: extern "C" fn()) {
+    // SAFETY: the functions stay loaded (-z nodelete).
+    unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+}
+
+/// Milliseconds on a clock that never goes back, a few milliseconds late, and cheap to read.
+pub fn coarse_milliseconds() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time may be written. Linux has this clock since 2.6.32, so the call does not fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    time.tv_sec.cast_unsigned() * 1000 + time.tv_nsec.cast_unsigned() / 1_000_000
+}
+
 /// The number of processors that the calling thread may use: those of its affinity mask, but no more than the share of
 /// time that its control group gets, rounded up.
 pub fn processors() -> usize {

@@ -1,8 +1,10 @@
 //! How much of each mapping of this process is resident, and how much is on huge pages: `/proc/self/smaps`. The kernel walks the
 //! page tables for it, which takes about a millisecond per GiB.
 
+use std::ops::ControlFlow;
+
 use super::SysResult;
-use super::file::Descriptor;
+use super::file::{self, Descriptor};
 
 /// The resident memory of a mapping.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,31 +30,27 @@ pub struct Resident {
 impl Resident {
     /// Whether any of it is on huge pages of some kind.
     pub const fn has_huge_pages(&self) -> bool {
-        self.huge + self.huge_shared > 0 || self.is_hugetlb
+        self.huge > 0 || self.huge_shared > 0 || self.is_hugetlb
     }
 }
 
 /// Call `visit` for each mapping.
 pub fn each_mapping(mut visit: impl FnMut(Resident)) -> SysResult<()> {
     let smaps = Descriptor::open_for_reading(c"/proc/self/smaps")?;
+    parse(|buffer| smaps.read(buffer), &mut visit)
+}
+
+fn parse(
+    read: impl FnMut(&mut [u8]) -> SysResult<usize>,
+    visit: &mut impl FnMut(Resident),
+) -> SysResult<()> {
     let mut mapping: Option<Resident> = None;
+    // None of the lines of interest is longer.
     let mut buffer = [0; 8192];
-    let mut filled = 0;
-    loop {
-        let got = smaps.read(&mut buffer[filled..])?;
-        filled += got;
-        let whole = match buffer[..filled].iter().rposition(|byte| *byte == b'\n') {
-            Some(last) => last + 1,
-            // The end, or a line that is longer than the buffer, which none of interest is.
-            None if got == 0 => break,
-            None => filled,
-        };
-        for line in buffer[..whole].split(|byte| *byte == b'\n') {
-            read_line(line, &mut mapping, &mut visit);
-        }
-        buffer.copy_within(whole..filled, 0);
-        filled -= whole;
-    }
+    file::each_line(read, &mut buffer, |line| {
+        read_line(line, &mut mapping, visit);
+        ControlFlow::Continue(())
+    })?;
     mapping.into_iter().for_each(visit);
     Ok(())
 }
@@ -71,12 +69,14 @@ fn read_line(line: &[u8], mapping: &mut Option<Resident>, visit: &mut impl FnMut
     let Ok(line) = std::str::from_utf8(line) else { return };
     let mut words = line.split_ascii_whitespace();
     let first = words.next().unwrap_or_default();
-    let kilobytes = |word: Option<&str>| word.and_then(|word| word.parse().ok()).unwrap_or(0) << 10;
+    let kilobytes = |word: Option<&str>| {
+        word.and_then(|word| word.parse::<usize>().ok()).unwrap_or(0).saturating_mul(1 << 10)
+    };
     match (first, mapping.as_mut()) {
         ("Rss:", Some(mapping)) => mapping.bytes = kilobytes(words.next()),
         ("AnonHugePages:", Some(mapping)) => mapping.huge = kilobytes(words.next()),
         ("ShmemPmdMapped:" | "FilePmdMapped:", Some(mapping)) => {
-            mapping.huge_shared += kilobytes(words.next());
+            mapping.huge_shared = mapping.huge_shared.saturating_add(kilobytes(words.next()));
         }
         ("VmFlags:", Some(mapping)) => {
             for flag in words {
@@ -104,6 +104,7 @@ fn read_line(line: &[u8], mapping: &mut Option<Resident>, visit: &mut impl FnMut
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::mangled;
 
     #[test]
     fn the_process_is_resident_and_touched_memory_is_counted() {
@@ -144,5 +145,38 @@ mod tests {
         };
         assert_eq!(seen, [expected]);
         assert_eq!(mapping.unwrap().start, 0x9000);
+    }
+
+    fn parsed(text: &[u8], piece: usize) -> Vec<Resident> {
+        let (mut found, mut left) = (Vec::new(), text);
+        let read = |into: &mut [u8]| Ok(file::pieces_of(&mut left, piece, into));
+        parse(read, &mut |one| found.push(one)).unwrap();
+        found
+    }
+
+    #[test]
+    fn mangled_smaps() {
+        let recorded = "\
+562d0efb9000-562d0efbb000 r--p 00000000 fe:00 247282                     /usr/bin/head
+Size:                  8 kB
+KernelPageSize:        4 kB
+Rss:                   8 kB
+AnonHugePages:         0 kB
+ShmemPmdMapped:        0 kB
+FilePmdMapped:      2048 kB
+VmFlags: rd mr mw me sd 
+7f2a40000000-7f2a40200000 rw-p 00000000 00:0f 33                         /anon_hugepage (deleted)
+Rss:                   0 kB
+Private_Hugetlb:    2048 kB
+VmFlags: rd wr mr mw me de ht sd 
+";
+        mangled::texts(&[recorded], |text| {
+            let all = parsed(text, usize::MAX);
+            assert_eq!(parsed(text, 5), all);
+            assert!(all.len() <= text.split(|byte| *byte == b'\n').count());
+        });
+        let huge: Vec<_> =
+            parsed(recorded.as_bytes(), 1).iter().map(Resident::has_huge_pages).collect();
+        assert_eq!(huge, [true, true]);
     }
 }

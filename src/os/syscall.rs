@@ -21,6 +21,13 @@ pub fn open_for_reading(path: &CStr) -> SysResult<c_int> {
     descriptor(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags) })
 }
 
+/// [`open_for_reading`] with further flags, which does not wait for the other end of a pipe, nor takes a terminal over.
+pub fn open_without_waiting(path: &CStr, further: c_int) -> SysResult<c_int> {
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY | further;
+    // SAFETY: the path is NUL-terminated, and no mode is needed without O_CREAT.
+    descriptor(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags) })
+}
+
 /// `fcntl(2)` with `F_DUPFD_CLOEXEC`: a copy of `file` whose number is at least `lowest`.
 pub fn duplicate(file: c_int, lowest: c_int) -> SysResult<c_int> {
     // SAFETY: the call makes another descriptor and changes nothing else.
@@ -52,6 +59,14 @@ pub fn read_link_at(folder: c_int, name: &CStr, buffer: &mut [u8]) -> SysResult<
     })
 }
 
+/// `pread(2)`: the number of bytes read into `buffer` from byte `offset` on; 0 at the end of the file.
+pub fn read_at(file: c_int, buffer: &mut [u8], offset: usize) -> SysResult<usize> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| Errno(libc::EOVERFLOW))?;
+    let (start, bytes) = (buffer.as_mut_ptr(), buffer.len());
+    // SAFETY: the buffer is writable for its length.
+    retried(|| unsafe { libc::syscall(libc::SYS_pread64, file, start, bytes, offset) })
+}
+
 /// `write(2)`, once. A failure and a short write are ignored.
 pub fn write(file: c_int, bytes: &[u8]) {
     // SAFETY: the bytes are readable for their length.
@@ -71,6 +86,12 @@ pub unsafe fn close(file: c_int) {
 pub fn exists(path: &CStr) -> bool {
     // SAFETY: the path is NUL-terminated.
     unsafe { libc::syscall(libc::SYS_faccessat, libc::AT_FDCWD, path.as_ptr(), libc::F_OK) == 0 }
+}
+
+/// `faccessat(2)` with `W_OK`: whether the process may write a file.
+pub fn may_write(path: &CStr) -> bool {
+    // SAFETY: the path is NUL-terminated.
+    unsafe { libc::syscall(libc::SYS_faccessat, libc::AT_FDCWD, path.as_ptr(), libc::W_OK) == 0 }
 }
 
 /// `nanosleep(2)`; a signal may end it early.

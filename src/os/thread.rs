@@ -4,11 +4,12 @@
 //! be exhausted when the library is dlopened, and aborts the process if the C library has no memory to register the
 //! destructor.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lazy::Lazy;
+use super::process;
 use crate::reserve;
 
 /// One value per thread, made on first use and dropped when the thread ends. A destructor that runs later gets a fresh one.
@@ -101,6 +102,31 @@ impl AtThreadExit {
             }
         }
     }
+}
+
+/// Start a detached thread that runs a function with all signals blocked. False if that is not possible. Unlike
+/// `std::thread`, it runs no code of the standard library, which aborts the process when it finds no memory.
+pub fn start(name: &'static CStr, run: extern "C" fn()) -> bool {
+    extern "C" fn main(run: *mut c_void) -> *mut c_void {
+        // SAFETY: `start` passed a function of this type.
+        let run = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn()>(run) };
+        run();
+        std::ptr::null_mut()
+    }
+    process::with_signals_blocked(|| {
+        let mut thread = 0;
+        // SAFETY: the thread's id is written on success, and a NULL attribute stands for the defaults. The function stays
+        // loaded (-z nodelete). A new thread is detached once, here.
+        unsafe {
+            let failed =
+                libc::pthread_create(&raw mut thread, std::ptr::null(), main, run as *mut c_void);
+            if failed == 0 {
+                libc::pthread_setname_np(thread, name.as_ptr());
+                libc::pthread_detach(thread);
+            }
+            failed == 0
+        }
+    })
 }
 
 unsafe extern "C" {

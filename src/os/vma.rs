@@ -33,6 +33,8 @@ pub struct Vma {
     pub read: bool,
     /// Writable.
     pub write: bool,
+    /// `MAP_SHARED`: its pages are those of the file, or of the shared memory.
+    pub shared: bool,
     /// The kind of memory.
     pub backing: Backing,
     /// Pages of the hugetlb pool.
@@ -59,7 +61,7 @@ pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysR
         return Ok(());
     }
     // The kernel has no such ioctl, or a sandbox refuses it. The text is the same for everybody.
-    parse(&maps, rest(range, visited.get()), &mut visit)
+    parse(|buffer| maps.read(buffer), rest(range, visited.get()), &mut visit)
 }
 
 /// The part of `range` from `from` on.
@@ -145,7 +147,7 @@ fn query(
             (_, Errno(libc::ENAMETOOLONG)) => {
                 request.vma_name_size = 0;
                 request.vma_name_addr = 0;
-                // SAFETY: as above, now without a name.
+                // SAFETY: the request is as the kernel's header has it, and asks for no name, so no buffer is written.
                 if unsafe { libc::ioctl(maps.0, PROCMAP_QUERY, &raw mut request) } != 0 {
                     return Err(errno());
                 }
@@ -157,6 +159,7 @@ fn query(
             range: PageRange::new(request.vma_start as usize, request.vma_end as usize),
             read: request.vma_flags & READABLE != 0,
             write: request.vma_flags & WRITABLE != 0,
+            shared,
             backing,
             huge_tlb: request.vma_page_size > mapping::base_page().bytes() as u64,
             page_bytes: request.vma_page_size as usize,
@@ -192,34 +195,17 @@ fn backing(inode: u64, device: (u32, u32), shared: bool, name: &[u8]) -> Backing
 }
 
 fn parse(
-    maps: &Descriptor,
+    read: impl FnMut(&mut [u8]) -> SysResult<usize>,
     range: PageRange,
     visit: &mut impl FnMut(Vma) -> ControlFlow<()>,
 ) -> SysResult<()> {
-    // Longer than any line: a path has at most 4096 bytes, but for its escapes.
+    // Nearly all lines are shorter; of the others only the end of a file's name is missing.
     let mut buffer = [0; 1 << 14];
-    let mut filled = 0;
-    loop {
-        let got = maps.read(&mut buffer[filled..])?;
-        filled += got;
-        let whole = match buffer[..filled].iter().rposition(|byte| *byte == b'\n') {
-            Some(last) => last + 1,
-            None => filled,
-        };
-        for vma in buffer[..whole].split(|byte| *byte == b'\n').filter_map(parse_line) {
-            if vma.range.start() >= range.end() {
-                return Ok(());
-            }
-            if vma.range.end() > range.start() && visit(vma).is_break() {
-                return Ok(());
-            }
-        }
-        if got == 0 {
-            return Ok(());
-        }
-        buffer.copy_within(whole..filled, 0);
-        filled -= whole;
-    }
+    file::each_line(read, &mut buffer, |line| match parse_line(line) {
+        Some(vma) if vma.range.start() >= range.end() => ControlFlow::Break(()),
+        Some(vma) if vma.range.end() > range.start() => visit(vma),
+        _ => ControlFlow::Continue(()),
+    })
 }
 
 /// `7f00-7f10 rw-p 00000000 00:01 1234   /memfd:x (deleted)`
@@ -244,6 +230,7 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
         range: PageRange::new(address(start)?, address(end)?),
         read: permissions.first() == Some(&b'r'),
         write: permissions.get(1) == Some(&b'w'),
+        shared,
         backing,
         // A memfd of the pool has an arbitrary name, so it is not recognized.
         huge_tlb: backing != Backing::File && name.starts_with("/anon_hugepage"),
@@ -255,6 +242,7 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::mangled;
     use crate::os::mapping::Mapping;
 
     type Walk = fn(&Descriptor, PageRange, &mut dyn FnMut(Vma) -> ControlFlow<()>) -> SysResult<()>;
@@ -275,7 +263,7 @@ mod tests {
         let page = mapping::gmem_page();
         let mapping = Mapping::new(page.bytes(), page).unwrap();
         let range = mapping.range();
-        let text = collect(|m, r, mut v| parse(m, r, &mut v), range);
+        let text = collect(|m, r, mut v| parse(|buffer| m.read(buffer), r, &mut v), range);
         assert_eq!(text.len(), 1);
         assert_eq!(text[0].backing, Backing::Anonymous);
         assert!(text[0].write && text[0].range.intersect(range) == range);
@@ -311,7 +299,45 @@ mod tests {
             parse_line(b"7f0000000000-7f0000200000 rw-s 00000000 08:01 42   /memfd:a b (deleted)")
                 .unwrap();
         assert_eq!(vma.range, PageRange::new(0x7f00_0000_0000, 0x7f00_0020_0000));
-        assert_eq!((vma.read, vma.write, vma.backing), (true, true, Backing::File));
+        assert_eq!((vma.read, vma.write, vma.shared), (true, true, true));
+        assert_eq!(vma.backing, Backing::File);
         assert_eq!(parse_line(b""), None);
+    }
+
+    const RECORDED: &str = "\
+5559d0a00000-5559d0a02000 r--p 00000000 fe:00 247282                     /usr/bin/head
+5559d13f1000-5559d1412000 rw-p 00000000 00:00 0                          [heap]
+7f2a40000000-7f2a40200000 rw-s 00000000 00:0f 33                         /anon_hugepage (deleted)
+7f2a5c000000-7f2a5c021000 rw-s 00000000 00:01 1029                       /memfd:key value (deleted)
+7f2a5e3f0000-7f2a5e3f2000 ---p 00000000 00:00 0 
+7f2a5e400000-7f2a5e402000 r-xp 00001000 fe:00 41                         /srv/a\\012b.so
+7ffd3c1e0000-7ffd3c201000 rw-p 00000000 00:00 0                          [stack]
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
+";
+
+    fn parsed(text: &[u8], piece: usize, range: PageRange) -> Vec<Vma> {
+        let (mut found, mut left) = (Vec::new(), text);
+        let read = |into: &mut [u8]| Ok(file::pieces_of(&mut left, piece, into));
+        let keep = &mut |vma| {
+            found.push(vma);
+            ControlFlow::Continue(())
+        };
+        parse(read, range, keep).unwrap();
+        found
+    }
+
+    #[test]
+    fn mangled_maps() {
+        let everywhere = PageRange::new(0, usize::MAX);
+        let part = PageRange::new(0x5559_d0a0_1000, 0x7f2a_4010_0000);
+        mangled::texts(&[RECORDED], |text| {
+            let all = parsed(text, usize::MAX, everywhere);
+            assert_eq!(parsed(text, 7, everywhere), all);
+            assert!(all.len() <= text.split(|byte| *byte == b'\n').count());
+            let inside = |vma: &Vma| !vma.range.intersect(part).is_empty();
+            assert!(parsed(text, 100, part).iter().all(|vma| inside(vma) || vma.range.is_empty()));
+        });
+        assert_eq!(parsed(RECORDED.as_bytes(), 1, everywhere).len(), 8);
+        assert_eq!(parsed(RECORDED.as_bytes(), 1, part).len(), 3);
     }
 }

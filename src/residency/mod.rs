@@ -100,7 +100,7 @@ impl Stretches {
 
     fn finish(self) -> Result<Vec<Stretch>> {
         if self.is_cut {
-            return Err(Error::OutOfMemory { what: "the states of so many pages" });
+            return Err(Error::OutOfMemory { what: "the page states of the range" });
         }
         Ok(self.list)
     }

@@ -103,7 +103,7 @@ mod tests {
 
     const SCHEDULES: usize = 200;
 
-    /// What was done, in order.
+    /// The operations, in the order in which they ran.
     type Log = Arc<StdMutex<Vec<usize>>>;
 
     fn push(log: &Log, what: usize) -> Work {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::current_thread;
 use super::sync::{self, Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::error::{Error, Result};
+use crate::os::own_faults;
 use crate::reserve;
 
 /// Threads that serve at the same time. Threads that wait for another stream do not count.
@@ -162,7 +163,8 @@ impl Pool {
 
     /// The main loop of a thread.
     fn work(self: &Arc<Self>) {
-        current_thread::enter_pool();
+        // Starting is no fault of the program's.
+        own_faults::of_this_thread(current_thread::enter_pool);
         let mut state = self.lock();
         loop {
             state.release_due();

@@ -88,7 +88,7 @@ static void look(void *arg) {
 	atomic_store(&seen, start[0] == 0 ? 1 : 2);
 }
 
-/* What is registered behind a free runs after it, and does not wait for anyone to synchronize. */
+/* Work registered behind a free runs after it, without any synchronize call. */
 static void order_is_kept(gmemStream_t stream) {
 	for (int i = 0; i < 100; ++i) {
 		start[0] = 'x';

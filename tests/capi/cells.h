@@ -51,7 +51,7 @@ static int is_refusal(long result, const char *call) {
 static const size_t SIZES[] = {24, 100000, (size_t)5 << 20};
 enum { KINDS = 3 };
 
-/* What the cells work on; made anew before each. */
+/* The arguments of each cell, created again before each. */
 static size_t page, size;
 static char *range;
 /* Large enough for several threads. */
@@ -151,6 +151,41 @@ static void free_eager_from_cxx(void) {
 	memset(range, 'x', page);
 	WORKS(gmemFreeEager_cxx(address(), size, 0));
 	EXPECT(range[0] == 0);
+}
+static void models(void) {
+	enum { MODES = 3 };
+	for (int mode = 0; mode < MODES; ++mode) {
+		const gmemModelOptions_t options = {sizeof options, mode, 0};
+		gmemModelInfo_t info = {.size = sizeof info};
+		gmemModel_t model = NULL;
+		gmemRange_t part = {0, 0};
+		WORKS(gmemModelOpen("/proc/self/exe", &options, &model));
+		WORKS(gmemModelGetInfo(model, &info));
+		WORKS(gmemModelRange(model, 0, info.bytes, &part));
+		WORKS(gmemPrefetch(part.addr, part.size, gmemGetNumaId(), NULL));
+		/* Each ELF file begins with these bytes. */
+		EXPECT(memcmp(info.data, "\177ELF", 4) == 0);
+		WORKS(gmemFreeEager(part.addr, part.size, NULL));
+		WORKS(gmemModelClose(model));
+	}
+}
+static void pipelines(void) {
+	const gmemPipelineOptions_t options = {
+		.size = sizeof options, .budget = 64 * page, .hnid = gmemGetNumaId(), .order = GMEM_PIPELINE_ANY};
+	gmemPipelineReport_t report = {.size = sizeof report};
+	gmemPipeline_t pipeline = NULL;
+	gmemModel_t model = NULL;
+	gmemRange_t part = {0, 0};
+	WORKS(gmemModelOpen("/proc/self/exe", NULL, &model));
+	WORKS(gmemModelRange(model, 0, 4096, &part));
+	WORKS(gmemPipelineCreate(&part, 1, &options, &pipeline));
+	WORKS(gmemPipelineSoon(pipeline, 0));
+	WORKS(gmemPipelineWant(pipeline, 0));
+	WORKS(gmemPipelineDone(pipeline, 0));
+	WORKS(gmemPipelineGetReport(pipeline, &report));
+	EXPECT(report.wants == 1);
+	WORKS(gmemPipelineDestroy(pipeline));
+	WORKS(gmemModelClose(model));
 }
 static void open_library(void) {
 	void *program = dlopen(NULL, RTLD_LAZY | RTLD_DEEPBIND);
@@ -408,6 +443,19 @@ static void block_in_launch(void) {
 	EXPECT(done == most);
 }
 
+static void aligned_realloc(void) {
+	void *block = NULL;
+	for (int i = 0; i < KINDS; ++i) {
+		block = used(gmem_aligned_realloc(block, 64, SIZES[i]));
+	}
+	gmem_free(block);
+}
+
+static void mappings_of(void) {
+	gmemMapping_t found[64];
+	WORKS(gmemMappingsOf("/proc/self/exe", found, 64));
+}
+
 /* ---- the table ------------------------------------------------------------------------------------ */
 
 enum { MOST_NAMES = 12 };
@@ -427,6 +475,10 @@ static const struct cell {
 	{free_eager, 0, {"gmemFreeEager"}},
 	{batches, 0, {"gmemFreeEagerV", "gmemPrefetchV"}},
 	{free_eager_from_cxx, 0, {"_ZN4gmem6detail10free_eagerEmmm"}},
+	{models, 0, {"gmemModelOpen", "gmemModelGetInfo", "gmemModelRange", "gmemModelClose"}},
+	{pipelines, 0,
+		{"gmemPipelineCreate", "gmemPipelineWant", "gmemPipelineSoon", "gmemPipelineDone", "gmemPipelineGetReport",
+			"gmemPipelineDestroy"}},
 	{numa_id, 0, {"gmemGetNumaId"}},
 	{page_size, 0, {"gmemGetPageSize"}},
 	{policies, 0, {"gmemSetHugePolicy", "gmemSetRangeHugePolicy", "gmemGetHugePolicy"}},
@@ -435,6 +487,7 @@ static const struct cell {
 	{topology_texts, 0, {"gmemTopologyText", "gmemTopologyJson"}},
 	{distance, 0, {"gmemNodeDistance"}},
 	{residency, 0, {"gmemResidency", "gmemResidencyText", "gmemResidencyJson", "gmemResidencySvg"}},
+	{mappings_of, 0, {"gmemMappingsOf"}},
 	{last_error, 0, {"gmemLastError"}},
 	{version, 0, {"gmemVersion"}},
 	{device, 0, {"gmemSetDevice", "gmemGetDevice", "gmemGetDeviceContext"}},
@@ -458,6 +511,7 @@ static const struct cell {
 	{gmem_malloc_cell, 0, {"gmem_malloc", "gmem_free"}},
 	{gmem_calloc_cell, 0, {"gmem_calloc"}},
 	{gmem_realloc_cell, 0, {"gmem_realloc", "gmem_reallocarray"}},
+	{aligned_realloc, 0, {"gmem_aligned_realloc"}},
 	{gmem_aligned_cell, 0,
 		{"gmem_posix_memalign", "gmem_aligned_alloc", "gmem_memalign", "gmem_valloc", "gmem_pvalloc"}},
 	{gmem_sized_cell, 0, {"gmem_free_sized", "gmem_free_aligned_sized"}},

@@ -35,7 +35,7 @@ static void seeing_ends_in_enomem_or_works(void) {
 	gmemResidency_t all = {.size = sizeof all};
 	const int result = gmemResidency(at(), page, GMEM_ASK_HOT, states, 1 << 14, &all);
 	CHECK(result == 0 || result == -ENOMEM);
-	/* What was seen before memory ended, in words. */
+	/* A residency map taken before memory ran out can still be printed. */
 	all.pages = 1 << 14;
 	all.page_size = (size_t)sysconf(_SC_PAGESIZE);
 	for (size_t i = 0; i < all.pages; i += 2) {
@@ -82,7 +82,7 @@ static void recording_ends_in_enomem(void) {
 	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
 }
 
-/* What fails on a stream is told all the same. */
+/* A failure on a stream is reported without memory, too. */
 static void failures_are_kept(void) {
 	CHECK_EQUAL(gmemPrefetch(64 * page, page, gmemGetNumaId(), stream), 0);
 	CHECK_EQUAL(gmemStreamSynchronize(stream), -ENOMEM);

@@ -83,13 +83,53 @@ static long long faults_of(int whose, char *start, int in_a_thread) {
 	return count;
 }
 
+struct prefetching {
+	char *start;
+	gmemFaultScope_t scope;
+	long long during;
+};
+
+/* Reads the scope while the prefetch goes on. */
+static int count_meanwhile(size_t done, size_t total, void *arg) {
+	struct prefetching *all = arg;
+	all->during = gmemFaultScopeCount(&all->scope);
+	return total < done;
+}
+
+/* Pages that a prefetch populates are the process's faults and not the program's, while it runs and afterwards. */
+static void a_prefetch_is_not_the_program(void) {
+	const size_t size = (size_t)96 << 20;
+	const long long pages = (long long)(size / (size_t)sysconf(_SC_PAGESIZE));
+	struct prefetching all = {map_private(size, gmemGetPageSize()), {0}, -1};
+	NEED(madvise(all.start, size, MADV_NOHUGEPAGE) == 0);
+	gmemFaultScope_t process;
+	gmemStream_t stream;
+	NEED(gmemStreamCreate(&stream) == 0);
+	NEED(gmemFaultScopeBegin(&process, GMEM_FAULTS_PROCESS) == 0);
+	NEED(gmemFaultScopeBegin(&all.scope, GMEM_FAULTS_PROGRAM) == 0);
+	const gmemPrefetchOptions_t options = {.size = sizeof options, .progress = count_meanwhile, .progress_arg = &all};
+	CHECK_EQUAL(gmemPrefetchEx((uintptr_t)all.start, size, gmemGetNumaId(), stream, &options, NULL), 0);
+	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
+	CHECK(all.during >= 0 && all.during < pages / 20);
+	CHECK(gmemFaultScopeCount(&all.scope) < pages / 20);
+	CHECK(gmemFaultScopeCount(&process) >= pages);
+	touch(all.start);
+	CHECK(gmemFaultScopeCount(&all.scope) < pages / 20);
+	munmap(all.start, size);
+	gmemFaultScopeEnd(&all.scope);
+	gmemFaultScopeEnd(&process);
+	NEED(gmemStreamDestroy(stream) == 0);
+}
+
 int main(void) {
 	const long long pages = (long long)(SIZE / (size_t)sysconf(_SC_PAGESIZE));
-	for (int whose = GMEM_FAULTS_THREAD; whose <= GMEM_FAULTS_PROCESS; ++whose) {
+	for (int whose = GMEM_FAULTS_THREAD; whose <= GMEM_FAULTS_PROGRAM; ++whose) {
 		CHECK(faults_of(whose, fresh(), 0) >= pages);
 	}
 	CHECK(faults_of(GMEM_FAULTS_THREAD, fresh(), 1) < pages / 2);
 	CHECK(faults_of(GMEM_FAULTS_PROCESS, fresh(), 1) >= pages);
+	CHECK(faults_of(GMEM_FAULTS_PROGRAM, fresh(), 1) >= pages);
+	a_prefetch_is_not_the_program();
 	char *start = fresh();
 	CHECK_EQUAL(gmemPrefetch((uintptr_t)start, SIZE, gmemGetNumaId(), NULL), 0);
 	CHECK_EQUAL(faults_of(GMEM_FAULTS_THREAD, start, 0), 0);

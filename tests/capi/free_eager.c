@@ -127,7 +127,7 @@ static void protection_does_not_matter_for_private_memory(void) {
 }
 
 /* Nothing is dropped, not even the anonymous memory beside the file. */
-static void file_mappings_are_refused(void) {
+static void files_that_may_be_written_are_refused(void) {
 	const int fd = file_of(page);
 	for (int i = 0; i < 2; ++i) {
 		char *start = map_private(3 * page, page);
@@ -141,6 +141,89 @@ static void file_mappings_are_refused(void) {
 		CHECK_EQUAL(free_now(start, page + page / 2), 0);
 		CHECK(is_all(start, page, 0) && is_all(start + page, page, 'f'));
 		munmap(start, 3 * page);
+	}
+	close(fd);
+}
+
+/* Bytes of a mapping that are in this process's page table. */
+static size_t mapped_bytes(const char *start) {
+	FILE *smaps = fopen("/proc/self/smaps", "re");
+	char line[512];
+	unsigned long from, to;
+	size_t kib = 0;
+	int is_here = 0;
+	NEED(smaps != NULL);
+	while (fgets(line, sizeof line, smaps) != NULL) {
+		if (sscanf(line, "%lx-%lx ", &from, &to) == 2) {
+			is_here = from <= (uintptr_t)start && (uintptr_t)start < to;
+		} else if (is_here && sscanf(line, "Rss: %zu kB", &kib) == 1) {
+			break;
+		}
+	}
+	fclose(smaps);
+	return kib << 10;
+}
+
+/* The pages leave the process's memory, and the file's bytes come back. */
+static void clean_pages_of_a_read_only_file_are_released(void) {
+	const int fd = file_of(4 * page);
+	for (int i = 0; i < 3; ++i) {
+		char *start = map_at_page(4 * page, page, PROT_READ, i == 0 ? MAP_SHARED : MAP_PRIVATE, fd);
+		if (i == 2 && mlock(start, 4 * page) != 0) {
+			munmap(start, 4 * page);
+			break;
+		}
+		CHECK(is_all(start, 4 * page, 'f'));
+		CHECK_EQUAL(mapped_bytes(start), 4 * page);
+		CHECK_EQUAL(free_now(start + 1, 4 * page - 2), 0);
+		CHECK_EQUAL(mapped_bytes(start), 2 * page);
+		CHECK_EQUAL(free_now(start, 4 * page), 0);
+		CHECK_EQUAL(mapped_bytes(start), 0);
+		CHECK(is_all(start, 4 * page, 'f'));
+		munmap(start, 4 * page);
+	}
+	/* Beside other memory, and with a hole behind it. */
+	char *start = map_private(5 * page, page);
+	memset(start, 'x', 5 * page);
+	NEED(mmap(start + page, 2 * page, PROT_READ, MAP_FIXED | MAP_PRIVATE, fd, 0) == start + page);
+	CHECK(start[page] == 'f');
+	CHECK_EQUAL(free_now(start, 4 * page), 0);
+	CHECK(is_all(start, page, 0) && is_all(start + page, 2 * page, 'f') && is_all(start + 3 * page, page, 0));
+	CHECK(start[4 * page] == 'x');
+	NEED(munmap(start + 3 * page, page) == 0);
+	CHECK_EQUAL(free_now(start + page, 3 * page), -ENOMEM);
+	munmap(start, 5 * page);
+	close(fd);
+}
+
+/* Pages that were written before the mapping became read-only are nowhere else. */
+static void written_pages_of_a_read_only_file_are_kept(void) {
+	enum { PAGES = 4 };
+	const size_t base = (size_t)sysconf(_SC_PAGESIZE);
+	const int fd = file_of(PAGES * page);
+	/* One base page, at each end; and more than a GMEM page. */
+	const size_t written[][2] = {{page, base}, {3 * page - base, base}, {page - base, page + 2 * base}};
+	for (size_t i = 0; i < sizeof written / sizeof written[0]; ++i) {
+		char *start = map_private((PAGES + 1) * page, page);
+		memset(start, 'x', (PAGES + 1) * page);
+		char *file = start + page;
+		NEED(mmap(file, PAGES * page, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE, fd, 0) == file);
+		memset(file + written[i][0], 'w', written[i][1]);
+		NEED(mprotect(file, PAGES * page, PROT_READ) == 0);
+		CHECK(is_all(file, written[i][0], 'f'));
+		const size_t before = mapped_bytes(file);
+		CHECK_EQUAL(free_now(start, (PAGES + 1) * page), -EINVAL);
+		CHECK(strstr(gmemLastError(), "written") != NULL);
+		CHECK_EQUAL(mapped_bytes(file), before);
+		CHECK(is_all(start, page, 'x') && is_all(file + written[i][0], written[i][1], 'w'));
+		/* The whole pages without a copy are released. */
+		CHECK_EQUAL(free_now(file + 3 * page, page), 0);
+		CHECK(is_all(file + 3 * page, page, 'f') && is_all(file + written[i][0], written[i][1], 'w'));
+		/* In a batch nothing is released either. */
+		const gmemRange_t both[] = {{(uintptr_t)start, page}, {(uintptr_t)(file + page), 2 * page}};
+		CHECK_EQUAL(gmemFreeEagerV(both, 2, NULL, NULL), -EINVAL);
+		CHECK(is_all(start, page, 'x'));
+		munmap(start, (PAGES + 1) * page);
 	}
 	close(fd);
 }
@@ -219,7 +302,9 @@ int main(void) {
 	resident_size_falls_by_exactly_the_inward_pages();
 	holes_are_reported_after_freeing_the_rest();
 	protection_does_not_matter_for_private_memory();
-	file_mappings_are_refused();
+	files_that_may_be_written_are_refused();
+	clean_pages_of_a_read_only_file_are_released();
+	written_pages_of_a_read_only_file_are_kept();
 	shared_memory_is_freed_for_everyone();
 	locked_memory_is_freed();
 	hugetlb_memory_is_freed();

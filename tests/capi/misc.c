@@ -107,7 +107,7 @@ static void results_fill_the_register(void) {
 			CHECK(0);
 		}
 	}
-	/* What is not negative, too. */
+	/* Non-negative results are sign-extended as well. */
 	volatile wide huge_policy = ANY(gmemGetHugePolicy), numa_id = ANY(gmemGetNumaId);
 	CHECK_EQUAL(huge_policy(0, 0, 0, 0, 0, 0), gmemGetHugePolicy(0));
 	CHECK_EQUAL(numa_id(0, 0, 0, 0, 0, 0), gmemGetNumaId());

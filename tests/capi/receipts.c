@@ -169,7 +169,7 @@ static void on_a_stream_it_is_ready_when_the_stream_has_passed(void) {
 	CHECK_EQUAL(second.already_resident, page / base);
 	CHECK_EQUAL(second.populated, page / base);
 	munmap(start, 2 * page);
-	/* What fails there is in the report and in the stream. */
+	/* A failure on a stream is in the report and in the stream's error. */
 	CHECK_EQUAL(gmemPrefetchEx(address_of(start), page, here, stream, NULL, &first), 0);
 	CHECK_EQUAL(gmemStreamSynchronize(stream), -ENOMEM);
 	CHECK_EQUAL(first.result, -ENOMEM);

@@ -180,7 +180,7 @@ static void swapped(void) {
 	} else {
 		char *start = small_pages(64 * base);
 		memset(start, 'x', 64 * base);
-		/* What has just been touched waits to be put onto the kernel's lists. */
+		/* Pages just touched wait in a batch before the kernel puts them on its lists. */
 		size_t out = 0;
 		for (int i = 0; i < 100 && out < 32; ++i) {
 			NEED(madvise(start, 32 * base, 21 /* MADV_PAGEOUT */) == 0);

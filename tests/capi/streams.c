@@ -134,7 +134,7 @@ static void a_failed_call_surfaces_when_synchronizing(void) {
 	CHECK_EQUAL(gmemStreamSynchronize(stream), -ENOMEM);
 	CHECK(strstr(gmemLastError(), "nothing is mapped at") != NULL);
 	CHECK(strstr(gmemLastError(), "gmemPrefetch") != NULL && strstr(gmemLastError(), "number 2") != NULL);
-	/* What came after the failure was done, and the failure is reported once. */
+	/* Work queued behind the failure has run, and the failure is reported once. */
 	CHECK_EQUAL(start[2 * page], 0);
 	CHECK_EQUAL(gmemStreamSynchronize(stream), 0);
 	/* Arguments are checked at once and queue nothing. */

@@ -484,7 +484,7 @@ void a_residency_is_a_value() {
 		++pages;
 	}
 	CHECK(pages == map.size() && map[0].node() == node);
-	// What was seen stays seen.
+	// A residency map keeps the state at which it was made.
 	buffer.free_eager();
 	CHECK(map[0].resident() && gmem::residency(buffer).count(flag::resident) == 0);
 	const gmem::residency copy = map;

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <libgmem.hpp>
+#include <libgmem/streams/executor.hpp>
 
 #include "../check.h"
 
@@ -52,6 +53,7 @@ void memory() {
 	CHECK(gmem::buffer<float>::create(SIZE_MAX, ec).empty() && failed(std::errc::not_enough_memory));
 	CHECK(gmem::buffer<float>::create(SIZE_MAX / 16, ec).empty() && failed(std::errc::not_enough_memory));
 	CHECK(gmem::buffer<float>::create(0, ec).empty() && ok());
+	CHECK(gmem::make_unique_for_overwrite<float[]>(10, ec) != nullptr && ok());
 
 	std::vector<int, gmem_allocator<int>> values(1000, 5);
 	CHECK_EQUAL(values[999], 5);
@@ -113,6 +115,21 @@ void streams() {
 	CHECK(ok() && runs == 1 && stream.query(ec) && ok());
 	(void)gmem::external_stream::create(nullptr, nullptr, ec);
 	CHECK(failed(std::errc::invalid_argument));
+	const auto run = [&runs](auto function) {
+		++runs;
+		function();
+	};
+	auto wrapped = gmem::streams::executor(run, ec);
+	CHECK(ok());
+	wrapped.launch([&runs] { ++runs; }, ec);
+	CHECK(ok());
+	wrapped.synchronize(ec);
+	CHECK(ok() && runs == 3);
+	auto owned = gmem::streams::executor([](auto function) { function(); }, ec);
+	CHECK(ok());
+	owned.launch([&runs] { ++runs; }, ec);
+	owned.synchronize(ec);
+	CHECK(ok() && runs == 4);
 	const gmem::stream_ref unknown(reinterpret_cast<gmemStream_t>(16));
 	unknown.launch([] {}, ec);
 	CHECK(failed(std::errc::invalid_argument));
@@ -135,6 +152,44 @@ void inspection() {
 	CHECK(gmem::residency::create({reinterpret_cast<void *>(64), SIZE_MAX}, ec).empty() && !ok());
 	auto faults = gmem::fault_scope::create(ec);
 	CHECK(ok() && faults.count(ec) >= 0 && ok());
+	faults.reset(ec);
+	CHECK(ok() && faults.count(ec) >= 0);
+}
+
+void models() {
+	auto file = gmem::model_file::open("/proc/self/exe", ec, {gmem::model_mode::private_pages});
+	CHECK(ok() && !file.empty() && file.mode() == gmem::model_mode::private_pages);
+	gmem::prefetch(file.range(), node(), nullptr, ec);
+	CHECK(ok() && file.loaded_bytes() >= file.size() && file.read_bytes() == file.size());
+	CHECK(file.data()[1] == std::byte{'E'});
+	gmem::free_eager(file.range(), nullptr, ec);
+	CHECK(ok() && file.loaded_bytes() == 0 && file.data()[1] == std::byte{'E'});
+	CHECK(file.range(0, file.size() + 1, ec).size_bytes() == 0 && failed(std::errc::invalid_argument));
+	CHECK(gmem::model_file::open("/", ec).get() == nullptr && failed(std::errc::is_a_directory));
+
+	gmem::model_files all;
+	const std::size_t size = file.size();
+	all.add(std::move(file), ec);
+	CHECK(ok());
+	all.add(gmem::model_file::open("/proc/self/exe", ec), ec);
+	CHECK(ok() && all.count() == 2 && all.size() == 2 * size);
+	const auto parts = all.range(size - 1, 2, ec);
+	CHECK(ok() && parts.size() == 2 && parts[0].size_bytes() == 1 && parts[1].data() == all[1].data());
+	gmem::prefetch(parts, node(), nullptr, ec);
+	CHECK(ok());
+	gmem::free_eager(parts, nullptr, ec);
+	CHECK(ok());
+	CHECK(all.range(size, size + 1, ec).empty() && failed(std::errc::invalid_argument));
+
+	auto pipeline = gmem::prefetch_pipeline::create(parts, {64 * gmem::page_size()}, ec);
+	CHECK(ok());
+	pipeline.want(0, ec);
+	CHECK(ok());
+	pipeline.done(0, ec);
+	CHECK(ok() && pipeline.report().wants == 1);
+	pipeline.soon(9, ec);
+	CHECK(failed(std::errc::invalid_argument));
+	CHECK(gmem::prefetch_pipeline::create(parts, {1}, ec).get() == nullptr && failed(std::errc::invalid_argument));
 }
 
 } // namespace
@@ -145,5 +200,6 @@ int main() {
 	verbs();
 	streams();
 	inspection();
+	models();
 	return checks_result("no_exceptions");
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What must not compile. Each value of CASE is one call; CMakeLists.txt has the words of its message.
+// Calls that must not compile. Each value of CASE is one call; CMakeLists.txt has the words of its message.
 #include <list>
 #include <map>
 #include <string>
@@ -35,5 +35,10 @@ int main() {
 	gmem::range(std::vector<gmem::range>(2));
 #elif CASE == 10
 	gmem::prefetch({std::vector<float>(2), std::vector<std::vector<float>>(2)}, 0);
+#elif CASE == 11
+	std::vector<float> rows[2];
+	gmem::prefetch(rows, 0);
+#elif CASE == 12
+	gmem::unique_ptr<std::string>{};
 #endif
 }

@@ -142,7 +142,7 @@ static void close_node(void) {
 	}
 }
 
-/* What a container, a sandbox or another driver of this name does. */
+/* /dev/gmem as a container, a sandbox or another driver of this name presents it. */
 static void a_node_that_is_of_no_use_means_host(void) {
 	static const int errnos[] = {ENOTTY, EPERM};
 	for (size_t i = 0; i < sizeof errnos / sizeof *errnos; ++i) {

@@ -34,7 +34,7 @@ Function look_up(const char *name) {
 	return reinterpret_cast<Function>(found);
 }
 
-/// What the driver does when the accelerator touches pages. 0, a positive code, or -1.
+/// Touch pages as the accelerator's driver would. Returns 0, a positive code, or -1.
 int touch_on_device(void *start, std::size_t size) {
 	struct {
 		int hnid;

@@ -20,7 +20,7 @@
 
 namespace {
 
-/// What the stand-in has beside CUDA's functions.
+/// Functions of the stand-in that CUDA does not have.
 template <class Result, class... Arguments>
 Result stand_in(const char *name, Arguments... arguments) {
 	static void *const library = dlopen("libcuda.so.1", RTLD_NOW);
@@ -239,7 +239,7 @@ void threads_have_streams_by_one_name() {
 	CHECK_EQUAL(gmemStreamDestroy(per_thread), 0);
 }
 
-/// What is nothing asks the driver for nothing.
+/// An empty range makes no call of the driver.
 void nothing_is_nothing() {
 	const floats data(1 << 20, 1.0F);
 	const auto address = reinterpret_cast<unsigned long>(data.data());
@@ -268,7 +268,7 @@ void reports_come_with_the_stream() {
 	CHECK_EQUAL(report.bytes, size);
 	CHECK(report.already_resident == GMEM_UNKNOWN && report.migrated == GMEM_UNKNOWN && report.huge == GMEM_UNKNOWN);
 	CHECK_EQUAL(report.failed, 0);
-	// What is cancelled before it is registered is not.
+	// A prefetch cancelled before the call is not registered.
 	const int cancel = 1;
 	gmemPrefetchOptions_t options{};
 	options.size = sizeof options;
@@ -336,7 +336,7 @@ void captured_streams_refuse() {
 	CHECK_EQUAL(gmemStreamWaitEvent(handle, event.get()), -EOPNOTSUPP);
 	is_over = true;
 	own.synchronize();
-	// What the heap does meanwhile leaves the graph alone.
+	// Allocations during the capture leave the graph alone.
 	gmemHeapTrim();
 	const long allocated = count("cuMemAllocManaged");
 	CHECK(floats(5 << 20, 1.0F).size() == 5 << 20);
@@ -389,7 +389,7 @@ void more_than_there_is_free_is_refused() {
 	CHECK_EQUAL(bytes_on(gpu, data), 0);
 	stand_in<void>("standin_cuda_take", std::size_t{0});
 	CHECK_EQUAL(gmemPrefetch(address, size, gmemGetNumaId(), nullptr), 0);
-	// What was sent there before needs no room, also where it is a part.
+	// Memory that was sent to the GPU before needs no further space, whole or in part.
 	stand_in<void>("standin_cuda_take", std::size_t{0});
 	CHECK_EQUAL(gmemPrefetch(address, size, 0, nullptr), 0);
 	CHECK_EQUAL(gmemPrefetch(address, size / 2, gmemGetNumaId(), nullptr), 0);
@@ -436,7 +436,7 @@ void room_that_nothing_uses_is_room() {
 	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(others.data()), size, node, nullptr), 0);
 }
 
-/// What stands in a stream and was not moved yet is counted as well.
+/// Prefetches that wait in a stream count against the free memory.
 void what_is_underway_needs_its_room() {
 	const std::size_t size = std::size_t{48} << 20U;
 	gmemHeapTrim(); // whatever has room there from before
@@ -451,7 +451,7 @@ void what_is_underway_needs_its_room() {
 	closed.open();
 	CHECK_EQUAL(gmemStreamSynchronize(static_cast<gmemStream_t>(stream.get())), 0);
 	CHECK_EQUAL(bytes_on(gpu, data), size);
-	// What is there already needs none, underway or not.
+	// Memory already on the GPU needs no space, even while a transfer is under way.
 	tight::leave(2 * size);
 	gate closed_again(stream);
 	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(data.data()), size, node, stream.get()), 0);
@@ -683,7 +683,7 @@ void ordinary_memory_goes_to_a_gpu_that_reads_it() {
 	CHECK_EQUAL(count("cuMemDiscardBatchAsync"), 0);
 	// The kernel has dropped it, so these are zeros.
 	CHECK(all_are(data, 0.0F));
-	// What is shared or a file's stays where it is, which the driver would not say.
+	// Shared memory and file pages stay where they are, which the driver would not report.
 	void *const shared = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	NEED(shared != MAP_FAILED);
 	CHECK_EQUAL(gmemPrefetch(reinterpret_cast<unsigned long>(shared), 4096, gmemGetNumaId(), nullptr), -EINVAL);

@@ -428,7 +428,7 @@ static void blocks_are_the_devices(void) {
 	gmemHeapTrim();
 }
 
-/* What the header says of fork(): the child has none of it, and opens the node for itself. */
+/* As the header documents for fork(): the child inherits nothing, and opens the node for itself. */
 static void a_child_has_fresh_memory(void) {
 	char *start = map_peer_shared(page);
 	memset(start, 'f', page);

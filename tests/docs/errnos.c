@@ -17,7 +17,7 @@ static gmemStream_t stream;
 static gmemStream_t unknown_stream = (gmemStream_t)16;
 static gmemEvent_t unknown_event = (gmemEvent_t)16;
 
-/* What a function that runs on a stream saw. */
+/* The result of a function that ran on a stream. */
 static int seen;
 static int gate;
 
@@ -164,10 +164,12 @@ static int residency_pages(void) { return gmemResidency(0, page, 0, NULL, 1, NUL
 static int residency_text_null(void) { return gmemResidencyText(NULL, NULL, NULL, 0); }
 static int residency_json_null(void) { return gmemResidencyJson(NULL, NULL, NULL, 0); }
 static int residency_svg_null(void) { return gmemResidencySvg(NULL, NULL, NULL, 0); }
+static int mappings_of_null(void) { return gmemMappingsOf(NULL, NULL, 0); }
+static int mappings_of_nothing(void) { return gmemMappingsOf("/no/such/file", NULL, 0); }
 static int faults_begin_null(void) { return gmemFaultScopeBegin(NULL, GMEM_FAULTS_THREAD); }
 static int faults_begin_whose(void) {
 	gmemFaultScope_t scope;
-	return gmemFaultScopeBegin(&scope, 2);
+	return gmemFaultScopeBegin(&scope, 9);
 }
 static int faults_count_null(void) { return (int)gmemFaultScopeCount(NULL); }
 static int faults_count_closed(void) {
@@ -346,6 +348,8 @@ static int memalign_too_much(void) {
 	return gmem_posix_memalign(&block, 64, too_much);
 }
 static int aligned_odd(void) { return errno_of(gmem_aligned_alloc(3, 1)); }
+static int aligned_realloc_odd(void) { return errno_of(gmem_aligned_realloc(NULL, 3, 1)); }
+static int aligned_realloc_too_much(void) { return errno_of(gmem_aligned_realloc(NULL, 64, too_much)); }
 static int aligned_too_much(void) { return errno_of(gmem_aligned_alloc(64, too_much)); }
 static int memalign_huge(void) { return errno_of(gmem_memalign(too_much + 2, 1)); }
 static int old_memalign_too_much(void) { return errno_of(gmem_memalign(64, too_much)); }
@@ -546,6 +550,8 @@ static const struct row usual[] = {
 	ROW(gmemResidencyText, residency_text_null, EINVAL),
 	ROW(gmemResidencyJson, residency_json_null, EINVAL),
 	ROW(gmemResidencySvg, residency_svg_null, EINVAL),
+	ROW(gmemMappingsOf, mappings_of_null, EINVAL),
+	ROW(gmemMappingsOf, mappings_of_nothing, ENOENT),
 	ROW(gmemFaultScopeBegin, faults_begin_null, EINVAL),
 	ROW(gmemFaultScopeBegin, faults_begin_whose, EINVAL),
 	ROW(gmemFaultScopeCount, faults_count_null, EINVAL),
@@ -589,6 +595,8 @@ static const struct row usual[] = {
 	ROW(gmem_posix_memalign, memalign_too_much, ENOMEM),
 	ROW(gmem_aligned_alloc, aligned_odd, EINVAL),
 	ROW(gmem_aligned_alloc, aligned_too_much, ENOMEM),
+	ROW(gmem_aligned_realloc, aligned_realloc_odd, EINVAL),
+	ROW(gmem_aligned_realloc, aligned_realloc_too_much, ENOMEM),
 	ROW(gmem_memalign, memalign_huge, EINVAL),
 	ROW(gmem_memalign, old_memalign_too_much, ENOMEM),
 	ROW(gmem_valloc, valloc_too_much, ENOMEM),
@@ -698,7 +706,7 @@ static void provoke(const struct row *rows, size_t count) {
 		const int expected = is_heap ? row->errno_ : -row->errno_;
 		const int result = row->provoke();
 		check_equal(result, expected, row->function, row->name, 0);
-		/* Those say why, unless "not yet" is all there is to say. */
+		/* Such errors have a message, except -EBUSY, which means "not yet". */
 		CHECK(is_heap || row->errno_ == EBUSY || strlen(gmemLastError()) > 10);
 		if (result == expected) {
 			printf("%s %s\n", row->function, row->name);

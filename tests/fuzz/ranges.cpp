@@ -12,30 +12,57 @@
 #include <climits>
 #include <cstdarg>
 #include <cstring>
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
 
 #include <fcntl.h>
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 
 #include <libgmem.h>
 
 #include "../check.h"
+#include "special_memory.hpp"
 
 namespace {
 
-enum class kind : unsigned char { hole, anonymous, shared, memfd, file_private, file_shared, file_read_only, huge_tlb };
+enum class kind : unsigned char {
+	hole,
+	anonymous,
+	shared,
+	memfd,
+	file_private,
+	file_shared,
+	file_read_only,
+	huge_tlb,
+	grows_down,
+	served
+};
 
-constexpr std::array<const char *, 8> kind_names{
-	"hole", "anonymous", "shared", "memfd", "file_private", "file_shared", "file_read_only", "huge_tlb"};
+constexpr std::array<const char *, 10> kind_names{"hole", "anonymous", "shared", "memfd", "file_private", "file_shared",
+	"file_read_only", "huge_tlb", "grows_down", "served"};
 
 struct page_model {
 	kind what = kind::hole;
 	int protection = PROT_NONE;
 	bool locked = false;
+	/// It cannot be unmapped or changed any more.
+	bool sealed = false;
+	/// A guard page, or behind a protection key: mapped, but no access succeeds.
+	bool guarded = false, forbidden = false;
+	/// A call that failed may have dropped it or not.
+	bool may_be_zero = false;
 	/// At the start of the page; 0 for a page of zeros.
 	std::uint64_t number = 0;
+	/// A private page of a file mapping: it may hold other bytes than the file.
+	bool copied = false;
+
+	[[nodiscard]] bool readable() const { return (protection & PROT_READ) != 0 && !guarded && !forbidden; }
+	[[nodiscard]] bool writable() const { return (protection & PROT_WRITE) != 0 && readable(); }
+	/// Nothing has been done to it that restricts further changes.
+	[[nodiscard]] bool plain_anonymous() const { return what == kind::anonymous && writable() && !locked && !sealed; }
 };
 
 constexpr std::size_t gmem_pages = 10;
@@ -64,7 +91,7 @@ public:
 	fuzzer &operator=(const fuzzer &) = delete;
 
 	void step() {
-		switch (below(16)) {
+		switch (below(21)) {
 		case 0:
 		case 1:
 		case 2: map(); break;
@@ -80,12 +107,23 @@ public:
 		case 12:
 		case 13: prefetch(); break;
 		case 14: residency(); break;
+		case 15: guard(); break;
+		case 16: forbid(); break;
+		case 17: seal(); break;
+		case 18:
+		case 19: elsewhere(); break;
 		default: odd_arguments(); break;
 		}
 		check_contents();
 	}
 
 	[[nodiscard]] std::size_t calls() const { return calls_; }
+
+	/// How often each kind of step was taken, by all fuzzers.
+	static std::map<std::string, std::size_t> &steps() {
+		static std::map<std::string, std::size_t> taken;
+		return taken;
+	}
 
 private:
 	struct span {
@@ -101,6 +139,7 @@ private:
 		(void)std::vsnprintf(line.data(), line.size(), format, arguments);
 		va_end(arguments);
 		history_.emplace_back(line.data());
+		++steps()[history_.back().substr(0, history_.back().find_first_of("0123456789"))];
 		if (history_.size() > 40) {
 			history_.erase(history_.begin());
 		}
@@ -135,6 +174,21 @@ private:
 		return {first, first + count};
 	}
 
+	/// Neighbouring base pages of which each is as wanted; none if no such page is found.
+	span some_that(bool (*holds)(const page_model &)) {
+		for (int attempt = 0; attempt < 8; ++attempt) {
+			const std::size_t first = below(model_.size()), most = first + 1 + below(2 * per_page_);
+			std::size_t last = first;
+			while (last < std::min(most, model_.size()) && holds(model_[last])) {
+				++last;
+			}
+			if (last > first) {
+				return {first, last};
+			}
+		}
+		return {0, 0};
+	}
+
 	[[nodiscard]] bool all_of(span where, bool (*holds)(const page_model &)) const {
 		for (std::size_t i = where.first; i < where.last; ++i) {
 			if (!holds(model_[i])) {
@@ -152,9 +206,10 @@ private:
 		if (what == kind::huge_tlb) {
 			where = {where.first / per_page_ * per_page_, (where.last + per_page_ - 1) / per_page_ * per_page_};
 		}
-		// Parts of a hugetlb page cannot be replaced.
-		if (what != kind::huge_tlb &&
-			!all_of(where, [](const page_model &page) { return page.what != kind::huge_tlb; })) {
+		// Parts of a hugetlb page cannot be replaced, and no part of sealed memory.
+		if (!all_of(where, [](const page_model &page) { return !page.sealed; }) ||
+			(what != kind::huge_tlb &&
+				!all_of(where, [](const page_model &page) { return page.what != kind::huge_tlb; }))) {
 			return;
 		}
 		const std::size_t bytes = (where.last - where.first) * base_;
@@ -162,7 +217,9 @@ private:
 		off_t offset = 0;
 		int own = -1;
 		switch (what) {
-		case kind::anonymous: flags |= MAP_PRIVATE | MAP_ANONYMOUS; break;
+		case kind::anonymous:
+		case kind::served: flags |= MAP_PRIVATE | MAP_ANONYMOUS; break;
+		case kind::grows_down: flags |= MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN; break;
 		case kind::shared: flags |= MAP_SHARED | MAP_ANONYMOUS; break;
 		case kind::huge_tlb: flags |= MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB; break;
 		case kind::memfd:
@@ -189,7 +246,14 @@ private:
 		}
 		note("map %s %zu..%zu", kind_names[static_cast<std::size_t>(what)], where.first, where.last);
 		for (std::size_t i = where.first; i < where.last; ++i) {
-			model_[i] = {what, protection, false, is_file(what) ? number_at(i) : 0};
+			model_[i] = {};
+			model_[i].what = what;
+			model_[i].protection = protection;
+			model_[i].number = is_file(what) ? number_at(i) : 0;
+		}
+		// Without a monitor it is ordinary memory.
+		if (what == kind::served && !server().take(done, bytes)) {
+			note("which nobody serves");
 		}
 	}
 
@@ -203,20 +267,21 @@ private:
 
 	void unmap() {
 		const span where = some();
-		if (all_of(where, [](const page_model &page) { return page.what != kind::huge_tlb; })) {
+		if (all_of(where, [](const page_model &page) { return page.what != kind::huge_tlb && !page.sealed; })) {
 			note("unmap %zu..%zu", where.first, where.last);
 			forget(where);
 		}
 	}
 
 	void protect() {
-		const span where = some();
-		if (!all_of(where, [](const page_model &page) {
-				return page.what != kind::hole && page.what != kind::huge_tlb && page.what != kind::file_read_only;
-			})) {
+		const span where = some_that([](const page_model &page) {
+			return page.what != kind::hole && page.what != kind::huge_tlb && page.what != kind::file_read_only &&
+				   !page.sealed && !page.forbidden;
+		});
+		const int protection = std::array<int, 3>{PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE}[below(3)];
+		if (where.last == 0) {
 			return;
 		}
-		const int protection = std::array<int, 3>{PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE}[below(3)];
 		note("protect %d %zu..%zu", protection, where.first, where.last);
 		NEED(mprotect(at(where.first), (where.last - where.first) * base_, protection) == 0);
 		for (std::size_t i = where.first; i < where.last; ++i) {
@@ -225,19 +290,65 @@ private:
 	}
 
 	void lock() {
-		const span where = some();
-		if (!all_of(where, [](const page_model &page) {
-				return page.what == kind::anonymous && page.protection == (PROT_READ | PROT_WRITE);
-			})) {
-			return;
-		}
+		const span where =
+			some_that([](const page_model &page) { return page.what == kind::anonymous && page.writable(); });
 		const bool locked = below(2) == 0;
 		const std::size_t bytes = (where.last - where.first) * base_;
-		if ((locked ? mlock(at(where.first), bytes) : munlock(at(where.first), bytes)) == 0) {
+		if (bytes > 0 && (locked ? mlock(at(where.first), bytes) : munlock(at(where.first), bytes)) == 0) {
 			note("%s %zu..%zu", locked ? "lock" : "unlock", where.first, where.last);
 			for (std::size_t i = where.first; i < where.last; ++i) {
 				model_[i].locked = locked;
 			}
+		}
+	}
+
+	void guard() {
+		const bool install = below(3) != 0;
+		const span where =
+			install ? some_that([](const page_model &page) { return page.plain_anonymous(); })
+					: some_that([](const page_model &page) { return page.guarded && !page.sealed && !page.locked; });
+		const std::size_t bytes = (where.last - where.first) * base_;
+		if (bytes == 0 || !special::set_guard(at(where.first), bytes, install)) {
+			return;
+		}
+		note("%s guard pages %zu..%zu", install ? "install" : "remove", where.first, where.last);
+		for (std::size_t i = where.first; i < where.last; ++i) {
+			model_[i].guarded = install;
+			model_[i].number = 0;
+			model_[i].may_be_zero = false;
+		}
+	}
+
+	void forbid() {
+		const span where = some_that([](const page_model &page) { return page.plain_anonymous(); });
+		if (special::forbidding_key() < 0 || where.last == 0) {
+			return;
+		}
+		note("forbid by a key %zu..%zu", where.first, where.last);
+		NEED(pkey_mprotect(at(where.first), (where.last - where.first) * base_, PROT_READ | PROT_WRITE,
+				 special::forbidding_key()) == 0);
+		for (std::size_t i = where.first; i < where.last; ++i) {
+			model_[i].forbidden = true;
+		}
+	}
+
+	/// Once in an arena, because nobody gets that memory back.
+	void seal() {
+		const span where = some_that([](const page_model &page) { return page.plain_anonymous(); });
+		const std::size_t bytes = (where.last - where.first) * base_;
+		if (has_sealed_ || bytes == 0) {
+			return;
+		}
+		const int protection = below(2) == 0 ? PROT_READ : PROT_READ | PROT_WRITE;
+		NEED(madvise(at(where.first), bytes, MADV_DONTNEED) == 0);
+		NEED(mprotect(at(where.first), bytes, protection) == 0);
+		has_sealed_ = special::seal(at(where.first), bytes);
+		note("%s with protection %d %zu..%zu", has_sealed_ ? "seal" : "protect", protection, where.first, where.last);
+		for (std::size_t i = where.first; i < where.last; ++i) {
+			model_[i].protection = protection;
+			model_[i].sealed = has_sealed_;
+			model_[i].number = 0;
+			model_[i].may_be_zero = false;
 		}
 	}
 
@@ -259,8 +370,10 @@ private:
 		note("write %zu..%zu", where.first, where.last);
 		for (std::size_t i = where.first; i < where.last; ++i) {
 			// Writing to the file changes other mappings of it, which the model does not follow.
-			if ((model_[i].protection & PROT_WRITE) != 0 && model_[i].what != kind::file_shared) {
+			if (model_[i].writable() && model_[i].what != kind::file_shared) {
+				model_[i].may_be_zero = false;
 				model_[i].number = random_() | 1;
+				model_[i].copied = model_[i].what == kind::file_private;
 				std::memcpy(at(i), &model_[i].number, sizeof model_[i].number);
 				std::memcpy(at(i) + base_ - sizeof model_[i].number, &model_[i].number, sizeof model_[i].number);
 			}
@@ -269,7 +382,7 @@ private:
 
 	void check_contents() {
 		for (std::size_t i = 0; i < model_.size(); ++i) {
-			if ((model_[i].protection & PROT_READ) == 0) {
+			if (!model_[i].readable()) {
 				continue;
 			}
 			// A page is not read into memory only because it is looked at: each step looks at an eighth of them.
@@ -279,6 +392,10 @@ private:
 			std::uint64_t first = 0, last = 0;
 			std::memcpy(&first, at(i), sizeof first);
 			std::memcpy(&last, at(i) + base_ - sizeof last, sizeof last);
+			if (model_[i].may_be_zero && first == 0) {
+				model_[i].number = 0;
+			}
+			model_[i].may_be_zero = false;
 			if (first != model_[i].number || last != model_[i].number) {
 				differ("base page " + std::to_string(i) + " (" + kind_names[static_cast<std::size_t>(model_[i].what)] +
 					   ") holds " + std::to_string(first) + " and " + std::to_string(last) + ", expected " +
@@ -316,7 +433,8 @@ private:
 		long expected = 0;
 		for (std::size_t i = first; i < last; ++i) {
 			const page_model &page = model_[i];
-			if (is_file(page.what)) {
+			// What may be written, or was, would be lost; a clean page comes back from the file.
+			if (is_file(page.what) && ((page.protection & PROT_WRITE) != 0 || page.copied)) {
 				expected = -EINVAL;
 				break;
 			}
@@ -325,8 +443,12 @@ private:
 				expected = -EACCES;
 				break;
 			}
-			if (page.what == kind::hole) {
+			if (page.what == kind::hole && expected == 0) {
 				expected = -ENOMEM;
+			}
+			// The kernel keeps anonymous memory that is sealed and cannot be written.
+			if (page.sealed && !page.writable() && !is_file(page.what)) {
+				expected = -EPERM;
 			}
 		}
 		note("free_eager %zu + %zu (base pages %zu..%zu), expected %ld", from, size, first, last, expected);
@@ -336,7 +458,14 @@ private:
 			expected);
 		if (expected == 0 || expected == -ENOMEM) {
 			for (std::size_t i = first; i < last; ++i) {
-				model_[i].number = 0;
+				if (!is_file(model_[i].what)) {
+					model_[i].number = 0;
+				}
+				model_[i].may_be_zero = false;
+			}
+		} else if (expected == -EPERM) {
+			for (std::size_t i = first; i < last; ++i) {
+				model_[i].may_be_zero = !is_file(model_[i].what) && model_[i].number != 0;
 			}
 		}
 	}
@@ -345,20 +474,40 @@ private:
 		const auto [from, size] = some_bytes();
 		const std::size_t first = from / base_, last = size == 0 ? first : (from + size + base_ - 1) / base_;
 		long expected = 0;
+		bool forbidden = false;
 		for (std::size_t i = first; i < last && expected == 0; ++i) {
+			forbidden |= model_[i].guarded || model_[i].forbidden;
 			if (model_[i].what == kind::hole) {
 				expected = -ENOMEM;
 			} else if (model_[i].protection == PROT_NONE) {
 				expected = -EACCES;
 			}
 		}
+		if (expected == 0 && forbidden) {
+			expected = -EFAULT;
+		}
 		note("prefetch %zu + %zu (base pages %zu..%zu), expected %ld", from, size, first, last, expected);
+		gmemPrefetchReport_t report{};
+		report.size = sizeof report;
 		expect(now_or_in_order([&, from = from, size = size](void *stream) {
-			return gmemPrefetch(reinterpret_cast<unsigned long>(arena_) + from, size, node_, stream);
+			return gmemPrefetchEx(
+				reinterpret_cast<unsigned long>(arena_) + from, size, node_, stream, nullptr, &report);
 		}),
 			expected);
+		if (report.result != expected) {
+			differ("the report says " + std::to_string(report.result));
+		}
 		if (expected == 0) {
+			// A writable private mapping gets copies of the file's pages.
+			for (std::size_t i = first; i < last; ++i) {
+				model_[i].copied |= model_[i].what == kind::file_private && (model_[i].protection & PROT_WRITE) != 0;
+			}
 			check_no_faults({first, last});
+			if (report.failed != 0 || report.already_resident + report.populated + report.migrated != last - first) {
+				differ("the report counts " + std::to_string(report.already_resident) + " + " +
+					   std::to_string(report.populated) + " + " + std::to_string(report.migrated) + " pages, and " +
+					   std::to_string(report.failed) + " that failed");
+			}
 		}
 	}
 
@@ -366,7 +515,7 @@ private:
 		const long before = thread_faults();
 		for (std::size_t i = where.first; i < where.last; ++i) {
 			volatile char *const byte = at(i);
-			if ((model_[i].protection & PROT_WRITE) != 0 && model_[i].what != kind::file_shared) {
+			if (model_[i].writable() && model_[i].what != kind::file_shared) {
 				*byte = *byte;
 			} else {
 				(void)*byte;
@@ -411,6 +560,34 @@ private:
 		expect(gmemPrefetch(start, page_, node_, reinterpret_cast<void *>(no_stream)), -EINVAL);
 	}
 
+	/// Memory outside the arena: the stack, the kernel's own page in each process, addresses that nobody can map.
+	void elsewhere() {
+		note("elsewhere");
+		std::array<unsigned char, 40000> stack{};
+		stack.fill(static_cast<unsigned char>(random_()));
+		const unsigned char filled = stack[0];
+		const unsigned long start = reinterpret_cast<unsigned long>(stack.data());
+		const std::size_t size = 1 + below(stack.size());
+		expect(gmemPrefetch(start + below(stack.size() - size + 1), size, node_, nullptr), 0);
+		expect(gmemFreeEager(start, size, nullptr), 0);
+		if (std::count(stack.begin(), stack.end(), filled) != static_cast<std::ptrdiff_t>(stack.size())) {
+			differ("the stack has changed");
+		}
+		const unsigned long vdso = getauxval(AT_SYSINFO_EHDR);
+		if (vdso != 0) {
+			expect(gmemPrefetch(vdso + below(base_), 1, node_, nullptr), 0);
+			expect(gmemFreeEager(vdso, 2 * base_, nullptr), 0);
+		}
+		const unsigned long beyond = 0x8000000000000000UL + (random_() & 0x7FFFFFFF00000000UL);
+		expect(gmemPrefetch(beyond, 1 + below(page_), node_, nullptr), -ENOMEM);
+		expect(gmemFreeEager(beyond, 2 * page_ + below(page_), nullptr), -ENOMEM);
+	}
+
+	static const special::zero_server &server() {
+		static const special::zero_server one;
+		return one;
+	}
+
 	std::mt19937_64 random_;
 	std::uint64_t seed_;
 	std::size_t page_, base_, per_page_;
@@ -419,6 +596,7 @@ private:
 	int file_ = -1, node_ = 0;
 	gmemStream_t stream_ = nullptr;
 	std::size_t calls_ = 0;
+	bool has_sealed_ = false;
 	std::vector<std::string> history_;
 };
 
@@ -444,6 +622,9 @@ int main(int argc, char **argv) {
 		calls += one.calls();
 		++runs;
 	} while (std::chrono::steady_clock::now() < end);
+	for (const auto &[what, count] : fuzzer::steps()) {
+		std::printf("%8zu %s\n", count, what.c_str());
+	}
 	std::printf("ranges: %zu calls in %zu arenas, no difference\n", calls, runs);
 	return 0;
 }

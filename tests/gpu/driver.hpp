@@ -110,7 +110,7 @@ private:
 	handle handle_ = nullptr;
 };
 
-/// What both kernels begin with: %rd3 is the thread's first element, %rd5 how many further the next one is, and %f2
+/// Both kernels begin with this: %rd3 is the thread's first element, %rd5 how many further the next one is, and %f2
 /// holds the one at %rd7. Written for sm_50, which every driver since translates for its GPU.
 inline const std::string each_element = R"(
 	.reg .pred %p<2>;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What ./dev gpu runs, with GMEM_DEVICE=cuda:
+// The program of ./dev gpu, with GMEM_DEVICE=cuda:
 //   gpu check             everything but figures; on the stand-in for the driver as well
 //   gpu figures [FILE]    side by side with the bare driver, as a table; FILE are weights that a kernel goes over
 // and, for the first, in processes of their own: gpu lost, gpu destroyed, gpu exits.
@@ -139,7 +139,7 @@ void frees_lie_between_kernels(const cuda::kernels &kernels) {
 			return;
 		}
 		CHECK(!refused);
-		// What was freed may hold anything until it is written.
+		// Released memory may hold anything until it is written.
 		cuda::fill(device_address(data.data()), 0, data.size() * sizeof(float), stream.get());
 		kernels.add(data.data(), data.size(), 7.0F, stream.get());
 		raw(stream).synchronize();
@@ -209,7 +209,7 @@ floats *last_block = nullptr;
 	}
 }
 
-/// What a global container does when the process ends.
+/// A global container frees device memory when the process ends.
 int keep_a_block_to_the_end() {
 	last_block = new floats(10 * mib, 1.0F);
 	gmem::prefetch(*last_block, gmem::device::numa_id());

@@ -4,6 +4,9 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <sys/wait.h>
 
 #include <libgmem.h>
@@ -111,6 +114,87 @@ static void a_hard_limit_holds(void) {
 	block = gmem_malloc(120 * MIB);
 	CHECK(block != NULL);
 	gmem_free(block);
+}
+
+static atomic_bool trimming;
+
+static void *trim_all_the_time(void *arg) {
+	(void)arg;
+	while (atomic_load(&trimming)) {
+		gmemHeapTrim();
+	}
+	return NULL;
+}
+
+/* Memory that another thread is just giving back is as good as idle memory. */
+static void a_release_in_progress_is_awaited(void) {
+	enum { BLOCKS = 300 };
+	static char *blocks[BLOCKS];
+	gmemHeapTrim();
+	const gmemHeapStats_t before = now();
+	CHECK_EQUAL(gmemHeapSetLimits(0, before.live + before.idle + before.metadata + 100 * MIB), 0);
+	pthread_t thread;
+	atomic_store(&trimming, true);
+	NEED(pthread_create(&thread, NULL, trim_all_the_time, NULL) == 0);
+	for (int round = 0; round < 30; ++round) {
+		for (int i = 0; i < BLOCKS; ++i) {
+			blocks[i] = gmem_malloc(300000);
+			NEED(blocks[i] != NULL);
+			memset(blocks[i], 'x', 300000);
+		}
+		for (int i = 0; i < BLOCKS; i += 2) {
+			gmem_free(blocks[i]);
+		}
+		for (int i = 1; i < BLOCKS; i += 2) {
+			gmem_free(blocks[i]);
+		}
+		char *block = gmem_malloc(80 * MIB);
+		CHECK(block != NULL);
+		gmem_free(block);
+	}
+	atomic_store(&trimming, false);
+	pthread_join(thread, NULL);
+	CHECK_EQUAL(gmemHeapSetLimits(0, 0), 0);
+}
+
+static pthread_barrier_t memory_is_out;
+
+static void *allocate_without_memory(void *arg) {
+	(void)arg;
+	pthread_barrier_wait(&memory_is_out);
+	char *block = gmem_malloc(100);
+	if (block != NULL) {
+		memset(block, 'x', 100);
+	}
+	gmem_free(block);
+	return NULL;
+}
+
+/* A thread whose first allocation finds the limit reached gets NULL, or a block. */
+static void threads_begin_at_the_limit(void) {
+	enum { THREADS = 6 };
+	pthread_t threads[THREADS];
+	NEED(pthread_barrier_init(&memory_is_out, NULL, THREADS + 1) == 0);
+	for (int i = 0; i < THREADS; ++i) {
+		NEED(pthread_create(&threads[i], NULL, allocate_without_memory, NULL) == 0);
+	}
+	const gmemHeapStats_t before = now();
+	CHECK_EQUAL(gmemHeapSetLimits(0, before.live + before.idle + before.metadata + 10 * MIB), 0);
+	char *last = NULL, *block;
+	while ((block = gmem_malloc(5000)) != NULL) {
+		*(char **)block = last;
+		last = block;
+	}
+	pthread_barrier_wait(&memory_is_out);
+	for (int i = 0; i < THREADS; ++i) {
+		pthread_join(threads[i], NULL);
+	}
+	while (last != NULL) {
+		block = *(char **)last;
+		gmem_free(last);
+		last = block;
+	}
+	CHECK_EQUAL(gmemHeapSetLimits(0, 0), 0);
 }
 
 static void refusals_leave_nothing_behind(void) {
@@ -293,10 +377,12 @@ int main(int argc, char **argv) {
 	if (argc > 1) {
 		return with_little_address_space();
 	}
+	in_a_child(threads_begin_at_the_limit);
 	statistics_follow_the_heap();
 	the_structure_may_grow();
 	json();
 	a_hard_limit_holds();
+	a_release_in_progress_is_awaited();
 	refusals_leave_nothing_behind();
 	above_the_soft_limit_nothing_idle_is_kept();
 	blocks_of_another_allocator_go_back_to_it();

@@ -110,12 +110,14 @@ static void allocate(void) {
 static void reallocate(int place) {
 	const struct block old = remove_at(place);
 	const size_t size = random_size();
-	unsigned char *start = gmem_realloc(old.start, size);
+	const size_t alignment = next() % 2 == 0 ? 16 : (size_t)1 << (next() % 24);
+	unsigned char *start =
+		alignment == 16 ? gmem_realloc(old.start, size) : gmem_aligned_realloc(old.start, alignment, size);
 	if (size == 0) {
 		MODEL(start == NULL);
 		return;
 	}
-	MODEL(start != NULL && ((uintptr_t)start & 15) == 0);
+	MODEL(start != NULL && ((uintptr_t)start & (alignment - 1)) == 0);
 	MODEL(size < (size_t)2 << 20 || ((uintptr_t)start & (gmemGetPageSize() - 1)) == 0);
 	MODEL(is_all((const char *)start, size < old.usable ? size : old.usable, (char)old.value));
 	add(start, size);

@@ -141,7 +141,7 @@ static void put_in_their_place(pid_t process, const char *name) {
 	close(other);
 }
 
-/* What a program does that closes all descriptors and opens files of its own. */
+/* A program closes all descriptors and opens files that reuse their numbers. */
 static void other_files_under_the_same_numbers(const char *name) {
 	char *start = map_private(page, page);
 	use_the_library();

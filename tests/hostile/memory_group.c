@@ -38,7 +38,7 @@ static void refuses_what_does_not_fit(void) {
 	CHECK(strstr(gmemLastError(), "cgroup") != NULL);
 	CHECK_EQUAL(resident_pages(large, (size_t)4 * LIMIT * MIB), 0);
 	CHECK_EQUAL(prefetch(large, (size_t)48 * MIB), 0);
-	/* The same again needs nothing more. */
+	/* A second prefetch of the range needs no more memory. */
 	CHECK_EQUAL(prefetch(large, (size_t)48 * MIB), 0);
 	/* Small steps end in an error, too. */
 	int result = 0;

@@ -40,7 +40,7 @@ static void in_order_on_a_stream(void) {
 	munmap(start, page);
 }
 
-/* What is allowed is not remembered. */
+/* The allowed nodes are read anew by each call. */
 static void follows_the_cpuset(const char *cgroup) {
 	char *start = map_pages(page, 0);
 	fill(start, page, 1);

@@ -132,7 +132,7 @@ int main(void) {
 	what_is_there_needs_no_room(occupied);
 	munmap(occupied, more);
 	set_pool(0);
-	/* The same call, now that there is room. */
+	/* The call succeeds once the node has free memory. */
 	char *start = map_pages(more, 0);
 	CHECK_EQUAL(prefetch_to(start, more, full), 0);
 	CHECK_EQUAL(pages_on(start, more, full), more / base);

@@ -142,7 +142,8 @@ static void memory_shared_by_a_fork_until_written(void) {
 	}
 }
 
-/* What two processes have mapped stays where it is, and is said to; once one of them is gone it moves. */
+/* A page that two processes have mapped stays where it is, and the report says so. It moves once one of them has ended.
+ */
 static void memory_that_two_processes_have(void) {
 	for (int shared = 0; shared < 2; ++shared) {
 		char *start = shared ? map_at_page(2 * page, page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the tests on several memory nodes share: where pages are, what a node has free, control groups. */
+/* Shared by the tests on several memory nodes: where pages are, what a node has free, control groups. */
 #ifndef GMEM_TESTS_NODES_H
 #define GMEM_TESTS_NODES_H
 

@@ -4,7 +4,7 @@
 
 Each command is one ctest test. `install CONFIG` comes first and makes the prefix that the others use; `project CONFIG WAY`
 configures the project whose executables `consumer CONFIG WAY FLAVOUR` builds and runs. All use the Cargo folder of the build
-that runs the tests, so the core is compiled once in each profile; only `offline_and_rebuild` compiles one of its own.
+that runs the tests, so the core is compiled once in each profile; only `offline` compiles one of its own.
 """
 
 import argparse
@@ -191,40 +191,80 @@ def messages(args):
          env={**os.environ, "PATH": str(tools), "HOME": str(scratch)})
 
 
-def offline_and_rebuild(args):
-    """A copy of the sources builds from vendored crates alone; then only what changed is built again."""
-    scratch = args.work / "copy"
+def libraries_of(args, build, env=None):
+    """Build; when each library was linked."""
+    run(args.cmake, "--build", build, "--parallel", env=env)
+    return {name: (build / name).stat().st_mtime_ns for name in ("libgmem.so", "libgmem_api.so", "libgmem.a")}
+
+
+def linked_again(before, after):
+    return {name for name in after if after[name] != before[name]}
+
+
+def rebuild(args):
+    """Only what changed is linked again."""
+    build = args.work / args.config / "build"
+    with_malloc = {"libgmem.so", "libgmem.a"}
+
+    def expect(before, wanted, after_what):
+        after = libraries_of(args, build)
+        if linked_again(before, after) != wanted:
+            sys.exit(f"after {after_what}, {sorted(linked_again(before, after))} were linked again instead of {sorted(wanted)}")
+        return after
+
+    first = libraries_of(args, build)
+    second = expect(first, set(), "nothing changed")
+    for compiled in build.glob("CMakeFiles/gmem*/cpp/malloc.cpp.o"):
+        compiled.unlink()
+    third = expect(second, with_malloc, "malloc.cpp was compiled anew")
+    # As after a change of a Rust source: Cargo's archive differs from the one that was linked.
+    core, = build.glob("core/**/libgmem_core.a")
+    core.write_bytes(b"older")
+    expect(third, set(third), "the core changed")
+
+
+def copy_of_sources(args, scratch):
+    """Without what has been built."""
     shutil.rmtree(scratch, ignore_errors=True)
-    source, build, home = scratch / "source", scratch / "build", scratch / "home"
-    shutil.copytree(args.source, source, ignore=shutil.ignore_patterns("build", "target", ".git"))
+    shutil.copytree(args.source, scratch / "source", ignore=shutil.ignore_patterns("build", "target", ".git"))
+    return scratch / "source"
+
+
+def vendored_home(args, scratch):
+    """A CARGO_HOME that knows nothing but vendored crates; returns the environment for it."""
+    home = scratch / "home"
     home.mkdir()
-    run(args.cargo, "vendor", "--locked", scratch / "vendor", cwd=source)
+    run(args.cargo, "vendor", "--locked", scratch / "vendor", cwd=scratch / "source")
     (home / "config.toml").write_text('[source.crates-io]\nreplace-with = "vendored"\n'
                                       f'[source.vendored]\ndirectory = "{scratch / "vendor"}"\n')
+    return {**os.environ, "CARGO_HOME": str(home)}
+
+
+def vendored(args):
+    """Cargo finds every crate of the lock file among the vendored ones, without a network."""
+    scratch = args.work / "vendored"
+    source = copy_of_sources(args, scratch)
+    env = vendored_home(args, scratch)
+    run(args.cargo, "metadata", "--offline", "--locked", "--format-version", "1", cwd=source, env=env)
+    shutil.rmtree(scratch)
+
+
+def offline(args):
+    """A copy of the sources builds from vendored crates alone, and a change of a Rust source reaches the libraries."""
+    scratch = args.work / "copy"
+    source, build = copy_of_sources(args, scratch), scratch / "build"
     # It is about what is built, not how fast that runs.
-    env = {**os.environ, "CARGO_HOME": str(home), "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0",
-           "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16"}
+    env = {**vendored_home(args, scratch), "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0", "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16"}
     configure(args, source, build, *cargo_options(args)[1:], "-DLIBGMEM_CARGO_OFFLINE=ON", config="Release", env=env)
-
-    def built():
-        run(args.cmake, "--build", build, "--parallel", env=env)
-        return [(build / name).stat().st_mtime_ns for name in ("libgmem.so", "libgmem_api.so", "libgmem.a")]
-
-    first = built()
-    if built() != first:
-        sys.exit("building again with nothing changed linked something")
-    (source / "cpp" / "malloc.cpp").touch()
-    second = built()
-    if second[0] == first[0] or second[2] == first[2]:
-        sys.exit("touching a C++ source did not link again")
+    first = libraries_of(args, build, env)
     text = "exceeds the address space"
     file = source / "src" / "error.rs"
     file.write_text(file.read_text().replace(text, "is more than there is"))
-    third = built()
-    for library in ("libgmem.so", "libgmem_api.so", "libgmem.a"):
+    second = libraries_of(args, build, env)
+    for library in second:
         if text.encode() in (build / library).read_bytes():
             sys.exit(f"{library} is older than the Rust source")
-    if any(new == old for new, old in zip(third, second)):
+    if linked_again(first, second) != set(second):
         sys.exit("changing a Rust source did not link everything again")
     shutil.rmtree(scratch)
 
@@ -234,10 +274,10 @@ def main():
     for name in ("--source", "--work", "--cmake", "--cargo", "--cargo-target-dir"):
         parser.add_argument(name, required=True, type=pathlib.Path)
     commands = parser.add_subparsers(required=True, dest="command")
-    for function in (install, files, exports, binaries, paths, project, consumer, messages, offline_and_rebuild):
+    for function in (install, files, exports, binaries, paths, project, consumer, messages, rebuild, vendored, offline):
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(function=function)
-        if function is not offline_and_rebuild:
+        if function not in (vendored, offline):
             command.add_argument("config")
         if function in (project, consumer):
             command.add_argument("way")

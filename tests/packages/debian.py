@@ -18,9 +18,9 @@ sys.dont_write_bytecode = True
 import package  # noqa: E402
 import run  # noqa: E402
 
-# What a user has who builds C++ with CMake and reads manual pages.
+# A user who builds C++ with CMake and reads manual pages has these.
 INCLUDED = "cmake,g++,make,man-db,pkg-config,python3-minimal"
-# What apt and dpkg write on any installation.
+# apt and dpkg write these on any installation.
 NOT_OURS = ("var/lib/dpkg/", "var/lib/apt/", "var/cache/", "var/log/", "etc/ld.so.cache", "tmp/")
 
 

@@ -158,8 +158,10 @@ void kernels_wait_for_functions(const machine &on, cl_command_queue queue, const
 void on_a_queue(const machine &on, cl_command_queue_properties properties, bool at_markers) {
 	cl_command_queue queue = on.queue(properties);
 	{
+		std::error_code ec;
 		const gmem::external_stream stream =
-			at_markers ? gmem::streams::detail::opencl_at_markers(queue) : gmem::streams::opencl(queue);
+			at_markers ? gmem::streams::detail::opencl_at_markers(queue, ec) : gmem::streams::opencl(queue, ec);
+		CHECK(!ec);
 		if ((properties & CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE) == 0) {
 			calls_take_their_place_among_kernels(on, queue, stream);
 		}

@@ -24,6 +24,11 @@ impl FaultScope {
         FaultScope::new(ffi::GMEM_FAULTS_PROCESS)
     }
 
+    /// Counts the faults of all threads, less those that libgmem takes to prefetch.
+    pub fn program() -> Result<FaultScope> {
+        FaultScope::new(ffi::GMEM_FAULTS_PROGRAM)
+    }
+
     fn new(whose: c_int) -> Result<FaultScope> {
         let mut scope = ffi::gmemFaultScope_t { counter: -1, is_process: 0, before: 0 };
         // SAFETY: the scope may be written, and the library keeps no pointer to it.

@@ -26,6 +26,7 @@ pub type gmemLaunchFn =
 
 pub const GMEM_FAULTS_THREAD: c_int = 0;
 pub const GMEM_FAULTS_PROCESS: c_int = 1;
+pub const GMEM_FAULTS_PROGRAM: c_int = 2;
 
 #[repr(C)]
 pub struct gmemFaultScope_t {

@@ -5,17 +5,20 @@
 
 #include <cstdint>
 #include <cstring>
+#include <system_error>
 
 #include <libgmem/stream.hpp>
 
 namespace gmem::streams::detail {
 
 /// Refer to the stream itself if "cuda" is the current device, where CUDA's NULL needs another name; else wrap it.
-[[nodiscard]] inline external_stream cuda(void *stream, gmemLaunchFn launch) {
+/// A failure is in `ec`, which is cleared on success.
+[[nodiscard]] inline external_stream cuda(void *stream, gmemLaunchFn launch, std::error_code &ec) noexcept {
 	const char *const device = gmemGetDevice();
 	if (device == nullptr || std::strcmp(device, "cuda") != 0) {
-		return external_stream(launch, stream);
+		return external_stream::create(launch, stream, ec);
 	}
+	ec.clear();
 	if (stream == nullptr) {
 #ifdef CUDA_API_PER_THREAD_DEFAULT_STREAM
 		constexpr std::uintptr_t by_default = 2; // CU_STREAM_PER_THREAD
@@ -26,5 +29,14 @@ namespace gmem::streams::detail {
 	}
 	return external_stream(stream_ref(static_cast<gmemStream_t>(stream)));
 }
+
+#if LIBGMEM_HAS_EXCEPTIONS
+[[nodiscard]] inline external_stream cuda(void *stream, gmemLaunchFn launch) {
+	std::error_code ec;
+	external_stream made = cuda(stream, launch, ec);
+	gmem::detail::throw_if_failed(ec);
+	return made;
+}
+#endif
 
 } // namespace gmem::streams::detail

@@ -26,6 +26,12 @@ inline void deallocate(void *memory, std::size_t bytes) noexcept {
 	gmem_free(memory);
 }
 
+/// Free a block whose size the caller does not know.
+inline void deallocate(void *memory) noexcept {
+	// The size only serves ThreadSanitizer.
+	deallocate(memory, needs_block_sizes ? gmem_malloc_usable_size(memory) : 0);
+}
+
 /// Whether n objects of T have more bytes than a size can say.
 template <class T>
 [[nodiscard]] constexpr bool is_too_long(std::size_t n) noexcept {

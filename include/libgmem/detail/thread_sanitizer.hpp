@@ -23,6 +23,13 @@ extern "C" void __tsan_release(void *address); // NOLINT(bugprone-reserved-ident
 
 namespace gmem::detail {
 
+/// Whether block_freed() makes use of the size.
+#ifdef LIBGMEM_THREAD_SANITIZER
+inline constexpr bool needs_block_sizes = true;
+#else
+inline constexpr bool needs_block_sizes = false;
+#endif
+
 /// Everything before this call happens before a later happened_before() of the same address.
 inline void happens_before([[maybe_unused]] void *address) noexcept {
 #ifdef LIBGMEM_THREAD_SANITIZER

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <memory>
 #include <new>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -71,6 +72,7 @@ void give(E &executor, F function) {
 template <class E>
 int launch(void *native, gmemHostFn fn, void *arg) noexcept {
 	std::shared_ptr<ticket> shared;
+#if LIBGMEM_HAS_EXCEPTIONS
 	try {
 		// Shared, because many executors copy functions.
 		shared = std::make_shared<ticket>(fn, arg);
@@ -82,6 +84,14 @@ int launch(void *native, gmemHostFn fn, void *arg) noexcept {
 		// It threw, so the function is not run, unless it has been already.
 		return shared->dismiss() != nullptr ? -ECANCELED : 0;
 	}
+#else
+	if (!gmem::detail::may_allocate(2 * sizeof(ticket))) {
+		return -ENOMEM;
+	}
+	shared = std::make_shared<ticket>(fn, arg);
+	give(*static_cast<E *>(native), [shared] { (*shared)(); });
+	return 0;
+#endif
 }
 
 } // namespace detail
@@ -92,17 +102,39 @@ int launch(void *native, gmemHostFn fn, void *arg) noexcept {
 /// An lvalue must outlive the result; an rvalue (such as asio's executors) is moved into it. If a target runs several
 /// functions concurrently, libgmem's calls stay in order, but the target's own work around them does not: use a strand.
 /// A function that is destroyed without having run becomes the stream's failure (ECANCELED).
+///
+/// A failure gives a stream that must not be used, and is in `ec`, which is cleared on success.
 template <class E>
-[[nodiscard]] external_stream executor(E &&target) {
+[[nodiscard]] external_stream executor(E &&target, std::error_code &ec) noexcept {
 	using executor_type = std::remove_reference_t<E>;
 	if constexpr (std::is_lvalue_reference_v<E>) {
-		return external_stream(
-			&detail::launch<executor_type>, const_cast<std::remove_const_t<executor_type> *>(&target));
+		return external_stream::create(
+			&detail::launch<executor_type>, const_cast<std::remove_const_t<executor_type> *>(&target), ec);
 	} else {
-		auto kept = std::make_shared<executor_type>(std::forward<E>(target));
+		std::shared_ptr<executor_type> kept;
+		ec = gmem::detail::may_allocate(2 * sizeof(executor_type) + sizeof(void *))
+				 ? std::error_code()
+				 : std::make_error_code(std::errc::not_enough_memory);
+		if (!ec) {
+			gmem::detail::without_bad_alloc(
+				ec, [&] { kept = std::make_shared<executor_type>(std::forward<E>(target)); });
+		}
 		void *native = kept.get();
-		return external_stream(&detail::launch<executor_type>, native, std::move(kept));
+		return ec ? external_stream(stream_ref())
+				  : external_stream::create(&detail::launch<executor_type>, native, ec, std::move(kept));
 	}
 }
+
+#if LIBGMEM_HAS_EXCEPTIONS
+/// Wrap an executor and throw on failure.
+/// @throws error: ENOMEM
+template <class E>
+[[nodiscard]] external_stream executor(E &&target) {
+	std::error_code ec;
+	external_stream made = executor(std::forward<E>(target), ec);
+	gmem::detail::throw_if_failed(ec);
+	return made;
+}
+#endif
 
 } // namespace gmem::streams

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <memory>
 #include <new>
+#include <system_error>
 #include <utility>
 
 #include <CL/cl.h>
@@ -44,7 +45,9 @@ inline int launch_native_kernel(void *native, gmemHostFn fn, void *arg) noexcept
 
 /// A queue, and the stream that its functions run on, because OpenCL's callbacks must be short.
 struct marked_queue {
-	explicit marked_queue(cl_command_queue taken) : queue(taken) { clRetainCommandQueue(queue); }
+	marked_queue(cl_command_queue taken, std::error_code &ec) noexcept : queue(taken), runner(stream::create(ec)) {
+		clRetainCommandQueue(queue);
+	}
 	marked_queue(const marked_queue &) = delete;
 	marked_queue &operator=(const marked_queue &) = delete;
 	~marked_queue() {
@@ -114,10 +117,10 @@ inline int launch_at_marker(void *native, gmemHostFn fn, void *arg) noexcept {
 	return 0;
 }
 
-[[nodiscard]] inline external_stream opencl_at_markers(cl_command_queue queue) {
-	auto kept = std::make_shared<marked_queue>(queue);
-	void *native = kept.get();
-	return external_stream(launch_at_marker, native, std::move(kept));
+[[nodiscard]] inline external_stream opencl_at_markers(cl_command_queue queue, std::error_code &ec) noexcept {
+	std::shared_ptr<marked_queue> kept;
+	gmem::detail::without_bad_alloc(ec, [&] { kept = std::make_shared<marked_queue>(queue, ec); });
+	return ec ? external_stream(stream_ref()) : external_stream::create(launch_at_marker, kept.get(), ec, kept);
 }
 
 } // namespace detail
@@ -126,16 +129,30 @@ inline int launch_at_marker(void *native, gmemHostFn fn, void *arg) noexcept {
 /// wait for it. Each call flushes the queue. After a failure, gmemLastError() has OpenCL's code without its sign.
 ///
 /// The queue must outlive the result. Launched functions must not wait for the queue.
-[[nodiscard]] inline external_stream opencl(cl_command_queue queue) {
+///
+/// A failure gives a stream that must not be used, and is in `ec`, which is cleared on success.
+[[nodiscard]] inline external_stream opencl(cl_command_queue queue, std::error_code &ec) noexcept {
+	ec.clear();
 	const auto device = detail::ask_opencl<cl_device_id>(clGetCommandQueueInfo, queue, CL_QUEUE_DEVICE);
 	const auto able =
 		detail::ask_opencl<cl_device_exec_capabilities>(clGetDeviceInfo, device, CL_DEVICE_EXECUTION_CAPABILITIES);
 	const auto order =
 		detail::ask_opencl<cl_command_queue_properties>(clGetCommandQueueInfo, queue, CL_QUEUE_PROPERTIES);
 	if ((able & CL_EXEC_NATIVE_KERNEL) != 0 && (order & CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE) == 0) {
-		return external_stream(detail::launch_native_kernel, queue);
+		return external_stream::create(detail::launch_native_kernel, queue, ec);
 	}
-	return detail::opencl_at_markers(queue);
+	return detail::opencl_at_markers(queue, ec);
 }
+
+#if LIBGMEM_HAS_EXCEPTIONS
+/// Wrap a command queue and throw on failure.
+/// @throws error: EAGAIN if no thread can be started, ENOMEM
+[[nodiscard]] inline external_stream opencl(cl_command_queue queue) {
+	std::error_code ec;
+	external_stream made = opencl(queue, ec);
+	gmem::detail::throw_if_failed(ec);
+	return made;
+}
+#endif
 
 } // namespace gmem::streams

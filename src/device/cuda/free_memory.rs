@@ -13,7 +13,8 @@ use crate::error::{Error, Result, Target};
 use crate::os::mapping;
 use crate::page::PageRange;
 
-/// What is known about the free memory. A query takes much longer than enqueuing a prefetch, so small prefetches share one.
+/// The GPU's free memory, as far as it is known. A query takes much longer than enqueuing a prefetch, so small prefetches
+/// share one.
 #[derive(Default)]
 pub struct FreeMemory {
     asked: Mutex<Option<Answer>>,

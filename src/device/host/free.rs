@@ -1,18 +1,27 @@
 //! Eager free: releases whole GMEM pages.
+//!
+//! Clean pages of a file are released, too: they come back from the file. The bytes that a program has written to a private
+//! mapping of a file do not, so a range with such pages is refused, even if it is mapped read-only by now.
 
 use std::ops::ControlFlow;
 
 use super::{system, walk};
 use crate::error::{Errno, Error, Result};
+use crate::os::SysResult;
 use crate::os::advice;
-use crate::os::vma::Backing;
+use crate::os::pagemap;
+use crate::os::vma::{Backing, Vma};
 use crate::page::PageRange;
 
 /// Drop the memory that is mapped in `pages`, or nothing if a part must not be dropped. `first` is called before with each part
 /// that is private memory.
 pub fn drop_pages(pages: PageRange, first: impl Fn(PageRange) -> Result<()>) -> Result<()> {
     let plan = plan(pages)?;
+    // Files first: the kernel refuses mappings of some devices only now, and nothing is lost by then.
+    let of_files = |(_, kind): &&(PageRange, Memory)| *kind == Memory::File;
+    plan.segments.iter().filter(of_files).try_for_each(|(range, _)| drop_clean(*range))?;
     plan.segments.iter().try_for_each(|(range, kind)| match kind {
+        Memory::File => Ok(()),
         Memory::Private => first(*range).and_then(|()| drop_private(*range)),
         Memory::Shared => drop_shared(*range),
     })?;
@@ -37,6 +46,8 @@ pub fn may_drop(pages: PageRange) -> Result<()> {
 enum Memory {
     Private,
     Shared,
+    /// Clean pages of a file.
+    File,
 }
 
 struct Plan {
@@ -58,11 +69,10 @@ fn plan(pages: PageRange) -> Result<Plan> {
             plan.hole.get_or_insert(covered);
         }
         covered = inside.end();
-        let memory = match vma.backing {
-            Backing::Anonymous => Memory::Private,
-            Backing::SharedMemory if vma.write => Memory::Shared,
-            Backing::SharedMemory | Backing::File => {
-                refusal = Some((inside, vma.backing));
+        let memory = match kind(vma, inside) {
+            Ok(memory) => memory,
+            Err(refused) => {
+                refusal = Some(refused);
                 return ControlFlow::Break(());
             }
         };
@@ -84,26 +94,85 @@ fn plan(pages: PageRange) -> Result<Plan> {
     if is_full {
         return Err(Error::OutOfMemory { what: "the list of what is mapped in the range" });
     }
-    if let Some((range, backing)) = refusal {
-        let (what, remedy, errno) = match backing {
-            Backing::File => (
-                "a file or device mapping",
-                "Free anonymous or shared memory only; for a file see posix_fadvise(2).",
-                libc::EINVAL,
-            ),
-            _ => (
-                "shared memory mapped read-only",
-                "Map it PROT_WRITE, because dropping it changes it for everyone.",
-                libc::EACCES,
-            ),
-        };
-        let (from, to) = (range.start(), range.end());
-        return Err(Error::Unsupported { verb: "gmemFreeEager", from, to, what, remedy, errno });
+    if let Some(refused) = refusal {
+        return Err(refused);
     }
     if covered < pages.end() {
         plan.hole.get_or_insert(covered);
     }
     Ok(plan)
+}
+
+/// How the part `inside` of a mapping is dropped; an error if it must not be.
+fn kind(vma: Vma, inside: PageRange) -> Result<Memory> {
+    match vma.backing {
+        Backing::Anonymous => Ok(Memory::Private),
+        Backing::SharedMemory if vma.write => Ok(Memory::Shared),
+        Backing::SharedMemory => Err(refused(
+            inside,
+            "shared memory mapped read-only",
+            "Map it PROT_WRITE, because dropping it changes it for everyone.",
+            libc::EACCES,
+        )),
+        Backing::File if vma.write => Err(refused(
+            inside,
+            "a file mapping that may be written",
+            "Map the file read-only, or free anonymous or shared memory.",
+            libc::EINVAL,
+        )),
+        // A shared mapping has the file's own pages only.
+        Backing::File if vma.shared => Ok(Memory::File),
+        Backing::File => match first_copy(inside) {
+            Ok(None) => Ok(Memory::File),
+            Ok(Some(at)) => Err(refused(
+                PageRange::new(at, inside.end()),
+                "a file mapping with pages that were written before it became read-only",
+                "Their bytes are nowhere else; free the parts around them.",
+                libc::EINVAL,
+            )),
+            Err(errno) => {
+                Err(system("reading /proc/self/pagemap", inside, errno, "; nothing was done"))
+            }
+        },
+    }
+}
+
+fn refused(range: PageRange, what: &'static str, remedy: &'static str, errno: i32) -> Error {
+    let (from, to) = (range.start(), range.end());
+    Error::Unsupported { verb: "gmemFreeEager", from, to, what, remedy, errno }
+}
+
+/// The first page of a private file mapping that is a copy of the file's, in memory or swapped out.
+fn first_copy(range: PageRange) -> SysResult<Option<usize>> {
+    let mut copy = None;
+    pagemap::scan(range, |run| {
+        if !run.file && !run.zero {
+            copy.get_or_insert(run.range.start());
+        }
+    })?;
+    Ok(copy)
+}
+
+/// Drop pages that hold what their file holds.
+fn drop_clean(range: PageRange) -> Result<()> {
+    // SAFETY: no page of the range differs from the file: the mapping is shared, or `first_copy` found no page of its own in
+    // it, and it could not be written. So the next read gives the bytes that it has now.
+    let result = unsafe {
+        match advice::drop_private(range) {
+            // Locked memory needs its own advice.
+            Err(Errno(libc::EINVAL)) => advice::drop_private_locked(range),
+            other => other,
+        }
+    };
+    result.map_err(|errno| match errno.0 {
+        libc::EINVAL => refused(
+            range,
+            "a device mapping, or a locked one on a kernel older than Linux 5.18",
+            "Leave it out, or munlock(2) it first.",
+            libc::EINVAL,
+        ),
+        _ => system("MADV_DONTNEED", range, errno, ""),
+    })
 }
 
 fn drop_private(range: PageRange) -> Result<()> {

@@ -7,7 +7,8 @@ use super::plan::Segment;
 use super::touch::populate_and_touch;
 use crate::error::Result;
 use crate::os::lazy::Lazy;
-use crate::os::{advice, machine, mapping, pagemap};
+use crate::os::pagemap::{self, Files};
+use crate::os::{advice, machine, mapping};
 use crate::page::PageRange;
 
 /// The maximum number of runs that are marked separately; the rest of the range is one run.
@@ -31,7 +32,7 @@ impl ResidentRuns {
     pub fn in_range(range: PageRange) -> Self {
         let mut runs: Vec<PageRange> = Vec::new();
         // Pages about which the kernel gives no information are not marked.
-        let _ = pagemap::scan(range, |run| {
+        let _ = pagemap::scan_telling(range, Files::NotTold, |run| {
             if !run.present || run.huge == Some(true) {
                 return;
             }
@@ -67,7 +68,7 @@ pub fn mark_if_all_resident(asked: PageRange) -> bool {
     let outer = asked.outward(mapping::gmem_page());
     let mut first = None;
     let mut runs = 0;
-    let scanned = pagemap::scan(outer, |run| {
+    let scanned = pagemap::scan_telling(outer, Files::NotTold, |run| {
         runs += 1;
         first.get_or_insert(run);
     });

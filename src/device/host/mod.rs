@@ -29,10 +29,11 @@ use placing::Placing;
 use super::{Device, Request};
 use crate::config::SettingRow;
 use crate::error::{Errno, Error, Result};
+use crate::helpers;
 use crate::huge_policy::HugePolicy;
 use crate::os::lazy::Lazy;
 use crate::os::numa;
-use crate::os::vma::{self, Vma};
+use crate::os::vma::{self, Backing, Vma};
 use crate::page::PageRange;
 use crate::report::Report;
 
@@ -45,7 +46,7 @@ impl Device for Host {
     }
 
     fn settings(&self) -> Vec<SettingRow> {
-        vec![populate::THREADS.row()]
+        vec![helpers::THREADS.row()]
     }
 
     fn numa_id(&self) -> Result<i32> {
@@ -112,6 +113,26 @@ pub(super) fn free_eager_after(
     first: impl Fn(PageRange) -> Result<()>,
 ) -> Result<()> {
     free::drop_pages(pages, first)
+}
+
+/// Fails if there is too little free memory for private memory of the size of `parts`, which is about to replace what is there.
+pub fn check_memory_for(parts: &[PageRange], request: &Request<'_>) -> Result<()> {
+    let private = |part: &PageRange| plan::Segment {
+        range: *part,
+        asked: *part,
+        write: true,
+        backing: Backing::Anonymous,
+        huge_tlb: false,
+        page_bytes: 0,
+    };
+    let segments: Vec<_> = parts.iter().map(private).collect();
+    free_memory::check(&segments, request, has_one_node(request.node))
+}
+
+/// What the calling thread populates comes from the node while the value lives. `None` if there is no other.
+pub fn prefer_node(node: usize) -> Option<numa::PreferNode> {
+    let is_one_of_many = known_nodes().contains(node) && !has_one_node(node);
+    is_one_of_many.then(|| numa::PreferNode::new(node).ok()).flatten()
 }
 
 /// The memory nodes at the first call. Reading them takes three system calls, and they rarely change. If a node has gone since,

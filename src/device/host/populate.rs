@@ -1,5 +1,5 @@
-//! Brings segments into memory, piece by piece: on the calling thread, and where that shows that there is much to do on
-//! others beside it.
+//! Brings segments into memory, piece by piece. The calling thread does the first piece; if that takes long, other threads
+//! help.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,13 +11,12 @@ use super::plan::Segment;
 use super::tally::Tally;
 use super::touch::populate_and_touch;
 use super::{has_one_node, hot, huge};
-use crate::config::{self, Setting};
 use crate::device::Request;
 use crate::error::{Errno, Error, Result};
+use crate::helpers;
 use crate::huge_policy::HugePolicy;
-use crate::os::lazy::Lazy;
 use crate::os::vma::Backing;
-use crate::os::{advice, mapping, memory, numa, own_thread, process};
+use crate::os::{advice, mapping, memory, numa, process};
 use crate::page::PageRange;
 use crate::report::Report;
 
@@ -36,9 +35,6 @@ fn piece_bytes(request: &Request<'_>) -> usize {
 
 /// A piece that takes longer than this had to be populated; then the next ones are worth a thread of their own.
 const WORTH_A_THREAD: Duration = Duration::from_micros(300);
-
-/// Threads that work on one range at most: a few of them use up what the memory can take.
-const MAX_THREADS: usize = 16;
 
 /// Populate, move to the node where that is possible and needed (`moves`), and count.
 pub fn run(
@@ -123,15 +119,12 @@ impl Run<'_> {
         if !self.prefer_node(|| self.take_piece(true)) || begun.elapsed() < WORTH_A_THREAD {
             return self.work(true);
         }
-        let helpers = Helpers::claim(self.wanted_threads() - 1);
-        own_thread::with_helpers(c"gmem-prefetch", helpers.count, &|| self.work(false), || {
-            self.work(true)
-        });
+        helpers::work_with(self.wanted_threads() - 1, |is_caller| self.work(is_caller));
     }
 
     fn wanted_threads(&self) -> usize {
         let asked = match self.request.max_threads {
-            0 => MAX_THREADS,
+            0 => helpers::MAX_THREADS,
             most => most,
         };
         let pieces_left = self.pieces.len() - 1;
@@ -145,7 +138,7 @@ impl Run<'_> {
         self.prefer_node(|| while self.take_piece(is_caller) {});
     }
 
-    /// What the thread populates while `act` runs comes from the node, where there is more than one.
+    /// Run `act`. Pages that the thread populates meanwhile come from the requested node, if there are several.
     fn prefer_node<R>(&self, act: impl FnOnce() -> R) -> R {
         // A kernel built without memory policies has no second node to prefer.
         let preferred = (!self.one_node).then(|| numa::PreferNode::new(self.request.node));
@@ -275,7 +268,7 @@ impl Run<'_> {
         if !self.moves {
             return Ok(());
         }
-        // What is missing after the first time comes as base pages, which are not taken apart again.
+        // Pages missing after the first pass come back as base pages, which no later pass splits.
         for _ in 0..3 {
             match migrate::migrate_misplaced(part.range, self.request.node)? {
                 Moved::Nothing => break,
@@ -319,7 +312,7 @@ impl Run<'_> {
     }
 }
 
-/// What the difference between two tallies says.
+/// Report the difference between two tallies.
 fn count(report: &mut Report, piece: Segment, before: Tally, after: Tally, errno: Option<Errno>) {
     let pages = piece.asked.len() / mapping::base_page().bytes();
     report.already_resident = before.present - before.elsewhere.min(before.present);
@@ -332,50 +325,6 @@ fn count(report: &mut Report, piece: Segment, before: Tally, after: Tally, errno
     let first = [after.first_absent, after.first_elsewhere].into_iter().flatten().min();
     if let Some(at) = first {
         report.first_failure = Some((errno.unwrap_or(Errno(libc::EAGAIN)), at));
-    }
-}
-
-// ---- threads ----------------------------------------------------------------------------------
-
-/// `GMEM_PREFETCH_THREADS`.
-pub static THREADS: Setting<usize> = Setting {
-    name: c"GMEM_PREFETCH_THREADS",
-    form: "a number of threads",
-    default: "16",
-    about: "The number of threads that all prefetches of the process together may start; the calling threads do not count.",
-    parse: config::number,
-};
-
-fn max_helpers() -> usize {
-    static READ: Lazy<usize> = Lazy::new(|| THREADS.get().unwrap_or(MAX_THREADS));
-    *READ.get()
-}
-
-/// The number of threads of the process that help with prefetches now.
-static HELPING: process::PerProcess<AtomicUsize> =
-    process::PerProcess::new(|_| AtomicUsize::new(0));
-
-/// Leave to start so many threads.
-struct Helpers {
-    count: usize,
-}
-
-impl Helpers {
-    /// As many of `wanted` as the process's budget has left.
-    fn claim(wanted: usize) -> Self {
-        let budget = max_helpers();
-        let mut count = 0;
-        let _ = HELPING.get().fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| {
-            count = wanted.min(budget.saturating_sub(busy));
-            Some(busy + count)
-        });
-        Self { count }
-    }
-}
-
-impl Drop for Helpers {
-    fn drop(&mut self) {
-        HELPING.get().fetch_sub(self.count, Ordering::Relaxed);
     }
 }
 
@@ -418,15 +367,6 @@ impl Stalls {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_budget_of_threads_is_kept() {
-        let most = max_helpers();
-        let some = Helpers::claim(1);
-        let rest = Helpers::claim(usize::MAX);
-        assert!(some.count + rest.count <= most);
-        drop((some, rest));
-    }
 
     #[test]
     fn quick_pieces_are_no_stall() {

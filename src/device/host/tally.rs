@@ -2,7 +2,8 @@
 
 use super::migrate;
 use super::plan::Segment;
-use crate::os::{mapping, pagemap};
+use crate::os::mapping;
+use crate::os::pagemap::{self, Files};
 use crate::page::PageRange;
 
 /// The pages of the requested part of a segment.
@@ -35,7 +36,7 @@ impl Tally {
         let mut seen = asked.start();
         let mut huge_until = 0;
         // Pages about which the kernel gives no information count as absent.
-        let _ = pagemap::scan(asked, |run| {
+        let _ = pagemap::scan_telling(asked, Files::NotTold, |run| {
             if !run.present || (run.zero && segment.write) {
                 return;
             }
@@ -66,6 +67,8 @@ impl Tally {
 /// The bytes of a range that are in memory.
 pub fn present_bytes(range: PageRange) -> usize {
     let mut bytes = 0;
-    let _ = pagemap::scan(range, |run| bytes += if run.present { run.range.len() } else { 0 });
+    let _ = pagemap::scan_telling(range, Files::NotTold, |run| {
+        bytes += if run.present { run.range.len() } else { 0 }
+    });
     bytes
 }

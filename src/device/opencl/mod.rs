@@ -366,7 +366,7 @@ mod tests {
         let require = Request { huge: HugePolicy::Require, ..request(inside, own) };
         let failure = device.prefetch(&require, &mut { Report::EMPTY }).unwrap_err();
         assert_eq!(failure.errno().0, libc::EOPNOTSUPP);
-        // What is not the device's does not go there, and is not freed in part.
+        // Ordinary memory cannot move to the device, and a block of the device cannot be released in part.
         let mine = Mapping::new(length, mapping::gmem_page()).unwrap();
         let failure = device.prefetch(&request(mine.range(), own), &mut { Report::EMPTY });
         assert_eq!(failure.unwrap_err().errno().0, libc::EINVAL);

@@ -97,7 +97,7 @@ void call(const task &todo) {
 	is_in_function = false;
 }
 
-/// What every call begins with.
+/// Every call begins here.
 aclError enter() {
 	if (is_in_function || getpid() != all().process) {
 		++all().violations;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What src/device/cuda/driver/ and the stand-in know by heart, against NVIDIA's own header: compiling it is the test.
+// Compares the numbers in src/device/cuda/driver/ and the stand-in with NVIDIA's header: compiling it is the test.
 #include <cstddef>
 #include <type_traits>
 

@@ -126,7 +126,7 @@ struct stream {
 	}
 };
 
-/// What an event was last recorded for.
+/// The work that an event was last recorded behind.
 struct recording {
 	std::mutex mutex;
 	std::condition_variable changed;
@@ -663,7 +663,7 @@ API int cuStreamDestroy_v2(void *handle) {
 		gone->ends = true;
 		gone->changed.notify_all();
 	}
-	// What is on it is still done. The memory stays, as the real one's does for a while.
+	// Work queued on it still runs. The memory stays, as the real driver's does for a while.
 	gone->thread.detach();
 	return SUCCESS;
 }

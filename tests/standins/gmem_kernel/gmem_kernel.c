@@ -94,7 +94,7 @@ module_param(ioctl_error, int, 0644);
 /* Of each device, in pages of 2 MiB. */
 static uint capacity = 64;
 module_param(capacity, uint, 0644);
-/* What was done, in pages of 2 MiB, and calls. */
+/* Counters: pages of 2 MiB, and calls. */
 static uint calls, to_device, hot, to_host, dropped;
 module_param(calls, uint, 0444);
 module_param(to_device, uint, 0444);

@@ -1,0 +1,218 @@
+//! One open model file: its bytes in memory.
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::choice::{self, Mode};
+use super::page_states::PageStates;
+use crate::error::{Errno, Error, Result};
+use crate::huge_policy::HugePolicy;
+use crate::os::direct_io::{LargeFile, Refusal};
+use crate::os::file_window::Window;
+use crate::os::mapping;
+use crate::page::PageRange;
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// How its bytes get into memory; `None` for the best way.
+    pub mode: Option<Mode>,
+    /// Huge pages for private memory. `AsIs` prefers them.
+    pub huge: HugePolicy,
+}
+
+/// What can be asked about an open file.
+pub struct Facts {
+    /// How its bytes get into memory.
+    pub mode: Mode,
+    /// Why.
+    pub reason: &'static CStr,
+    /// Whether reads go past the page cache.
+    pub is_direct: bool,
+    /// Its bytes in memory; empty at address 0 for an empty file.
+    pub bytes: PageRange,
+    /// Bytes in private memory now.
+    pub loaded: usize,
+    /// Bytes that were read into private memory so far.
+    pub read: usize,
+}
+
+/// An open file.
+pub struct Weights {
+    path: String,
+    pub(super) file: LargeFile,
+    /// `None` for an empty file.
+    pub(super) window: Option<Window>,
+    mode: Mode,
+    reason: &'static CStr,
+    pub(super) huge: HugePolicy,
+    pub(super) states: PageStates,
+    pub(super) read: AtomicUsize,
+}
+
+impl Weights {
+    /// Open a file. Nothing is read.
+    pub fn open(path: &CStr, options: &Options) -> Result<Self> {
+        let name = path.to_string_lossy().into_owned();
+        let file = LargeFile::open(path).map_err(|refusal| cannot_open(&name, refusal))?;
+        let (mode, reason) = match options.mode {
+            Some(mode) => (mode, c"the options say so"),
+            None => choice::choose(&file),
+        };
+        let window = match file.length() {
+            0 => None,
+            _ => Some(Window::new(&file, mode == Mode::Shared).map_err(|errno| {
+                let (what, remedy) = ("mapping it", "; see ulimit -v and vm.max_map_count");
+                Error::ModelFile { path: name.clone(), what, offset: 0, errno, remedy }
+            })?),
+        };
+        let pages = match mode {
+            Mode::Shared => 0,
+            Mode::Private => file.length().div_ceil(mapping::gmem_page().bytes()),
+        };
+        let states = PageStates::new(pages)?;
+        let read = AtomicUsize::new(0);
+        Ok(Self { path: name, file, window, mode, reason, huge: options.huge, states, read })
+    }
+
+    /// The addresses, whole GMEM pages.
+    pub fn range(&self) -> PageRange {
+        self.window.as_ref().map_or(PageRange::new(0, 0), Window::range)
+    }
+
+    /// The addresses of the file's bytes.
+    pub fn bytes(&self) -> PageRange {
+        let start = self.range().start();
+        PageRange::new(start, start + self.file.length())
+    }
+
+    /// How its bytes get into memory.
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// What can be asked.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            mode: self.mode,
+            reason: self.reason,
+            is_direct: self.file.is_direct(),
+            bytes: self.bytes(),
+            loaded: self.states.copies() * mapping::gmem_page().bytes(),
+            read: self.read.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The addresses of `length` bytes from `offset` on.
+    pub fn part(&self, offset: usize, length: usize) -> Result<PageRange> {
+        let bytes = self.file.length();
+        match offset.checked_add(length) {
+            Some(end) if end <= bytes => {
+                let start = self.bytes().start() + offset;
+                Ok(PageRange::new(start, start + length))
+            }
+            _ => Err(Error::BeyondModel { path: self.path.clone(), offset, length, bytes }),
+        }
+    }
+
+    /// The number of a GMEM page of the window.
+    pub(super) fn page_at(&self, address: usize) -> usize {
+        (address - self.range().start()) / mapping::gmem_page().bytes()
+    }
+
+    /// The addresses of GMEM pages of the window.
+    pub(super) fn addresses(&self, pages: std::ops::Range<usize>) -> PageRange {
+        let (start, page) = (self.range().start(), mapping::gmem_page().bytes());
+        PageRange::new(start + pages.start * page, start + pages.end * page)
+    }
+
+    /// Release whole GMEM pages: their memory, and the page cache's.
+    pub fn release(&self, pages: PageRange) -> Result<()> {
+        let Some(window) = &self.window else { return Ok(()) };
+        let pages = pages.intersect(self.range());
+        let first_failure = match self.mode {
+            Mode::Shared => window.unmap_cached(pages).err(),
+            Mode::Private => self.show_file(window, pages),
+        };
+        self.file.drop_cached(pages.start() - self.range().start(), pages.len());
+        match first_failure {
+            None => Ok(()),
+            Some(errno) => {
+                let (offset, remedy) = (pages.start() - self.range().start(), "");
+                Err(self.failure("releasing it", offset, errno, remedy))
+            }
+        }
+    }
+
+    /// Show the file where copies are. Pages that are just being loaded stay: the load comes after the release.
+    fn show_file(&self, window: &Window, pages: PageRange) -> Option<Errno> {
+        let end = self.page_at(pages.end());
+        let mut from = self.page_at(pages.start());
+        let mut first_failure = None;
+        while let Some(taken) = self.states.take_run(from..end, |_| true) {
+            from = taken.pages().end;
+            if let Err(errno) = window.show_file(&self.file, self.addresses(taken.pages())) {
+                first_failure.get_or_insert(errno);
+            }
+        }
+        first_failure
+    }
+
+    /// An error that names the file and the offset.
+    pub(super) fn failure(
+        &self,
+        what: &'static str,
+        offset: usize,
+        errno: Errno,
+        remedy: &'static str,
+    ) -> Error {
+        Error::ModelFile { path: self.path.clone(), what, offset, errno, remedy }
+    }
+
+    /// The failure of a prefetch of mapped pages, with the name of the file.
+    pub fn explain(&self, failure: Error) -> Error {
+        match failure {
+            Error::System { from, errno, .. } if self.range().start() <= from => {
+                let offset = (from - self.range().start()).min(self.file.length());
+                self.explain_system(offset, errno)
+            }
+            other => other,
+        }
+    }
+
+    /// What the system's errno means for this file.
+    pub(super) fn explain_system(&self, offset: usize, errno: Errno) -> Error {
+        match (errno.0, self.file.length_now()) {
+            (_, Err(lost)) => self.failure(
+                "reading it",
+                offset,
+                lost,
+                "; the program has closed the descriptor, or opened another file under its number",
+            ),
+            (libc::EFAULT, Ok(now)) if now < self.file.length() => self.truncated(now),
+            // The kernel reports what a fault would: the error of the disk behind it is not known.
+            (libc::EFAULT, Ok(_)) => {
+                self.failure("reading it", offset, Errno(libc::EIO), "; see dmesg")
+            }
+            _ => self.failure("reading it", offset, errno, ""),
+        }
+    }
+
+    pub(super) fn truncated(&self, now: usize) -> Error {
+        let (path, bytes) = (self.path.clone(), self.file.length());
+        Error::ModelTruncated { path, now, bytes }
+    }
+}
+
+fn cannot_open(path: &str, refusal: Refusal) -> Error {
+    let path = path.to_owned();
+    let (why, errno) = match refusal {
+        Refusal::System(errno) => {
+            return Error::ModelFile { path, what: "opening it", offset: 0, errno, remedy: "" };
+        }
+        Refusal::Directory => ("is a directory", libc::EISDIR),
+        Refusal::Special => ("is a pipe, a socket or a device", libc::EINVAL),
+        Refusal::Generated => ("has no length before it is read", libc::EINVAL),
+    };
+    Error::NotAModelFile { path, why, errno }
+}
