@@ -218,6 +218,7 @@ fn allowed_nodes_in_text() -> Option<NodeSet> {
 pub struct PreferNode(Before);
 
 /// The state of the thread before.
+#[allow(clippy::large_enum_variant, reason = "one lies on the stack of each thread that populates")]
 enum Before {
     Policy(c_int, NodeSet),
     Processors(ProcessorSet),
@@ -266,7 +267,7 @@ fn run_on(node: usize) -> SysResult<ProcessorSet> {
     }
     let mut processors = [0_u64; 128];
     let list = node_file(node, "cpulist").ok_or(Errno(libc::ENODEV))?;
-    for processor in list_of_numbers(&list).into_iter().flatten().flatten() {
+    for processor in list_of_numbers(&list).flatten().flatten() {
         if let Some(word) = processors.get_mut(processor / 64) {
             *word |= 1 << (processor % 64);
         }
