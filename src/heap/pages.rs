@@ -311,7 +311,8 @@ fn begin_use(range: PageRange) -> SysResult<()> {
         page_map::put_out_of_use(range);
         return Err(errno);
     }
-    page_map::begin_use(range, WANTS_ZEROS.get() || zeroes_everything());
+    // jemalloc asserts in a checked build that fresh memory is zero; here it may have been moved from elsewhere.
+    page_map::begin_use(range, WANTS_ZEROS.get() || zeroes_everything() || IS_CHECKED);
     // From here on the page map has charged what was only reserved.
     limits::end_reservation(missing);
     idle::note_use();

@@ -42,7 +42,6 @@ endfunction()
 
 checked_test(heap.linked test_heap.linked.libgmem)
 checked_test(heap.model test_heap.model.libgmem)
-checked_test(heap.keep test_heap.keep)
 checked_test(heap.introspection test_heap.introspection.libgmem)
 checked_test(heap.stress test_heap.stress 10)
 # Not heap.hard_limit: an assertion of jemalloc 5.3.1 (tcache.c:611) does not hold where memory runs out.

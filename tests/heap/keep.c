@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Idle memory: it is used again wherever it lies, calloc() does not take it for zeros, and it goes back to the kernel while the
- * program rests (GMEM_HEAP_KEEP). */
+/* Idle memory: it is used again wherever it lies, calloc() does not take it for zeros, and it goes back to the kernel
+ * while the program rests (GMEM_HEAP_KEEP). */
 #include <stdint.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The threads' caches under a hard limit: 64 threads begin, allocate blocks of all sizes that threads cache, pass them to one
- * another, free what they get and end. Each byte is checked. The limit holds, NULL comes with ENOMEM, and in the end everything is
- * free for one large block. */
+/* The threads' caches under a hard limit: 64 threads begin, allocate blocks of all sizes that threads cache, pass them
+ * to one another, free what they get and end. Each byte is checked. The limit holds, NULL comes with ENOMEM, and in the
+ * end everything is free for one large block. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
