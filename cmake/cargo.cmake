@@ -123,8 +123,19 @@ function(_libgmem_cargo_environment variable)
 	if(LIBGMEM_RUSTC)
 		set(rustc "RUSTC=${LIBGMEM_RUSTC}")
 	endif()
+	# A cross build links its build scripts as a native one does, so both can share them.
+	set(host_linker)
+	execute_process(COMMAND "${LIBGMEM_RUSTC_USED}" --version --verbose OUTPUT_VARIABLE version)
+	if(version MATCHES "host: ([^\n]+)" AND NOT CMAKE_MATCH_1 STREQUAL LIBGMEM_RUST_TARGET)
+		string(REPLACE "-" "_" host "${CMAKE_MATCH_1}")
+		string(TOUPPER "${host}" host)
+		find_program(LIBGMEM_HOST_CC cc NO_CMAKE_FIND_ROOT_PATH DOC "The C compiler that links Cargo's build scripts")
+		if(LIBGMEM_HOST_CC)
+			set(host_linker "CARGO_TARGET_${host}_LINKER=${LIBGMEM_HOST_CC}")
+		endif()
+	endif()
 	set(${variable}
-		${rustc} "${TRIPLE}_CPPFLAGS=${cppflags}"
+		${rustc} ${host_linker} "${TRIPLE}_CPPFLAGS=${cppflags}"
 		# These would move the files that are copied afterwards.
 		--unset=CARGO_TARGET_DIR --unset=CARGO_BUILD_TARGET_DIR --unset=CARGO_BUILD_BUILD_DIR
 		# jemalloc's make takes part in Cargo's job server, not in that of CMake or of a Cargo that runs CMake.
@@ -140,11 +151,11 @@ function(_libgmem_cargo_environment variable)
 endfunction()
 
 # libgmem_cargo_archive(<target> <output> ARGUMENTS <of cargo rustc>... ARTIFACT <below Cargo's profile
-# folder> [GENERATED_HEADERS <path>...] OUTPUT_VARIABLE <variable>): a custom target that brings an archive of
-# Rust code up to date at each build. <output> is relative to the build folder. Generated headers are copied from include/
+# folder> [GENERATED_HEADERS <path>...] [PROFILE <of Cargo>] OUTPUT_VARIABLE <variable>): a custom target that brings an
+# archive of Rust code up to date at each build. The profile is that of the build type unless named. <output> is relative to the build folder. Generated headers are copied from include/
 # in Cargo's profile folder to GMEM_GENERATED_INCLUDE.
 function(libgmem_cargo_archive target output)
-	cmake_parse_arguments(PARSE_ARGV 2 arg "" "ARTIFACT;OUTPUT_VARIABLE" "ARGUMENTS;GENERATED_HEADERS")
+	cmake_parse_arguments(PARSE_ARGV 2 arg "" "ARTIFACT;OUTPUT_VARIABLE;PROFILE" "ARGUMENTS;GENERATED_HEADERS")
 	set(output "${PROJECT_BINARY_DIR}/${output}")
 
 	# Build types and Cargo profiles, with the folder that Cargo names after each.
@@ -152,6 +163,10 @@ function(libgmem_cargo_archive target output)
 	set(others "$<$<CONFIG:RelWithDebInfo>:relwithdebinfo>$<$<CONFIG:MinSizeRel>:minsizerel>")
 	set(profile "$<${is_release}:release>$<$<CONFIG:Debug>:dev>${others}")
 	set(folder "$<${is_release}:release>$<$<CONFIG:Debug>:debug>${others}")
+	if(arg_PROFILE)
+		set(profile "${arg_PROFILE}")
+		string(REGEX REPLACE "^dev$" "debug" folder "${profile}")
+	endif()
 	set(offline "$<$<BOOL:${LIBGMEM_CARGO_OFFLINE}>:--offline>")
 	set(features "$<$<BOOL:${LIBGMEM_CHECKED_HEAP}>:--features=checked-heap>")
 

@@ -7,7 +7,7 @@
 PATTERN selects tests of BUILD by ctest name; the default is the heap, device, thread and fork tests. Each round runs each
 test once, under the next of these schedules: as it is; all threads on one processor; round-robin real-time priority on
 one processor (where permitted); lowest priority beside two busy loops on the same processor. The checked tests
-(-DLIBGMEM_CHECKED_TESTS=ON) yield at each change of the heap's state besides.
+also yield at each change of the heap's state (`./dev test checked` builds their library).
 """
 
 import argparse
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 
-DEFAULT = r"^(checked\.|heap\.(linked|model|stress|introspection|injected)|devices\.(cuda|ascend|opencl)|capi\.(streams|foreign)|cpp\.operators|streams\.executor)"
+DEFAULT = r"^(checked\.(heap|capi|cpp|streams|devices)|heap\.(linked|model|stress|introspection|injected)|devices\.(cuda|ascend|opencl)|capi\.(streams|foreign)|cpp\.operators|streams\.executor)"
 BUSY = ["sh", "-c", "while :; do :; done"]
 SCHEDULES = {
     "as it is": [],
