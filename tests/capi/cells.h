@@ -191,40 +191,6 @@ static void open_library(void) {
 	void *program = dlopen(NULL, RTLD_LAZY | RTLD_DEEPBIND);
 	EXPECT(program != NULL && dlclose(program) == 0);
 }
-static void models(void) {
-	enum { MODES = 3 };
-	for (int mode = 0; mode < MODES; ++mode) {
-		gmemModelOptions_t options = {sizeof options, mode, 0};
-		gmemModelInfo_t info = {.size = sizeof info};
-		gmemModel_t model = NULL;
-		gmemRange_t part = {0, 0};
-		WORKS(gmemModelOpen("/proc/self/exe", &options, &model));
-		WORKS(gmemModelGetInfo(model, &info));
-		WORKS(gmemModelRange(model, 0, info.bytes, &part));
-		WORKS(gmemPrefetch(part.addr, part.size, gmemGetNumaId(), NULL));
-		EXPECT(((const char *)info.data)[1] == 'E');
-		WORKS(gmemFreeEager(part.addr, part.size, NULL));
-		WORKS(gmemModelClose(model));
-	}
-}
-static void pipelines(void) {
-	gmemPipelineOptions_t options = {.size = sizeof options, .budget = 64 * page, .hnid = gmemGetNumaId()};
-	gmemPipelineReport_t report = {.size = sizeof report};
-	gmemPipeline_t pipeline = NULL;
-	gmemModel_t model = NULL;
-	gmemRange_t part = {0, 0};
-	options.order = GMEM_PIPELINE_ANY;
-	WORKS(gmemModelOpen("/proc/self/exe", NULL, &model));
-	WORKS(gmemModelRange(model, 0, 4096, &part));
-	WORKS(gmemPipelineCreate(&part, 1, &options, &pipeline));
-	WORKS(gmemPipelineSoon(pipeline, 0));
-	WORKS(gmemPipelineWant(pipeline, 0));
-	WORKS(gmemPipelineDone(pipeline, 0));
-	WORKS(gmemPipelineGetReport(pipeline, &report));
-	EXPECT(report.wants == 1);
-	WORKS(gmemPipelineDestroy(pipeline));
-	WORKS(gmemModelClose(model));
-}
 static void numa_id(void) { WORKS(gmemGetNumaId()); }
 static void page_size(void) { EXPECT(gmemGetPageSize() == page); }
 static void policies(void) {
