@@ -92,7 +92,7 @@ extern "C" {
  * @retval -ENOMEM      part of the whole pages is not mapped (the mapped part is released, as by madvise(2)); out of
  *                      memory
  * @retval -EACCES      shared memory is mapped read-only (nothing is released)
- * @retval -EPERM       a memfd is sealed against writing
+ * @retval -EPERM       a memfd is sealed against writing; read-only anonymous memory is sealed by mseal(2)
  * @retval -EOPNOTSUPP  the device releases whole blocks only (nothing is released); a CUDA stream is being captured
  * @retval -EAGAIN      the stream's queue is full, and the caller is a function that a stream runs
  * @retval -ENODEV      the current device, or the driver of the stream, cannot be used
@@ -152,7 +152,8 @@ typedef struct {
  * @retval -ENOMEM      part of a block's whole pages is not mapped (what is mapped in all blocks is released); out of
  *                      memory
  * @retval -EACCES      shared memory is mapped read-only (nothing is released)
- * @retval -EPERM       a memfd is sealed against writing (the other blocks are released)
+ * @retval -EPERM       a memfd is sealed against writing, or read-only anonymous memory by mseal(2) (the other blocks are
+ * released)
  * @retval -EOPNOTSUPP  the device releases whole blocks only (nothing is released); a CUDA stream is being captured
  * @retval -EAGAIN      as gmemFreeEager()
  * @retval -ENODEV      as gmemFreeEager()
@@ -196,8 +197,9 @@ int gmemFreeEagerV(const gmemRange_t *ranges, size_t count, void *stream, gmemFr
  * @retval -EBUSY       pages are pinned, or shared between processes, and could not move
  * @retval -EPERM       a sandbox refuses move_pages(2), or memory policies, and pages cannot be put on the node without
  *                      (nothing is moved)
- * @retval -EFAULT      part of a file mapping or a model lies beyond the end of its file; no hugetlb page is free; an
- * accelerator of the GMEM kernel failed or is full
+ * @retval -EFAULT      part of a file mapping or a model lies beyond the end of its file; guard pages
+ * (MADV_GUARD_INSTALL), or a protection key that refuses access; no hugetlb page is free; an accelerator of the GMEM
+ * kernel failed or is full
  * @retval -EOPNOTSUPP  the kernel is older than Linux 5.14; a CUDA stream is being captured; the GMEM kernel's driver
  * does not support the call
  * @retval -EAGAIN      the stream's queue is full, and the caller is a function that a stream runs; the GMEM kernel
