@@ -223,8 +223,7 @@ fn hold_during_forks() {
     /// Whether the forking thread has got hold. Only that thread writes it.
     static HELD: AtomicBool = AtomicBool::new(false);
     extern "C" fn before() {
-        if let Some(turn) = PURGE.take() {
-            std::mem::forget(turn);
+        if PURGE.begin() {
             HELD.store(true, Ordering::Relaxed);
         }
     }

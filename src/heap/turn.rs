@@ -27,6 +27,11 @@ impl Turn {
     /// Wait for the turn of another thread to end. `None` if it is the calling thread's turn already, and after a second: a
     /// thread in `fork(3)` may have its turn while it waits for a lock that the calling thread holds.
     pub fn take(&self) -> Option<Taken<'_>> {
+        self.begin().then(|| Taken(self))
+    }
+
+    /// [`take`](Self::take) for a turn that [`end`](Self::end) ends. False where that gives `None`.
+    pub fn begin(&self) -> bool {
         let forks = (process::forks() + 1) << 32;
         let own = forks | u64::from(process::thread_id().cast_unsigned());
         for attempt in 0..Self::PATIENCE {
@@ -36,10 +41,10 @@ impl Turn {
             let exchange =
                 || self.holder.compare_exchange(holder, own, Ordering::Acquire, Ordering::Relaxed);
             if is_free && exchange().is_ok() {
-                return Some(Taken(self));
+                return true;
             }
             if holder == own {
-                return None;
+                return false;
             }
             if attempt < 16 {
                 process::yield_now();
@@ -48,10 +53,10 @@ impl Turn {
                 process::sleep(Duration::from_micros(100));
             }
         }
-        None
+        false
     }
 
-    /// End the calling thread's turn, if its [`Taken`] was forgotten.
+    /// End a turn that [`begin`](Self::begin) began.
     pub fn end(&self) {
         self.holder.store(0, Ordering::Release);
     }
