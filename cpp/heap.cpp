@@ -14,8 +14,10 @@
 
 namespace heap = gmem::heap;
 
+namespace {
+
 /// The new block of `size` bytes with the bytes of `old`, which is freed; or null, and `old` stays.
-static void *copied(void *old, void *block, size_t size) noexcept {
+void *copied(void *old, void *block, size_t size) noexcept {
 	if (block != nullptr) {
 		const size_t old_size = heap::gmem_heap_usable_size(old);
 		std::memcpy(block, old, size < old_size ? size : old_size);
@@ -23,6 +25,8 @@ static void *copied(void *old, void *block, size_t size) noexcept {
 	}
 	return block;
 }
+
+} // namespace
 
 extern "C" {
 

@@ -152,8 +152,8 @@ typedef struct {
  * @retval -ENOMEM      part of a block's whole pages is not mapped (what is mapped in all blocks is released); out of
  *                      memory
  * @retval -EACCES      shared memory is mapped read-only (nothing is released)
- * @retval -EPERM       a memfd is sealed against writing, or read-only anonymous memory by mseal(2) (the other blocks are
- * released)
+ * @retval -EPERM       a memfd is sealed against writing, or read-only anonymous memory by mseal(2) (the other blocks
+ * are released)
  * @retval -EOPNOTSUPP  the device releases whole blocks only (nothing is released); a CUDA stream is being captured
  * @retval -EAGAIN      as gmemFreeEager()
  * @retval -ENODEV      as gmemFreeEager()

@@ -4,7 +4,6 @@
 import concurrent.futures
 import os
 import subprocess
-import sys
 
 import project
 import run
@@ -89,7 +88,9 @@ def _clang_tidy(root):
                               cwd=root, text=True, capture_output=True, check=False)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in pool.map(tidy, [umbrella, *sorted((root / "cpp").glob("*.cpp"))]):
-            if done.returncode != 0:
-                print(done.stdout, done.stderr, sep="\n")
-                sys.exit("clang-tidy has complaints")
+        results = list(pool.map(tidy, [umbrella, *sorted((root / "cpp").glob("*.cpp"))]))
+    complaints = [done for done in results if done.returncode != 0]
+    for done in complaints:
+        print(done.stdout, done.stderr, sep="\n")
+    if complaints:
+        run.fail("clang-tidy has complaints")

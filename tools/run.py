@@ -31,5 +31,10 @@ def command(*words, quiet=False, check=True, **options):
     if check and done.returncode != 0:
         if quiet:
             print(done.stdout)
-        fail(f"{' '.join(words)} failed with status {done.returncode}")
+        fail(f"{_shortened(words)} failed with status {done.returncode}")
     return done
+
+
+def _shortened(words):
+    """The command as one line: a hundred file names say nothing."""
+    return " ".join(words if len(words) <= 12 else [*words[:12], f"... ({len(words) - 12} more words)"])

@@ -39,21 +39,22 @@ public:
 	/// An empty range.
 	constexpr model_range() noexcept = default;
 	/// A range that gmemModelRange() gave.
-	explicit constexpr model_range(gmemRange_t part) noexcept : part_(part) {}
+	explicit model_range(gmemRange_t part) noexcept
+		: data_(reinterpret_cast<std::byte *>(part.addr)), // NOLINT(performance-no-int-to-ptr): C gives addresses so
+		  size_bytes_(part.size) {}
 
 	/// The first byte.
-	[[nodiscard]] const std::byte *data() const noexcept { return reinterpret_cast<const std::byte *>(part_.addr); }
+	[[nodiscard]] constexpr const std::byte *data() const noexcept { return data_; }
 	/// Number of bytes.
-	[[nodiscard]] std::size_t size_bytes() const noexcept { return part_.size; }
+	[[nodiscard]] constexpr std::size_t size_bytes() const noexcept { return size_bytes_; }
 	/// For prefetch().
-	operator range() const noexcept { return {data(), size_bytes()}; } // NOLINT(*-explicit-*)
+	operator range() const noexcept { return {data_, size_bytes_}; } // NOLINT(*-explicit-*)
 	/// For free_eager(). The memory itself is read-only.
-	operator mutable_range() const noexcept { // NOLINT(*-explicit-*)
-		return {reinterpret_cast<void *>(part_.addr), size_bytes()};
-	}
+	operator mutable_range() const noexcept { return {data_, size_bytes_}; } // NOLINT(*-explicit-*)
 
 private:
-	gmemRange_t part_{};
+	std::byte *data_ = nullptr;
+	std::size_t size_bytes_ = 0;
 };
 
 /// @cond PRIVATE
