@@ -3,7 +3,7 @@
 """Compiles the headers with the oldest Clang that is supported, with each standard library, under the warnings of ctest's
 cpp.strict. The compiler and libc++ are Debian's, unpacked into build/clang-14.
 
-usage: oldest_clang.py SOURCES INCLUDE_FOLDER... -- WARNING...   (SOURCES has 17.cpp and 20.cpp)
+usage: oldest_clang.py SOURCE INCLUDE_FOLDER... -- WARNING...
 
 Exit status: 0 if all compile, 1 if not, 77 where the packages cannot be had.
 """
@@ -20,8 +20,8 @@ sys.dont_write_bytecode = True
 
 import debian  # noqa: E402
 
-# The standard, the source for it, and further options.
-CASES = (("17", "17.cpp"), ("20", "20.cpp"), ("2b", "20.cpp"), ("17", "17.cpp", "-fno-exceptions", "-fno-rtti"))
+# The standard, and further options.
+CASES = (("17",), ("20",), ("2b",), ("17", "-fno-exceptions", "-fno-rtti"))
 
 
 def fetched():
@@ -38,7 +38,7 @@ def fetched():
 
 def main():
     split = sys.argv.index("--")
-    sources, includes, warnings = pathlib.Path(sys.argv[1]), sys.argv[2:split], sys.argv[split + 1:]
+    source, includes, warnings = sys.argv[1], sys.argv[2:split], sys.argv[split + 1:]
     try:
         folder = fetched()
     except debian.Missing as why:
@@ -50,9 +50,9 @@ def main():
     standard_libraries = {"libstdc++": [], "libc++": ["-nostdinc++", "-isystem", llvm / "include" / "c++" / "v1"]}
     failed = 0
     for library, words in standard_libraries.items():
-        for standard, source, *options in CASES:
+        for standard, *options in CASES:
             done = subprocess.run([llvm / "bin" / "clang++", f"-std=c++{standard}", "-fsyntax-only", *warnings, *options, *words,
-                                   *(f"-I{include}" for include in includes), sources / source], env=environment, text=True,
+                                   *(f"-I{include}" for include in includes), source], env=environment, text=True,
                                   capture_output=True, check=False)
             print(f"clang 14, {library}, C++{standard} {' '.join(options)}: {'ok' if done.returncode == 0 else 'FAILED'}")
             if done.returncode != 0:
