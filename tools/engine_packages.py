@@ -90,10 +90,10 @@ def from_debian(*packages):
 
 
 def fetch_torch(folder):
-    """About 190 packages, of 127 MB: Debian's libtorch is built with video and maps."""
+    """About 190 packages, of 127 MB: Debian's libtorch is built with video and maps. With a BLAS that people use."""
     try:
         machine = debian.Machine()
-        machine.unpack(folder, *machine.with_dependencies("libtorch-dev"))
+        machine.unpack(folder, *machine.with_dependencies("libtorch-dev"), "libopenblas0-pthread")
     except debian.Missing as why:
         raise Missing(str(why)) from why
 
@@ -143,7 +143,7 @@ def executorch_program(folder, mib):
 
 def debian_libraries(folder):
     libraries = folder / "usr" / "lib" / f"{platform.machine()}-linux-gnu"
-    return [libraries, libraries / "blas", libraries / "lapack", folder / "usr" / "lib"]
+    return [libraries / "openblas-pthread", libraries, libraries / "blas", libraries / "lapack", folder / "usr" / "lib"]
 
 
 ONNXRUNTIME = "1.31.1"
@@ -198,7 +198,7 @@ ENGINES = {
         lambda folder: [f"-DCMAKE_PREFIX_PATH={folder}/usr", linker_finds(folder)],
         (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 512, 64, libraries=debian_libraries, faults=("first", 0.1)),
     "torch": Engine(
-        "libtorch-dev 1.13.1", fetch_torch, lambda folder: [f"-DTORCH_PREFIX={folder}/usr", linker_finds(folder)],
+        "libtorch-dev 1.13.1 with libopenblas0", fetch_torch, lambda folder: [f"-DTORCH_PREFIX={folder}/usr", linker_finds(folder)],
         (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 512, 64, libraries=debian_libraries),
 }
 
