@@ -10,10 +10,11 @@
 #include <libgmem/engines/ready_heap.hpp>
 #include <libgmem/streams/executor.hpp>
 #if __cplusplus >= 202002L
-#include <coroutine>
 #include <span>
 
 #include <libgmem/coroutine.hpp>
+
+#include "detached.hpp"
 #endif
 
 namespace {
@@ -79,15 +80,6 @@ void looking(std::error_code &ec) {
 }
 
 #if __cplusplus >= 202002L
-struct detached {
-	struct promise_type {
-		detached get_return_object() noexcept { return {}; }
-		std::suspend_never initial_suspend() noexcept { return {}; }
-		std::suspend_never final_suspend() noexcept { return {}; }
-		void return_void() noexcept {}
-		void unhandled_exception() noexcept {}
-	};
-};
 detached awaits(std::error_code &ec) {
 	static_cast<void>(co_await gmem::prefetch(std::string(8, ' '), 0, nullptr, ec));
 }
