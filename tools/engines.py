@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import pathlib
+import random
 import statistics
 import subprocess
 import sys
@@ -60,7 +61,7 @@ class Example:
 
 
 def measure(name, build_folder, rounds, short):
-    """Runs an engine in all its ways by turns; returns {way: {number: median}}."""
+    """Runs an engine in all its ways, each once a round in an order of its own; returns {way: {number: median}}."""
     example = Example(name, build_folder)
     engine, data = example.engine, WORK / "data"
     mib = engine.short_mib if short else engine.mib
@@ -69,8 +70,8 @@ def measure(name, build_folder, rounds, short):
         engine.prepare(example.folder, mib)
     runs = {way.name: [] for way in engine.ways}
     run.step(f"{name}: {rounds} rounds of {len(engine.ways)} ways")
-    for _ in range(rounds):
-        for way in engine.ways:
+    for number in range(rounds):
+        for way in random.Random(number).sample(engine.ways, len(engine.ways)):
             runs[way.name].append(example.run(way, "--mib", mib, "--folder", data))
     check(name, runs)
     return {way: {number: statistics.median(each[number] for each in done) for number in done[0] if number != "checksum"}
