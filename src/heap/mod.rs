@@ -12,6 +12,7 @@
 //! | [`pages`], [`page_map`], [`heap_page`] | jemalloc's memory: where it comes from and where it goes |
 //! | [`idle`] | when memory goes back to the kernel |
 //! | [`limits`] | how much memory the heap may have |
+//! | [`arenas`] | which of jemalloc's arenas serves a block |
 //! | [`control`] | jemalloc's commands, settings and numbers |
 //! | [`foreign_block`] | blocks of other allocators |
 //! | [`stats`], [`settings`] | statistics; environment variables |
@@ -22,6 +23,7 @@
 //! Nothing here allocates through Rust or panics: this *is* the allocator. A device that maps memory may allocate; it gets
 //! ordinary memory, and it is never called with one of jemalloc's locks held.
 
+mod arenas;
 mod checked;
 mod constants;
 mod control;
@@ -58,8 +60,8 @@ const LARGE: usize = 2 << 20;
 /// Smallest request to jemalloc. Its blocks of 8 bytes have no size class here, and C's largest type has 16 bytes.
 const SMALLEST: usize = 16;
 
-/// Most arenas of jemalloc's: `narenas` below, and the one for large blocks.
-const NARENAS: usize = 5;
+/// Most arenas that jemalloc makes by itself: the automatic ones, and the one for large blocks.
+const NARENAS: usize = arenas::MOST + 1;
 
 /// jemalloc's settings, which `GMEM_MALLOC_CONF` in the environment may override.
 ///
@@ -68,8 +70,9 @@ const NARENAS: usize = 5;
 /// - `oversize_threshold`: blocks of [`LARGE`] bytes and more have an arena of their own, which gives them up when they are freed:
 ///   as kept heap pages ([`idle`]) they are at hand as well, and join up with their neighbours.
 /// - `dirty_decay_ms`: some eleven days, so that [`idle`] decides when memory goes back.
-/// - `narenas:4`: each arena begins with a huge page of its own.
-/// - `tcache_gc_incr_bytes`: jemalloc inspects its own caches, which lie behind [`thread_cache`], less often.
+/// - `narenas_ratio`: one arena for each processor, of which jemalloc is told [`arenas::automatic`].
+/// - `tcache_nslots_*`: jemalloc's own caches lie behind [`thread_cache`], so they merely save visits to the arena.
+/// - `tcache_gc_incr_bytes`: jemalloc inspects them less often.
 #[repr(transparent)]
 pub struct Settings(*const c_char);
 // SAFETY: it points to a string constant, which any thread may read.
@@ -79,7 +82,7 @@ unsafe impl Sync for Settings {}
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
 pub static _rjem_malloc_conf: Settings = Settings(
-    c"abort:false,oversize_threshold:2097152,cache_oblivious:false,dirty_decay_ms:1000000000,muzzy_decay_ms:0,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
+    c"abort:false,oversize_threshold:2097152,cache_oblivious:false,dirty_decay_ms:1000000000,muzzy_decay_ms:0,narenas_ratio:1,tcache_nslots_small_max:32,tcache_nslots_small_min:4,tcache_nslots_large:4,tcache_gc_incr_bytes:1048576".as_ptr(),
 );
 
 /// `malloc(3)`.
@@ -87,9 +90,10 @@ pub fn malloc(size: usize) -> *mut c_void {
     if size >= LARGE {
         return large::allocate(size, 0);
     }
-    // SAFETY: malloc takes any size.
-    let attempt = || unsafe { je::malloc(size.max(SMALLEST)) };
-    note(or_once_more(size, attempt))
+    let flags = arenas::flags(size);
+    // SAFETY: the size is not 0. jemalloc returns NULL for a size that it cannot serve.
+    let attempt = || unsafe { je::mallocx(size.max(SMALLEST), flags) };
+    or_out_of_memory(note(or_once_more(size, attempt)))
 }
 
 /// `calloc(3)`.
@@ -97,9 +101,11 @@ pub fn calloc(count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
         Some(bytes) if bytes >= LARGE => large::allocate(bytes, je::MALLOCX_ZERO),
         Some(bytes) => {
-            // SAFETY: calloc takes any arguments.
-            let attempt = || pages::with_zeros(|| unsafe { je::calloc(1, bytes.max(SMALLEST)) });
-            note(or_once_more(bytes, attempt))
+            let flags = arenas::flags(bytes) | je::MALLOCX_ZERO;
+            // SAFETY: as for malloc.
+            let attempt =
+                || pages::with_zeros(|| unsafe { je::mallocx(bytes.max(SMALLEST), flags) });
+            or_out_of_memory(note(or_once_more(bytes, attempt)))
         }
         None => or_out_of_memory(ptr::null_mut()),
     }
@@ -129,10 +135,11 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
         // SAFETY: the caller promises a live block, and it is a device's of that length.
         return unsafe { large::reallocate_of_device(block, length, size) };
     }
-    // SAFETY: the caller promises a live block, and it is jemalloc's. After NULL it is still live, so that a second attempt
-    // may have it.
-    let attempt = || unsafe { je::realloc(ptr, size.max(SMALLEST)) };
-    note(or_once_more(size, attempt))
+    let flags = arenas::flags(size);
+    // SAFETY: the caller promises a live block, and it is jemalloc's. The size is not 0. After NULL the block is still live, so
+    // that a second attempt may have it.
+    let attempt = || unsafe { je::rallocx(ptr, size.max(SMALLEST), flags) };
+    or_out_of_memory(note(or_once_more(size, attempt)))
 }
 
 /// Resize a block so that it keeps an alignment, without copying it to another one; NULL where that is not possible. Then the
@@ -382,9 +389,10 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {
         let block = large::allocate(size, 0);
         return if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) };
     }
+    let flags = je::MALLOCX_ALIGN(alignment) | if size < LARGE { arenas::flags(size) } else { 0 };
     // A size of 0 gives a block of its own.
     // SAFETY: the size is not 0, and the alignment is a power of two.
-    let attempt = || unsafe { je::mallocx(size.max(SMALLEST), je::MALLOCX_ALIGN(alignment)) };
+    let attempt = || unsafe { je::mallocx(size.max(SMALLEST), flags) };
     let block = note(or_once_more(size, attempt));
     if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) }
 }
