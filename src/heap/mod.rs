@@ -15,6 +15,7 @@
 //! | [`arenas`] | which of jemalloc's arenas serves a block |
 //! | [`control`] | jemalloc's commands, settings and numbers |
 //! | [`foreign_block`] | blocks of other allocators |
+//! | [`corruption`] | pointers that cannot be freed |
 //! | [`stats`], [`settings`] | statistics; environment variables |
 //! | [`thread_state`] | space for a thread's part of the heap |
 //! | [`turn`] | a lock that survives `fork` |
@@ -27,6 +28,7 @@ mod arenas;
 mod checked;
 mod constants;
 mod control;
+mod corruption;
 mod device_arena;
 pub mod device_blocks;
 mod foreign_block;
@@ -51,6 +53,7 @@ use std::sync::atomic::Ordering;
 
 use tikv_jemalloc_sys as je;
 
+use self::size_class::UNCACHED;
 pub use self::thread_cache::ThreadCache;
 use crate::error::Errno;
 use crate::os::{mapping, set_errno};
@@ -93,7 +96,7 @@ pub fn malloc(size: usize) -> *mut c_void {
     let flags = arenas::flags(size);
     // SAFETY: the size is not 0. jemalloc returns NULL for a size that it cannot serve.
     let attempt = || unsafe { je::mallocx(size.max(SMALLEST), flags) };
-    or_out_of_memory(note(or_once_more(size, attempt)))
+    or_out_of_memory(note_fresh(or_once_more(size, attempt)))
 }
 
 /// `calloc(3)`.
@@ -211,18 +214,28 @@ unsafe fn release(ptr: *mut c_void) {
     purge_above_soft_limit();
 }
 
-/// `free(3)` of a block that may be another allocator's.
+/// `free(3)` of a block that no thread caches, or that is another allocator's.
 ///
 /// # Safety
 /// `ptr` is NULL or a live block, and nobody uses it afterwards.
-unsafe fn release_foreign(ptr: *mut c_void) {
+unsafe fn release_uncached(ptr: *mut c_void) {
     if page_map::is_owned(ptr.addr()) {
+        if !is_of_device(ptr)
+            && let Some(fault) = corruption::fault_of_uncached(ptr)
+        {
+            return corruption::report(ptr, 0, fault);
+        }
         // SAFETY: the caller gives a live block up, and it is this heap's.
         unsafe { release(ptr) };
     } else if !ptr.is_null() {
         // SAFETY: the caller gives a live block up, and it is not this heap's.
         unsafe { foreign_block::free(ptr) };
     }
+}
+
+/// Whether a block of this heap lies in a device's memory.
+fn is_of_device(ptr: *mut c_void) -> bool {
+    page_map::is_in_device_arena(ptr.addr()) || device_blocks::length_of(ptr).is_some()
 }
 
 /// A block of a class; NULL where memory is short.
@@ -241,11 +254,23 @@ fn note(block: *mut c_void) -> *mut c_void {
     if !block.is_null() {
         pages::note_arena();
         // SAFETY: jemalloc has just given the block.
-        let class = size_class::of_size(unsafe { je::sallocx(block, 0) });
+        let class = match size_class::of_size(unsafe { je::sallocx(block, 0) }) {
+            0 => UNCACHED,
+            class => class,
+        };
         page_map::set_class(block.addr(), class);
     }
     purge_above_soft_limit();
     block
+}
+
+/// [`note`] for a block whose contents are nobody's.
+fn note_fresh(block: *mut c_void) -> *mut c_void {
+    if !block.is_null() {
+        // SAFETY: jemalloc has just given the block.
+        unsafe { thread_cache::unmark(block) };
+    }
+    note(block)
 }
 
 /// Where memory is short, give idle memory back and try again.
@@ -348,7 +373,7 @@ pub fn pvalloc(size: usize) -> *mut c_void {
 pub unsafe fn usable_size(ptr: *mut c_void) -> usize {
     match page_map::class_of(ptr.addr()) {
         0 if ptr.is_null() => 0,
-        0 if page_map::is_owned(ptr.addr()) => match device_blocks::length_of(ptr) {
+        0 | UNCACHED if page_map::is_owned(ptr.addr()) => match device_blocks::length_of(ptr) {
             Some(length) => length,
             // SAFETY: the caller promises a live block, and it is jemalloc's.
             None => unsafe { je::malloc_usable_size(ptr) },
@@ -393,7 +418,7 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {
     // A size of 0 gives a block of its own.
     // SAFETY: the size is not 0, and the alignment is a power of two.
     let attempt = || unsafe { je::mallocx(size.max(SMALLEST), flags) };
-    let block = note(or_once_more(size, attempt));
+    let block = note_fresh(or_once_more(size, attempt));
     if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) }
 }
 
