@@ -4,8 +4,8 @@
 #ifndef LIBGMEM_HEAP_CONSTANTS_H
 #define LIBGMEM_HEAP_CONSTANTS_H
 
-/* Size classes of the blocks that threads cache, with two more: 0 for what is no block of the heap, and the last one for blocks
- * that no thread caches. */
+/* Size classes of the blocks that threads cache, with two more: 0 for what is no block of the heap, and the last one
+ * for blocks that no thread caches. */
 #define GMEM_HEAP_CLASSES 42
 /* Bytes of the largest block that threads cache. */
 #define GMEM_HEAP_MAX_CACHED 32768

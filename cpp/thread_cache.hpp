@@ -23,11 +23,11 @@ struct stack {
 	std::uint16_t misaligned;
 	bool ran_empty;
 };
-static_assert(sizeof(stack) == GMEM_HEAP_STACK_BYTES && offsetof(stack, limit) == 16 &&
-			  offsetof(stack, misaligned) == 28);
+static_assert(
+	sizeof(stack) == GMEM_HEAP_STACK_BYTES && offsetof(stack, limit) == 16 && offsetof(stack, misaligned) == 28);
 
-/// Class 0 stands for what is no block of the heap, and the last one for blocks that no thread caches; their stacks have no
-/// capacity.
+/// Class 0 stands for what is no block of the heap, and the last one for blocks that no thread caches; their stacks
+/// have no capacity.
 inline constexpr std::size_t classes = GMEM_HEAP_CLASSES;
 inline constexpr std::size_t uncached = classes - 1;
 inline constexpr std::size_t max_cached = GMEM_HEAP_MAX_CACHED;
@@ -101,7 +101,8 @@ inline void check_out([[maybe_unused]] void *block, [[maybe_unused]] std::size_t
 #endif
 }
 
-/// The first word of a cached block. `free` finds a block that is free already by it. A checked heap has marks of its own.
+/// The first word of a cached block. `free` finds a block that is free already by it. A checked heap has marks of its
+/// own.
 inline std::size_t mark_of(const void *block) noexcept {
 	return __atomic_load_n(&gmem_heap_mark, __ATOMIC_RELAXED) ^ reinterpret_cast<std::uintptr_t>(block);
 }

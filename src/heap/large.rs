@@ -12,6 +12,7 @@ use super::{
     LARGE, device_blocks, idle, or_once_more, or_out_of_memory, page_map, pages,
     purge_above_soft_limit, release,
 };
+use crate::os::mapping::Target;
 use crate::os::{advice, machine, mapping};
 use crate::page::PageRange;
 
@@ -135,20 +136,23 @@ unsafe fn take_over(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> bool {
         // SAFETY: both heap pages lie inside the blocks, which the caller has to itself.
         unsafe {
             let (old, new) = (from.add(done), to.add(done));
-            if mapping::move_pages(old, new, HEAP_PAGE).is_err() {
-                if mapping::map_again(new, HEAP_PAGE).is_err() {
-                    // Another thread took the last mapping. Copy back what was moved.
+            match mapping::move_pages(old, new, HEAP_PAGE) {
+                Ok(()) => done += HEAP_PAGE,
+                Err(Target::Kept) => break,
+                Err(Target::Fresh) => {
+                    if machine::has_huge_gmem_pages() {
+                        let again = new.as_ptr().expose_provenance();
+                        advice::huge_pages(PageRange::new(again, again + HEAP_PAGE));
+                    }
+                    break;
+                }
+                Err(Target::Lost) => {
+                    // Copy back what was moved.
                     ptr::copy_nonoverlapping(to.as_ptr(), from.as_ptr(), done);
                     return false;
                 }
-                if machine::has_huge_gmem_pages() {
-                    let again = new.as_ptr().expose_provenance();
-                    advice::huge_pages(PageRange::new(again, again + HEAP_PAGE));
-                }
-                break;
             }
         }
-        done += HEAP_PAGE;
     }
     // SAFETY: both blocks have at least `length` bytes and do not overlap.
     unsafe {

@@ -18,6 +18,7 @@ use super::heap_page::HeapPage;
 pub use super::heap_page::{HEAP_PAGE, TOTALS};
 use super::turn::Turn;
 use crate::error::Errno;
+use crate::os::mapping::Target;
 use crate::os::{SysResult, advice, machine, mapping, process};
 use crate::page::PageRange;
 
@@ -180,7 +181,7 @@ const MOST_MOVED: usize = 8192;
 /// Move the memory of kept heap pages to those of an [entered](enter) range that have none. That changes one entry of a page
 /// table for each, where the kernel would have to clear a fresh huge page.
 ///
-/// A refusal by the kernel may leave a hole in the range; [`fill_holes`] reports or repairs that.
+/// A refusal by the kernel may leave a hole in the range, which [`fill_holes`] repairs or reports.
 pub fn move_kept_to(range: PageRange) {
     /// Heap pages that are marked as moved; beyond the limit once the kernel has refused a move.
     static MOVED: AtomicUsize = AtomicUsize::new(0);
@@ -212,13 +213,17 @@ pub fn move_kept_to(range: PageRange) {
             let is_new = !page.mark_moved();
             MOVED.fetch_add(usize::from(is_new), Ordering::Relaxed);
             let from = first + number * HEAP_PAGE;
-            let moved = move_heap_page(from, to);
-            source.end_drop(moved);
-            if !moved && !mapping::is_mapped(to) {
-                page.set_missing(true);
-                HOLES.store(true, Ordering::Relaxed);
-            }
-            if !moved {
+            let outcome = move_heap_page(from, to);
+            source.end_drop(outcome.is_ok());
+            if let Err(left) = outcome {
+                match left {
+                    Target::Kept => {}
+                    Target::Fresh => advice::huge_pages(PageRange::new(to, to + HEAP_PAGE)),
+                    Target::Lost => {
+                        page.set_missing(true);
+                        HOLES.store(true, Ordering::Relaxed);
+                    }
+                }
                 MOVED.store(MOST_MOVED, Ordering::Relaxed);
                 target = None;
                 return;
@@ -230,11 +235,11 @@ pub fn move_kept_to(range: PageRange) {
 }
 
 /// Move the memory of a heap page that this thread is dropping to one that it has entered as a whole.
-fn move_heap_page(from: usize, to: usize) -> bool {
+fn move_heap_page(from: usize, to: usize) -> Result<(), Target> {
     let pointer = |address| NonNull::new(ptr::with_exposed_provenance_mut::<u8>(address));
-    let Some((from, to)) = pointer(from).zip(pointer(to)) else { return false };
+    let Some((from, to)) = pointer(from).zip(pointer(to)) else { return Err(Target::Kept) };
     // SAFETY: nobody else uses either page, and nothing at `to` is needed.
-    unsafe { mapping::move_pages(from, to, HEAP_PAGE) }.is_ok()
+    unsafe { mapping::move_pages(from, to, HEAP_PAGE) }
 }
 
 /// Whether a heap page may be missing.
@@ -253,8 +258,8 @@ pub fn fill_holes(range: PageRange) -> SysResult<()> {
         let start = part.start() & !(HEAP_PAGE - 1);
         let pointer = NonNull::new(ptr::with_exposed_provenance_mut::<u8>(start));
         if let Some(pointer) = pointer.filter(|_| page.is_missing() && outcome.is_ok()) {
-            // SAFETY: nothing is mapped at this heap page of ours, and it is this thread's turn to map it.
-            outcome = unsafe { mapping::map_again(pointer, HEAP_PAGE) };
+            // Another thread may have mapped something of its own there. Then the heap page is lost.
+            outcome = mapping::map_where_nothing_is(pointer, HEAP_PAGE);
             if outcome.is_ok() {
                 page.set_missing(false);
                 advice::huge_pages(PageRange::new(start, start + HEAP_PAGE));

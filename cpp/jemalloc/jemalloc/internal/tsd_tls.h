@@ -17,7 +17,8 @@
 
 #include "../../../heap_constants.h"
 
-/* The number of processors comes from sysconf(), which src/heap/pages.rs answers: it decides how many arenas there are. */
+/* The number of processors comes from sysconf(), which src/heap/pages.rs answers: it decides how many arenas there are.
+ */
 #undef CPU_COUNT
 
 /* Where the kernel does not overcommit, jemalloc announces each range that it begins or ceases to use. The page source
