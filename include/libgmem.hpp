@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// libgmem for C++17: all public headers. Without exceptions or RTTI, gmem::memory_resource is left out.
+/// libgmem for C++17: all public headers. gmem::memory_resource is left out without exceptions or RTTI, and where the
+/// standard library has no std::pmr (libc++ before LLVM 16).
 #pragma once
 
 #include <libgmem.h>
@@ -23,6 +24,6 @@
 #include <libgmem/topology.hpp>
 #include <libgmem/unique_ptr.hpp>
 
-#if LIBGMEM_HAS_EXCEPTIONS && defined(__cpp_rtti)
+#if LIBGMEM_HAS_EXCEPTIONS && defined(__cpp_rtti) && __has_include(<memory_resource>)
 #include <libgmem/memory_resource.hpp>
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::memory_resource: libgmem's heap for std::pmr containers. Needs exceptions and RTTI; <libgmem.hpp> leaves it
-/// out where the compiler has them off.
+/// gmem::memory_resource: libgmem's heap for std::pmr containers. Needs std::pmr, exceptions and RTTI; <libgmem.hpp>
+/// leaves it out where they are missing.
 #pragma once
 
 #include <cstddef>

@@ -245,7 +245,7 @@ private:
 		return true;
 	}
 
-	std::vector<model_file> files_;
+	std::vector<model_file> files_{};
 	std::size_t size_ = 0;
 };
 

@@ -40,7 +40,7 @@ struct prefetch_options {
 	const std::atomic<int> *cancel = nullptr;
 	/// Called with the bytes done and the total between pieces of 16 MiB, on the thread that does the work. false
 	/// cancels. Must not throw.
-	std::function<bool(std::size_t done, std::size_t total)> progress;
+	std::function<bool(std::size_t done, std::size_t total)> progress{};
 };
 
 namespace detail {

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // co_await of prefetches: with and without a stream, several at the same report, and of a failure.
-#include <coroutine>
-#include <exception>
 #include <future>
 #include <thread>
 
@@ -9,19 +7,9 @@
 #include <libgmem/coroutine.hpp>
 
 #include "../check.h"
+#include "detached.hpp"
 
 namespace {
-
-/// A coroutine that runs until it suspends, and that nobody waits for.
-struct detached {
-	struct promise_type {
-		detached get_return_object() noexcept { return {}; }
-		std::suspend_never initial_suspend() noexcept { return {}; }
-		std::suspend_never final_suspend() noexcept { return {}; }
-		void return_void() noexcept {}
-		void unhandled_exception() noexcept { std::terminate(); }
-	};
-};
 
 struct seen {
 	std::size_t bytes;

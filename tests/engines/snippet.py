@@ -13,7 +13,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-import engines  # noqa: E402
+import engine_packages  # noqa: E402
 import run  # noqa: E402
 
 # Packages, folders of headers in them, and what to link.
@@ -24,19 +24,19 @@ LIBRARIES = {"eigen": (("libeigen3-dev",), "usr/include/eigen3", ()),
 def main():
     build_folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
     packages, headers, libraries = LIBRARIES[name]
-    work = engines.WORK / "snippets" / name
-    with engines.locked(name):
-        folder = engines.WORK / "packages" / packages[0]
+    work = engine_packages.WORK / "snippets" / name
+    with engine_packages.locked(name):
+        folder = engine_packages.WORK / "packages" / packages[0]
         if not folder.exists():
             try:
-                engines.from_debian(*packages)(folder)
-            except engines.Missing as why:
+                engine_packages.from_debian(*packages)(folder)
+            except engine_packages.Missing as why:
                 print(why)
                 sys.exit(77)
-        prefix = engines.installed(build_folder)
+        prefix = engine_packages.installed(build_folder)
         page = ROOT / "docs" / "engines" / f"{name}.md"
         run.command(sys.executable, ROOT / "tests" / "docs" / "cookbook.py", page, work, quiet=True)
-        paths = [str(prefix / "lib"), *map(str, engines.debian_libraries(folder))]
+        paths = [str(prefix / "lib"), *map(str, engine_packages.debian_libraries(folder))]
         run.command(os.environ.get("CXX", "c++"), "-std=c++17", "-O2", "-Wall", "-Wextra", work / f"{name}.cpp", "-o", work / name,
                     f"-I{prefix}/include", "-isystem", folder / headers, *(f"-L{path}" for path in paths), "-lgmem_api",
                     *libraries, f"-Wl,-rpath,{':'.join(paths)}")

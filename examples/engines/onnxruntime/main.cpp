@@ -2,8 +2,10 @@
 // Loads a multi-layer network and infers with it, in ONNX Runtime:
 //
 //     engine_onnxruntime --memory engine|libgmem [--mib 256] [--folder FOLDER]
+//     engine_onnxruntime --memory engine|libgmem --minilm FOLDER
 //
-// engine: as ONNX Runtime does by itself, with its arena. libgmem: gmem::engines::onnxruntime_allocator.
+// engine: as ONNX Runtime does by itself, with its arena. libgmem: gmem::engines::onnxruntime_allocator. --minilm
+// computes the embeddings of examples/minilm.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -18,6 +20,7 @@
 #include <libgmem/engines/onnxruntime.hpp>
 
 #include "measure.hpp"
+#include "minilm.hpp"
 #include "onnx_model.hpp"
 
 namespace {
@@ -56,6 +59,17 @@ public:
 		session_.Run(Ort::RunOptions(), &input_name, &in, 1, &output_name, &out, 1);
 	}
 
+	std::vector<float> embed(std::vector<std::int64_t> tokens) {
+		const std::array<std::int64_t, 2> shape{1, static_cast<std::int64_t>(tokens.size())};
+		const Ort::Value in =
+			Ort::Value::CreateTensor<std::int64_t>(cpu_, tokens.data(), tokens.size(), shape.data(), shape.size());
+		const char *const input_name = "tokens";
+		const char *const output_name = "embedding";
+		const std::vector<Ort::Value> out = session_.Run(Ort::RunOptions(), &input_name, &in, 1, &output_name, 1);
+		const float *const first = out.at(0).GetTensorData<float>();
+		return {first, first + minilm::width};
+	}
+
 	void free() {
 		session_ = Ort::Session(nullptr);
 		gmemHeapTrim();
@@ -74,6 +88,17 @@ int main(int argc, char **argv) {
 		std::fprintf(stderr, "--memory is %s; it is engine or libgmem\n", memory.c_str());
 		return 2;
 	}
+	// Before the environment, because it must outlive it.
+	static gmem::engines::onnxruntime_allocator ours(Ort::GetApi());
+	if (memory == "libgmem") {
+		Ort::ThrowOnError(Ort::GetApi().RegisterAllocator(environment(), &ours));
+	}
+	const std::string minilm_folder = measure::option(argc, argv, "minilm", "");
+	if (!minilm_folder.empty()) {
+		network model(minilm_folder + "/minilm.onnx", memory == "libgmem");
+		minilm::compare(minilm_folder, [&](const std::vector<std::int64_t> &tokens) { return model.embed(tokens); });
+		return 0;
+	}
 	const std::size_t layers = std::max<std::size_t>(
 		1, std::stoul(measure::option(argc, argv, "mib", "256")) * 1048576 / (layer_values * sizeof(float)));
 	const std::string folder = measure::option(argc, argv, "folder", ".");
@@ -82,11 +107,6 @@ int main(int argc, char **argv) {
 	measure::need_file(folder + "/" + weights, layers * layer_values);
 	std::ofstream(model, std::ios::binary) << onnx_model::network(layers, rows, width, weights);
 
-	// Before the environment, because it must outlive it.
-	static gmem::engines::onnxruntime_allocator ours(Ort::GetApi());
-	if (memory == "libgmem") {
-		Ort::ThrowOnError(Ort::GetApi().RegisterAllocator(environment(), &ours));
-	}
 	measure::report report;
 	std::optional<network> net;
 	std::vector<float> input(rows * width), output(rows * width);

@@ -2,8 +2,10 @@
 // Loads a multi-layer network and infers with it, in OpenVINO:
 //
 //     engine_openvino --memory engine|libgmem [--mib 256] [--folder FOLDER]
+//     engine_openvino --memory engine|libgmem --minilm FOLDER
 //
-// engine: as OpenVINO does by itself. libgmem: weights, input and output by <libgmem/engines/openvino.hpp>.
+// engine: as OpenVINO does by itself. libgmem: weights, input and output by <libgmem/engines/openvino.hpp>. --minilm
+// computes the embeddings of examples/minilm.
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -19,6 +21,7 @@
 #include <libgmem/engines/openvino.hpp>
 
 #include "measure.hpp"
+#include "minilm.hpp"
 
 namespace {
 
@@ -45,6 +48,29 @@ void need_model(const std::string &xml, std::size_t layers) {
 	ov::serialize(std::make_shared<ov::Model>(ov::OutputVector{last}, ov::ParameterVector{input}), xml);
 }
 
+ov::AnyMap settings() { return {ov::inference_num_threads(2), ov::hint::inference_precision(ov::element::f32)}; }
+
+void embed_minilm(ov::Core &core, const std::string &folder, bool is_ours) {
+	const std::string xml = folder + "/minilm.xml";
+	if (!std::ifstream(xml)) {
+		// OpenVINO's own format, which gmem::engines::read_model() takes.
+		ov::serialize(core.read_model(folder + "/minilm.onnx"), xml);
+	}
+	const auto model = is_ours ? gmem::engines::read_model(core, xml) : core.read_model(xml);
+	ov::CompiledModel compiled = core.compile_model(model, "CPU", settings());
+	ov::InferRequest request = compiled.create_infer_request();
+	minilm::compare(folder, [&](const std::vector<std::int64_t> &tokens) {
+		const ov::Shape shape{1, tokens.size()};
+		ov::Tensor input =
+			is_ours ? gmem::engines::ready_tensor(ov::element::i64, shape) : ov::Tensor(ov::element::i64, shape);
+		std::copy(tokens.begin(), tokens.end(), input.data<std::int64_t>());
+		request.set_input_tensor(input);
+		request.infer();
+		const float *const first = request.get_output_tensor().data<float>();
+		return std::vector<float>(first, first + minilm::width);
+	});
+}
+
 struct network {
 	std::shared_ptr<ov::Model> model;
 	ov::CompiledModel compiled;
@@ -60,19 +86,23 @@ int main(int argc, char **argv) {
 		return 2;
 	}
 	const bool is_ours = memory == "libgmem";
+	ov::Core core;
+	const std::string minilm_folder = measure::option(argc, argv, "minilm", "");
+	if (!minilm_folder.empty()) {
+		embed_minilm(core, minilm_folder, is_ours);
+		return 0;
+	}
 	const std::size_t layers =
 		std::max<std::size_t>(1, std::stoul(measure::option(argc, argv, "mib", "256")) * 1048576 / layer_bytes);
 	const std::string xml = measure::option(argc, argv, "folder", ".") + "/network." + std::to_string(layers) + ".xml";
 	need_model(xml, layers);
 
-	ov::Core core;
-	const ov::AnyMap settings{ov::inference_num_threads(2), ov::hint::inference_precision(ov::element::f32)};
 	measure::report report;
 	std::optional<network> net(std::in_place);
 	std::vector<float> result(rows * width);
 	report.phase("load", [&] {
 		net->model = is_ours ? gmem::engines::read_model(core, xml) : core.read_model(xml);
-		net->compiled = core.compile_model(net->model, "CPU", settings);
+		net->compiled = core.compile_model(net->model, "CPU", settings());
 		net->request = net->compiled.create_infer_request();
 		if (is_ours) {
 			net->request.set_input_tensor(gmem::engines::ready_tensor(ov::element::f32, {rows, width}));

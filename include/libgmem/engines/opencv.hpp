@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <system_error>
 
-#include <opencv2/core/mat.hpp>
+#include <opencv2/core.hpp>
 
 #include <libgmem/engines/ready_heap.hpp>
 #include <libgmem/range.hpp>
