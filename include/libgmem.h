@@ -21,7 +21,9 @@
  * just like malloc(3).
  *
  * @par Side effects
- * libgmem never prints, raises a signal or ends the process. GMEM_LOG=error (or =trace) turns on messages on stderr.
+ * libgmem never prints, raises a signal or ends the process, with one exception: a pointer that the heap cannot free (a
+ * block that is free already, or an address inside a block) is reported on stderr, and ends the process with SIGABRT.
+ * GMEM_ABORT_ON_CORRUPTION=0 leaks the block instead. GMEM_LOG=error (or =trace) turns on messages on stderr.
  * Loading the library opens nothing and starts nothing.
  *
  * @par Undefined behaviour

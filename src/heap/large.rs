@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tikv_jemalloc_sys as je;
 
 use super::page_map::HEAP_PAGE;
+use super::size_class::UNCACHED;
 use super::{
     LARGE, device_blocks, idle, or_once_more, or_out_of_memory, page_map, pages,
     purge_above_soft_limit, release,
 };
+use crate::os::mapping::Target;
 use crate::os::{advice, machine, mapping};
 use crate::page::PageRange;
 
@@ -66,6 +68,7 @@ pub(super) unsafe fn reallocate(block: *mut c_void, size: usize) -> *mut c_void 
         if !take_over(old.cast(), new.cast(), old_size) {
             return or_out_of_memory(ptr::null_mut());
         }
+        page_map::set_class(block.addr(), 0);
         release(block);
     }
     new.as_ptr()
@@ -98,7 +101,9 @@ pub(super) unsafe fn reallocate_of_device(
 
 /// Note that a large block is about to be given out.
 fn noted(block: *mut c_void) -> *mut c_void {
-    page_map::set_class(block.addr(), 0);
+    if !block.is_null() {
+        page_map::set_class(block.addr(), UNCACHED);
+    }
     purge_above_soft_limit();
     or_out_of_memory(block)
 }
@@ -131,20 +136,23 @@ unsafe fn take_over(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> bool {
         // SAFETY: both heap pages lie inside the blocks, which the caller has to itself.
         unsafe {
             let (old, new) = (from.add(done), to.add(done));
-            if mapping::move_pages(old, new, HEAP_PAGE).is_err() {
-                if mapping::map_again(new, HEAP_PAGE).is_err() {
-                    // Another thread took the last mapping. Copy back what was moved.
+            match mapping::move_pages(old, new, HEAP_PAGE) {
+                Ok(()) => done += HEAP_PAGE,
+                Err(Target::Kept) => break,
+                Err(Target::Fresh) => {
+                    if machine::has_huge_gmem_pages() {
+                        let again = new.as_ptr().expose_provenance();
+                        advice::huge_pages(PageRange::new(again, again + HEAP_PAGE));
+                    }
+                    break;
+                }
+                Err(Target::Lost) => {
+                    // Copy back what was moved.
                     ptr::copy_nonoverlapping(to.as_ptr(), from.as_ptr(), done);
                     return false;
                 }
-                if machine::has_huge_gmem_pages() {
-                    let again = new.as_ptr().expose_provenance();
-                    advice::huge_pages(PageRange::new(again, again + HEAP_PAGE));
-                }
-                break;
             }
         }
-        done += HEAP_PAGE;
     }
     // SAFETY: both blocks have at least `length` bytes and do not overlap.
     unsafe {

@@ -18,6 +18,7 @@ use super::heap_page::HeapPage;
 pub use super::heap_page::{HEAP_PAGE, TOTALS};
 use super::turn::Turn;
 use crate::error::Errno;
+use crate::os::mapping::Target;
 use crate::os::{SysResult, advice, machine, mapping, process};
 use crate::page::PageRange;
 
@@ -42,14 +43,14 @@ static gmem_heap_regions: [AtomicPtr<Region>; 1 << (ADDRESS_BITS - REGION_BITS)]
 static FIRST_REGION: AtomicUsize = AtomicUsize::new(usize::MAX);
 static END_OF_REGIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// The size class of the blocks that start on the base page of `address`; 0 for a large block, and for memory that the
-/// heap does not own.
+/// The size class of the blocks that start on the base page of `address`; 0 where none starts, and for memory that the heap does
+/// not own.
 #[inline]
 pub fn class_of(address: usize) -> u8 {
     region(address).map_or(0, |region| region.class(address).load(Ordering::Relaxed))
 }
 
-/// Note that a block of a class, or a large one (0), starts at an address of the heap's.
+/// Note that a block of a class starts at an address of the heap's.
 #[inline]
 pub fn set_class(address: usize, class: u8) {
     if let Some(region) = region(address) {
@@ -59,6 +60,14 @@ pub fn set_class(address: usize, class: u8) {
             slot.store(class, Ordering::Relaxed);
         }
     }
+}
+
+/// Change the class of a base page from one to another; false if it has not the first.
+pub fn exchange_class(address: usize, from: u8, to: u8) -> bool {
+    region(address).is_some_and(|region| {
+        let slot = region.class(address);
+        slot.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    })
 }
 
 /// Whether an address lies on one of the heap's pages.
@@ -172,7 +181,7 @@ const MOST_MOVED: usize = 8192;
 /// Move the memory of kept heap pages to those of an [entered](enter) range that have none. That changes one entry of a page
 /// table for each, where the kernel would have to clear a fresh huge page.
 ///
-/// A refusal by the kernel may leave a hole in the range; [`fill_holes`] reports or repairs that.
+/// A refusal by the kernel may leave a hole in the range, which [`fill_holes`] repairs or reports.
 pub fn move_kept_to(range: PageRange) {
     /// Heap pages that are marked as moved; beyond the limit once the kernel has refused a move.
     static MOVED: AtomicUsize = AtomicUsize::new(0);
@@ -204,13 +213,17 @@ pub fn move_kept_to(range: PageRange) {
             let is_new = !page.mark_moved();
             MOVED.fetch_add(usize::from(is_new), Ordering::Relaxed);
             let from = first + number * HEAP_PAGE;
-            let moved = move_heap_page(from, to);
-            source.end_drop(moved);
-            if !moved && !mapping::is_mapped(to) {
-                page.set_missing(true);
-                HOLES.store(true, Ordering::Relaxed);
-            }
-            if !moved {
+            let outcome = move_heap_page(from, to);
+            source.end_drop(outcome.is_ok());
+            if let Err(left) = outcome {
+                match left {
+                    Target::Kept => {}
+                    Target::Fresh => advice::huge_pages(PageRange::new(to, to + HEAP_PAGE)),
+                    Target::Lost => {
+                        page.set_missing(true);
+                        HOLES.store(true, Ordering::Relaxed);
+                    }
+                }
                 MOVED.store(MOST_MOVED, Ordering::Relaxed);
                 target = None;
                 return;
@@ -222,11 +235,11 @@ pub fn move_kept_to(range: PageRange) {
 }
 
 /// Move the memory of a heap page that this thread is dropping to one that it has entered as a whole.
-fn move_heap_page(from: usize, to: usize) -> bool {
+fn move_heap_page(from: usize, to: usize) -> Result<(), Target> {
     let pointer = |address| NonNull::new(ptr::with_exposed_provenance_mut::<u8>(address));
-    let Some((from, to)) = pointer(from).zip(pointer(to)) else { return false };
+    let Some((from, to)) = pointer(from).zip(pointer(to)) else { return Err(Target::Kept) };
     // SAFETY: nobody else uses either page, and nothing at `to` is needed.
-    unsafe { mapping::move_pages(from, to, HEAP_PAGE) }.is_ok()
+    unsafe { mapping::move_pages(from, to, HEAP_PAGE) }
 }
 
 /// Whether a heap page may be missing.
@@ -245,8 +258,8 @@ pub fn fill_holes(range: PageRange) -> SysResult<()> {
         let start = part.start() & !(HEAP_PAGE - 1);
         let pointer = NonNull::new(ptr::with_exposed_provenance_mut::<u8>(start));
         if let Some(pointer) = pointer.filter(|_| page.is_missing() && outcome.is_ok()) {
-            // SAFETY: nothing is mapped at this heap page of ours, and it is this thread's turn to map it.
-            outcome = unsafe { mapping::map_again(pointer, HEAP_PAGE) };
+            // Another thread may have mapped something of its own there. Then the heap page is lost.
+            outcome = mapping::map_where_nothing_is(pointer, HEAP_PAGE);
             if outcome.is_ok() {
                 page.set_missing(false);
                 advice::huge_pages(PageRange::new(start, start + HEAP_PAGE));

@@ -231,20 +231,39 @@ pub unsafe fn unmap(start: NonNull<u8>, length: usize) -> SysResult<()> {
     })
 }
 
+/// What is at the target of [`move_pages`] after a failure.
+#[derive(PartialEq, Eq, Clone, Copy, Debug)]
+pub enum Target {
+    /// Private memory as before.
+    Kept,
+    /// Fresh private memory, without the advice of what was there.
+    Fresh,
+    /// Nothing, or a mapping of another thread. [`map_where_nothing_is`] may succeed later.
+    Lost,
+}
+
 /// Move the pages of private memory to other addresses without copying; the old addresses stay mapped and read as zeros
-/// (`MREMAP_DONTUNMAP`, Linux 5.7). After a failure `from` is unchanged, but `to` may be **unmapped**, because the kernel
-/// unmaps it before it checks whether it can move; [`map_again`] repairs that. The kernel refuses ranges that span two mappings
-/// (before Linux 6.17), and processes that have too many mappings.
+/// (`MREMAP_DONTUNMAP`, Linux 5.7). After a failure `from` is unchanged. The kernel may have unmapped `to` before it refused, and any
+/// other thread may map something there, so it is mapped again only where nothing is. The kernel refuses ranges that span two
+/// mappings (before Linux 6.17), and processes that have too many mappings.
 ///
 /// # Safety
 /// Both ranges are aligned to base pages, `length` bytes long and mapped alike. They do not overlap, only the caller uses
 /// them, and the contents of `to` are not needed.
-pub unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> SysResult<()> {
+pub unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, length: usize) -> Result<(), Target> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
-    let (from, to) = (from.as_ptr().cast(), to.as_ptr().cast::<libc::c_void>());
+    let (old, new) = (from.as_ptr().cast(), to.as_ptr().cast::<libc::c_void>());
     // SAFETY: the caller owns both ranges, which are page-aligned, apart and of one length; what is at `to` may go.
-    let moved = unsafe { libc::mremap(from, length, length, flags, to) };
-    if moved == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
+    if unsafe { libc::mremap(old, length, length, flags, new) } != libc::MAP_FAILED {
+        return Ok(());
+    }
+    let refusal = errno();
+    Err(match map_where_nothing_is(to, length) {
+        Ok(()) => Target::Fresh,
+        // The kernel counts the mappings before it unmaps anything. After other refusals the mapping is another thread's.
+        Err(Errno(libc::EEXIST)) if refusal == Errno(libc::ENOMEM) => Target::Kept,
+        Err(_) => Target::Lost,
+    })
 }
 
 /// Whether the process may map any amount of private memory (`RLIMIT_AS`, `RLIMIT_DATA`). Below such a limit, and more so after
@@ -258,16 +277,23 @@ pub fn is_unlimited() -> bool {
     })
 }
 
-/// Map fresh private memory at given addresses.
-///
-/// # Safety
-/// The range is aligned to base pages, only the caller uses it, and its contents are not needed.
-pub unsafe fn map_again(start: NonNull<u8>, length: usize) -> SysResult<()> {
+/// Map fresh private memory at given addresses, which are aligned to base pages. Fails with `EEXIST` if anything is mapped there.
+pub fn map_where_nothing_is(start: NonNull<u8>, length: usize) -> SysResult<()> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    // SAFETY: the caller owns the page-aligned range, and what is there may go.
-    let mapped = unsafe { libc::mmap(start.as_ptr().cast(), length, protection, flags, -1, 0) };
-    if mapped == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
+    let flags =
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    let wanted = start.as_ptr().cast();
+    // SAFETY: the flag makes the kernel leave alone what is mapped; a kernel without it (before 4.17) maps elsewhere.
+    let mapped = unsafe { libc::mmap(wanted, length, protection, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(errno());
+    }
+    if mapped != wanted {
+        // SAFETY: the kernel has just mapped it, and nobody knows of it.
+        unsafe { libc::munmap(mapped, length) };
+        return Err(Errno(libc::EEXIST));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
