@@ -243,7 +243,8 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
  *
  * The numbers cover [addr, addr + size) widened to whole base pages, not the margin up to whole GMEM pages. Set `size`
  * before the call. Later versions append fields; the library fills as many as `size` has space for. A device that does
- * not report what it moved sets already_resident, populated and migrated to GMEM_UNKNOWN.
+ * not report what it moved sets already_resident, populated and migrated to GMEM_UNKNOWN. A call that failed before it
+ * looked at the pages sets already_resident and failed to it.
  */
 typedef struct {
 	size_t size;             /**< in: sizeof(gmemPrefetchReport_t); out: bytes filled */
