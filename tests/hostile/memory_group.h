@@ -57,6 +57,20 @@ static inline int make_memory_group(struct memory_group *group, size_t limit) {
 	return 0;
 }
 
+/* The most memory that the group has had, in bytes, as the kernel counts it; 0 before Linux 5.19 with version 2. */
+static inline size_t peak_of_memory_group(const struct memory_group *group) {
+	char path[256];
+	size_t peak = 0;
+	snprintf(
+		path, sizeof path, "%s/%s", group->outer, group->is_version_two ? "memory.peak" : "memory.max_usage_in_bytes");
+	FILE *file = fopen(path, "re");
+	if (file != NULL) {
+		NEED(fscanf(file, "%zu", &peak) == 1);
+		fclose(file);
+	}
+	return peak;
+}
+
 /* The calling process, from now on. */
 static inline void enter_memory_group(const struct memory_group *group) {
 	NEED(write_to_group(group->inner, "cgroup.procs", "0"));
