@@ -4,8 +4,9 @@
 #ifndef LIBGMEM_HEAP_CONSTANTS_H
 #define LIBGMEM_HEAP_CONSTANTS_H
 
-/* Size classes of the blocks that threads cache, with class 0: every block that no thread caches. */
-#define GMEM_HEAP_CLASSES 41
+/* Size classes of the blocks that threads cache, with two more: 0 for what is no block of the heap, and the last one for blocks
+ * that no thread caches. */
+#define GMEM_HEAP_CLASSES 42
 /* Bytes of the largest block that threads cache. */
 #define GMEM_HEAP_MAX_CACHED 32768
 /* All sizes of a class are multiples of it; every block is aligned to it. */

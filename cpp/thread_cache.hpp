@@ -17,12 +17,19 @@ struct stack {
 	void **top;
 	void **bottom;
 	void **limit;
-	std::size_t fetch;
+	std::uint16_t fetch;
+	std::uint16_t seen;
+	/// Bits that are 0 in the addresses of all blocks of the class.
+	std::uint16_t misaligned;
+	bool ran_empty;
 };
-static_assert(sizeof(stack) == GMEM_HEAP_STACK_BYTES && offsetof(stack, limit) == 16);
+static_assert(sizeof(stack) == GMEM_HEAP_STACK_BYTES && offsetof(stack, limit) == 16 &&
+			  offsetof(stack, misaligned) == 28);
 
-/// Class 0 stands for every block that no thread caches; its stack has no capacity.
+/// Class 0 stands for what is no block of the heap, and the last one for blocks that no thread caches; their stacks have no
+/// capacity.
 inline constexpr std::size_t classes = GMEM_HEAP_CLASSES;
+inline constexpr std::size_t uncached = classes - 1;
 inline constexpr std::size_t max_cached = GMEM_HEAP_MAX_CACHED;
 inline constexpr std::size_t quantum = GMEM_HEAP_QUANTUM;
 /// The value of gmem_heap_may_have_device_memory while the current device has no memory of its own.
@@ -57,6 +64,8 @@ extern GMEM_HIDDEN const std::uint8_t gmem_heap_class_of_size[max_cached / quant
 extern GMEM_HIDDEN region *const gmem_heap_regions[std::size_t{1} << (address_bits - region_bits)];
 GMEM_HIDDEN void *gmem_heap_malloc(std::size_t size, thread_cache *cache) noexcept;
 GMEM_HIDDEN void gmem_heap_free(void *block, thread_cache *cache) noexcept;
+/// A cached block begins with this number, combined with its address (src/heap/corruption.rs).
+extern GMEM_HIDDEN const std::size_t gmem_heap_mark;
 GMEM_HIDDEN void *gmem_heap_calloc(std::size_t count, std::size_t size) noexcept;
 GMEM_HIDDEN void *gmem_heap_realloc(void *block, std::size_t size) noexcept;
 /// Null where the caller has to copy the block.
@@ -89,6 +98,16 @@ inline void check_out([[maybe_unused]] void *block, [[maybe_unused]] std::size_t
 	[[maybe_unused]] const thread_cache *owner) noexcept {
 #ifdef LIBGMEM_CHECKED_HEAP
 	gmem_heap_check_out(block, size_class, owner);
+#endif
+}
+
+/// The first word of a cached block. `free` finds a block that is free already by it. A checked heap has marks of its own.
+inline std::size_t mark_of(const void *block) noexcept {
+	return __atomic_load_n(&gmem_heap_mark, __ATOMIC_RELAXED) ^ reinterpret_cast<std::uintptr_t>(block);
+}
+inline void set_mark([[maybe_unused]] void *block, [[maybe_unused]] std::size_t mark) noexcept {
+#ifndef LIBGMEM_CHECKED_HEAP
+	*static_cast<std::size_t *>(block) = mark;
 #endif
 }
 
@@ -130,8 +149,10 @@ inline std::size_t class_of(const void *block) noexcept {
 		void **top = cached.top;
 		if (__builtin_expect(top != cached.bottom, 1)) {
 			cached.top = --top;
-			check_out(*top, size_class, cache);
-			return *top;
+			void *block = *top;
+			check_out(block, size_class, cache);
+			set_mark(block, 0);
+			return block;
 		}
 	}
 	return gmem_heap_malloc(size, cache);
@@ -153,10 +174,14 @@ inline std::size_t class_of(const void *block) noexcept {
 		stack &cached = cache->stacks[size_class];
 		void **top = cached.top;
 		if (__builtin_expect(top != cached.limit, 1)) {
-			check_in(block, size_class, cache);
-			*top = block;
-			cached.top = top + 1;
-			return;
+			const std::size_t mark = mark_of(block);
+			if (__builtin_expect((address & cached.misaligned) == 0 && *static_cast<std::size_t *>(block) != mark, 1)) {
+				check_in(block, size_class, cache);
+				set_mark(block, mark);
+				*top = block;
+				cached.top = top + 1;
+				return;
+			}
 		}
 	}
 	gmem_heap_free(block, cache);

@@ -171,7 +171,7 @@ private:
 	}
 
 	gmemModel_t handle_ = nullptr;
-	model_range bytes_;
+	model_range bytes_{};
 };
 
 /// The files of a model in several parts (shards), in order, addressed as one.

@@ -10,6 +10,8 @@
 
 use std::ffi::{CStr, c_void};
 
+use super::corruption::Line;
+
 /// Whether this is such a build.
 pub const IS_CHECKED: bool = cfg!(feature = "checked-heap");
 
@@ -39,24 +41,13 @@ pub fn perturb() {
 /// Say which fault was found, and end the process.
 #[cold]
 fn corrupted(fault: &CStr, address: usize) -> ! {
-    let mut line = [0_u8; 256];
-    let mut length = 0;
-    let mut say = |text: &[u8]| {
-        for byte in text {
-            if let Some(place) = line.get_mut(length) {
-                *place = *byte;
-                length += 1;
-            }
-        }
-    };
-    say(b"libgmem: heap corruption: ");
-    say(fault.to_bytes());
-    say(b" (0x");
-    for digit in (0..16).rev() {
-        say(&b"0123456789abcdef"[(address >> (4 * digit)) & 15..][..1]);
-    }
-    say(b")\n");
-    crate::os::file::write_stderr(&line[..length]);
+    let mut line = Line::new();
+    line.text(b"libgmem: heap corruption: ");
+    line.text(fault.to_bytes());
+    line.text(b" (");
+    line.hexadecimal(address);
+    line.text(b")");
+    line.write();
     std::process::abort()
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tikv_jemalloc_sys as je;
 
 use super::page_map::HEAP_PAGE;
+use super::size_class::UNCACHED;
 use super::{
     LARGE, device_blocks, idle, or_once_more, or_out_of_memory, page_map, pages,
     purge_above_soft_limit, release,
@@ -66,6 +67,7 @@ pub(super) unsafe fn reallocate(block: *mut c_void, size: usize) -> *mut c_void 
         if !take_over(old.cast(), new.cast(), old_size) {
             return or_out_of_memory(ptr::null_mut());
         }
+        page_map::set_class(block.addr(), 0);
         release(block);
     }
     new.as_ptr()
@@ -98,7 +100,9 @@ pub(super) unsafe fn reallocate_of_device(
 
 /// Note that a large block is about to be given out.
 fn noted(block: *mut c_void) -> *mut c_void {
-    page_map::set_class(block.addr(), 0);
+    if !block.is_null() {
+        page_map::set_class(block.addr(), UNCACHED);
+    }
     purge_above_soft_limit();
     or_out_of_memory(block)
 }

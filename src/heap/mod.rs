@@ -12,8 +12,10 @@
 //! | [`pages`], [`page_map`], [`heap_page`] | jemalloc's memory: where it comes from and where it goes |
 //! | [`idle`] | when memory goes back to the kernel |
 //! | [`limits`], [`own_data`] | how much memory the heap may have; how much of it jemalloc's own data take |
+//! | [`arenas`] | which of jemalloc's arenas serves a block |
 //! | [`control`] | jemalloc's commands, settings and numbers |
 //! | [`foreign_block`] | blocks of other allocators |
+//! | [`corruption`] | pointers that cannot be freed |
 //! | [`stats`], [`settings`] | statistics; environment variables |
 //! | [`thread_state`] | space for a thread's part of the heap |
 //! | [`turn`] | a lock that survives `fork` |
@@ -22,9 +24,11 @@
 //! Nothing here allocates through Rust or panics: this *is* the allocator. A device that maps memory may allocate; it gets
 //! ordinary memory, and it is never called with one of jemalloc's locks held.
 
+mod arenas;
 mod checked;
 mod constants;
 mod control;
+mod corruption;
 mod device_arena;
 pub mod device_blocks;
 mod foreign_block;
@@ -50,6 +54,7 @@ use std::sync::atomic::Ordering;
 
 use tikv_jemalloc_sys as je;
 
+use self::size_class::UNCACHED;
 pub use self::thread_cache::ThreadCache;
 use crate::error::Errno;
 use crate::os::{mapping, set_errno};
@@ -59,8 +64,8 @@ const LARGE: usize = 2 << 20;
 /// Smallest request to jemalloc. Its blocks of 8 bytes have no size class here, and C's largest type has 16 bytes.
 const SMALLEST: usize = 16;
 
-/// Most arenas of jemalloc's: `narenas` below, and the one for large blocks.
-const NARENAS: usize = 5;
+/// Most arenas that jemalloc makes by itself: the automatic ones, and the one for large blocks.
+const NARENAS: usize = arenas::MOST + 1;
 
 /// jemalloc's settings, which `GMEM_MALLOC_CONF` in the environment may override.
 ///
@@ -69,8 +74,9 @@ const NARENAS: usize = 5;
 /// - `oversize_threshold`: blocks of [`LARGE`] bytes and more have an arena of their own, which gives them up when they are freed:
 ///   as kept heap pages ([`idle`]) they are at hand as well, and join up with their neighbours.
 /// - `dirty_decay_ms`: some eleven days, so that [`idle`] decides when memory goes back.
-/// - `narenas:4`: each arena begins with a huge page of its own.
-/// - `tcache_gc_incr_bytes`: jemalloc inspects its own caches, which lie behind [`thread_cache`], less often.
+/// - `narenas_ratio`: one arena for each processor, of which jemalloc is told [`arenas::automatic`].
+/// - `tcache_nslots_*`: jemalloc's own caches lie behind [`thread_cache`], so they merely save visits to the arena.
+/// - `tcache_gc_incr_bytes`: jemalloc inspects them less often.
 #[repr(transparent)]
 pub struct Settings(*const c_char);
 // SAFETY: it points to a string constant, which any thread may read.
@@ -80,7 +86,7 @@ unsafe impl Sync for Settings {}
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
 pub static _rjem_malloc_conf: Settings = Settings(
-    c"abort:false,oversize_threshold:2097152,cache_oblivious:false,dirty_decay_ms:1000000000,muzzy_decay_ms:0,narenas:4,tcache_gc_incr_bytes:1048576".as_ptr(),
+    c"abort:false,oversize_threshold:2097152,cache_oblivious:false,dirty_decay_ms:1000000000,muzzy_decay_ms:0,narenas_ratio:1,tcache_nslots_small_max:32,tcache_nslots_small_min:4,tcache_nslots_large:4,tcache_gc_incr_bytes:1048576".as_ptr(),
 );
 
 /// `malloc(3)`.
@@ -88,9 +94,10 @@ pub fn malloc(size: usize) -> *mut c_void {
     if size >= LARGE {
         return large::allocate(size, 0);
     }
-    // SAFETY: malloc takes any size.
-    let attempt = || unsafe { je::malloc(size.max(SMALLEST)) };
-    note(or_once_more(size, attempt))
+    let flags = arenas::flags(size);
+    // SAFETY: the size is not 0. jemalloc returns NULL for a size that it cannot serve.
+    let attempt = || unsafe { je::mallocx(size.max(SMALLEST), flags) };
+    or_out_of_memory(note_fresh(or_once_more(size, attempt)))
 }
 
 /// `calloc(3)`.
@@ -98,9 +105,11 @@ pub fn calloc(count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
         Some(bytes) if bytes >= LARGE => large::allocate(bytes, je::MALLOCX_ZERO),
         Some(bytes) => {
-            // SAFETY: calloc takes any arguments.
-            let attempt = || pages::with_zeros(|| unsafe { je::calloc(1, bytes.max(SMALLEST)) });
-            note(or_once_more(bytes, attempt))
+            let flags = arenas::flags(bytes) | je::MALLOCX_ZERO;
+            // SAFETY: as for malloc.
+            let attempt =
+                || pages::with_zeros(|| unsafe { je::mallocx(bytes.max(SMALLEST), flags) });
+            or_out_of_memory(note(or_once_more(bytes, attempt)))
         }
         None => or_out_of_memory(ptr::null_mut()),
     }
@@ -130,10 +139,11 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
         // SAFETY: the caller promises a live block, and it is a device's of that length.
         return unsafe { large::reallocate_of_device(block, length, size) };
     }
-    // SAFETY: the caller promises a live block, and it is jemalloc's. After NULL it is still live, so that a second attempt
-    // may have it.
-    let attempt = || unsafe { je::realloc(ptr, size.max(SMALLEST)) };
-    note(or_once_more(size, attempt))
+    let flags = arenas::flags(size);
+    // SAFETY: the caller promises a live block, and it is jemalloc's. The size is not 0. After NULL the block is still live, so
+    // that a second attempt may have it.
+    let attempt = || unsafe { je::rallocx(ptr, size.max(SMALLEST), flags) };
+    or_out_of_memory(note(or_once_more(size, attempt)))
 }
 
 /// Resize a block so that it keeps an alignment, without copying it to another one; NULL where that is not possible. Then the
@@ -205,18 +215,28 @@ unsafe fn release(ptr: *mut c_void) {
     purge_above_soft_limit();
 }
 
-/// `free(3)` of a block that may be another allocator's.
+/// `free(3)` of a block that no thread caches, or that is another allocator's.
 ///
 /// # Safety
 /// `ptr` is NULL or a live block, and nobody uses it afterwards.
-unsafe fn release_foreign(ptr: *mut c_void) {
+unsafe fn release_uncached(ptr: *mut c_void) {
     if page_map::is_owned(ptr.addr()) {
+        if !is_of_device(ptr)
+            && let Some(fault) = corruption::fault_of_uncached(ptr)
+        {
+            return corruption::report(ptr, 0, fault);
+        }
         // SAFETY: the caller gives a live block up, and it is this heap's.
         unsafe { release(ptr) };
     } else if !ptr.is_null() {
         // SAFETY: the caller gives a live block up, and it is not this heap's.
         unsafe { foreign_block::free(ptr) };
     }
+}
+
+/// Whether a block of this heap lies in a device's memory.
+fn is_of_device(ptr: *mut c_void) -> bool {
+    page_map::is_in_device_arena(ptr.addr()) || device_blocks::length_of(ptr).is_some()
 }
 
 /// A block of a class; NULL where memory is short.
@@ -235,11 +255,23 @@ fn note(block: *mut c_void) -> *mut c_void {
     if !block.is_null() {
         pages::note_arena();
         // SAFETY: jemalloc has just given the block.
-        let class = size_class::of_size(unsafe { je::sallocx(block, 0) });
+        let class = match size_class::of_size(unsafe { je::sallocx(block, 0) }) {
+            0 => UNCACHED,
+            class => class,
+        };
         page_map::set_class(block.addr(), class);
     }
     purge_above_soft_limit();
     block
+}
+
+/// [`note`] for a block whose contents are nobody's.
+fn note_fresh(block: *mut c_void) -> *mut c_void {
+    if !block.is_null() {
+        // SAFETY: jemalloc has just given the block.
+        unsafe { thread_cache::unmark(block) };
+    }
+    note(block)
 }
 
 /// Where memory is short, give idle memory back and try again.
@@ -342,7 +374,7 @@ pub fn pvalloc(size: usize) -> *mut c_void {
 pub unsafe fn usable_size(ptr: *mut c_void) -> usize {
     match page_map::class_of(ptr.addr()) {
         0 if ptr.is_null() => 0,
-        0 if page_map::is_owned(ptr.addr()) => match device_blocks::length_of(ptr) {
+        0 | UNCACHED if page_map::is_owned(ptr.addr()) => match device_blocks::length_of(ptr) {
             Some(length) => length,
             // SAFETY: the caller promises a live block, and it is jemalloc's.
             None => unsafe { je::malloc_usable_size(ptr) },
@@ -383,10 +415,11 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {
         let block = large::allocate(size, 0);
         return if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) };
     }
+    let flags = je::MALLOCX_ALIGN(alignment) | if size < LARGE { arenas::flags(size) } else { 0 };
     // A size of 0 gives a block of its own.
     // SAFETY: the size is not 0, and the alignment is a power of two.
-    let attempt = || unsafe { je::mallocx(size.max(SMALLEST), je::MALLOCX_ALIGN(alignment)) };
-    let block = note(or_once_more(size, attempt));
+    let attempt = || unsafe { je::mallocx(size.max(SMALLEST), flags) };
+    let block = note_fresh(or_once_more(size, attempt));
     if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) }
 }
 

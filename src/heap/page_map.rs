@@ -42,14 +42,14 @@ static gmem_heap_regions: [AtomicPtr<Region>; 1 << (ADDRESS_BITS - REGION_BITS)]
 static FIRST_REGION: AtomicUsize = AtomicUsize::new(usize::MAX);
 static END_OF_REGIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// The size class of the blocks that start on the base page of `address`; 0 for a large block, and for memory that the
-/// heap does not own.
+/// The size class of the blocks that start on the base page of `address`; 0 where none starts, and for memory that the heap does
+/// not own.
 #[inline]
 pub fn class_of(address: usize) -> u8 {
     region(address).map_or(0, |region| region.class(address).load(Ordering::Relaxed))
 }
 
-/// Note that a block of a class, or a large one (0), starts at an address of the heap's.
+/// Note that a block of a class starts at an address of the heap's.
 #[inline]
 pub fn set_class(address: usize, class: u8) {
     if let Some(region) = region(address) {
@@ -59,6 +59,14 @@ pub fn set_class(address: usize, class: u8) {
             slot.store(class, Ordering::Relaxed);
         }
     }
+}
+
+/// Change the class of a base page from one to another; false if it has not the first.
+pub fn exchange_class(address: usize, from: u8, to: u8) -> bool {
+    region(address).is_some_and(|region| {
+        let slot = region.class(address);
+        slot.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    })
 }
 
 /// Whether an address lies on one of the heap's pages.
@@ -245,8 +253,8 @@ pub fn fill_holes(range: PageRange) -> SysResult<()> {
         let start = part.start() & !(HEAP_PAGE - 1);
         let pointer = NonNull::new(ptr::with_exposed_provenance_mut::<u8>(start));
         if let Some(pointer) = pointer.filter(|_| page.is_missing() && outcome.is_ok()) {
-            // SAFETY: nothing is mapped at this heap page of ours, and it is this thread's turn to map it.
-            outcome = unsafe { mapping::map_again(pointer, HEAP_PAGE) };
+            // What another has mapped here since, such as the stack of a thread, is not touched.
+            outcome = mapping::map_hole(pointer, HEAP_PAGE);
             if outcome.is_ok() {
                 page.set_missing(false);
                 advice::huge_pages(PageRange::new(start, start + HEAP_PAGE));

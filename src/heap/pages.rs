@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
 
 use super::checked::IS_CHECKED;
 use super::page_map::{self, BASE_PAGE, HEAP_PAGE, TOTALS};
-use super::{NARENAS, idle, limits, own_data, settings};
+use super::{NARENAS, arenas, idle, limits, own_data, settings};
 use crate::error::Errno;
 use crate::os::{SysResult, advice, errno, machine, mapping, set_errno};
 use crate::page::{PageRange, PageSize};
 
-/// A heap below this size lies on small pages, except for its large blocks: a program that only says hello should not pay
-/// for huge pages, even where the kernel gives them to everyone.
-const SMALL_HEAP: usize = 16 << 20;
+/// A heap below this size lies on small pages, except for its large blocks. Every huge page that is used in part costs 2 MiB, which
+/// is much of a small heap.
+const SMALL_HEAP: usize = 64 << 20;
 
 /// Whether the heap has outgrown [`SMALL_HEAP`].
 static IS_HUGE: AtomicBool = AtomicBool::new(false);
@@ -139,12 +139,16 @@ unsafe extern "C" fn gmem_pages_madvise(addr: *mut c_void, length: usize, advice
     if dropped && whole == range { 0 } else { -1 }
 }
 
-/// jemalloc's `sysconf`: its pages have 4 KiB, whatever the kernel's have, because memory goes back as whole heap pages.
+/// jemalloc's `sysconf`: its pages have 4 KiB, whatever the kernel's have, because memory goes back as whole heap pages; and it
+/// makes an arena for each processor that it is told of.
 #[unsafe(no_mangle)]
 extern "C" fn gmem_pages_sysconf(name: c_int) -> c_long {
     if name == libc::_SC_PAGESIZE {
         trust_madvise();
         return BASE_PAGE as c_long;
+    }
+    if name == libc::_SC_NPROCESSORS_ONLN {
+        return arenas::automatic() as c_long;
     }
     machine::configuration(name)
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::device_blocks::DeviceUse;
-use super::{idle, limits};
+use super::{corruption, idle, limits};
 use crate::config::{self, Setting, SettingRow};
 use crate::device;
 use crate::os::{cgroup, env};
@@ -33,6 +33,14 @@ static KEEP: Setting<usize> = Setting {
     about: "The heap keeps as much memory as it has needed during that time, for later use; `0` returns idle memory to the \
             kernel within about a second.",
     parse: |value| config::number(value).filter(|seconds| *seconds <= 3600),
+};
+
+static ABORT_ON_CORRUPTION: Setting<bool> = Setting {
+    name: c"GMEM_ABORT_ON_CORRUPTION",
+    form: "`1` or `0`",
+    default: "`1`",
+    about: "A pointer that cannot be freed is reported on stderr; `1` ends the process then, `0` leaks the block.",
+    parse: config::switch,
 };
 
 static THRESHOLD: Setting<usize> = Setting {
@@ -80,11 +88,12 @@ static MALLOC_CONF: Setting<()> = Setting {
 };
 
 /// The documentation of the heap's settings.
-pub fn rows() -> [SettingRow; 7] {
+pub fn rows() -> [SettingRow; 8] {
     [
         SOFT_LIMIT.row(),
         HARD_LIMIT.row(),
         KEEP.row(),
+        ABORT_ON_CORRUPTION.row(),
         THRESHOLD.row(),
         STATS.row(),
         DEEPBIND.row(),
@@ -132,6 +141,7 @@ pub fn read_once() {
     }
     let none = limits::NONE;
     limits::set(SOFT_LIMIT.get().unwrap_or(none), HARD_LIMIT.get().unwrap_or(none));
+    corruption::set_up(ABORT_ON_CORRUPTION.get().unwrap_or(true));
     idle::set_keep(KEEP.get().unwrap_or(DEFAULT_KEEP));
     DEVICE_THRESHOLD.store(THRESHOLD.get().unwrap_or(0), Ordering::Relaxed);
     STATS_AT_EXIT.store(STATS.get().unwrap_or(false), Ordering::Relaxed);

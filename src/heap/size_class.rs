@@ -4,8 +4,25 @@
 use super::constants::QUANTUM;
 pub use super::constants::{CLASSES, MAX_CACHED};
 
-/// Bytes of a block of each class.
+/// Bytes of a block of each class; 0 for those that no thread caches.
 pub const BYTES: [usize; CLASSES] = sizes();
+
+/// The class of blocks that no thread caches. It is the entry of the base page on which such a block begins, so that each can be
+/// freed once.
+pub const UNCACHED: u8 = (CLASSES - 1) as u8;
+
+/// For each class, the bits of an address that are 0 in all its blocks: they lie on multiples of their size, from the beginning of
+/// a base page on.
+pub const MISALIGNED: [usize; CLASSES] = {
+    let mut masks = [0; CLASSES];
+    let mut class = 1;
+    while class < CLASSES - 1 {
+        let lowest_bit = 1 << BYTES[class].trailing_zeros();
+        masks[class] = if lowest_bit < 4096 { lowest_bit - 1 } else { 4095 };
+        class += 1;
+    }
+    masks
+};
 
 /// The class of each size, in steps of 16 bytes, rounded up. `cpp/thread_cache.hpp` reads it.
 #[unsafe(no_mangle)]
@@ -20,7 +37,7 @@ pub fn of_size(size: usize) -> u8 {
 const fn sizes() -> [usize; CLASSES] {
     let mut bytes = [0; CLASSES];
     let (mut class, mut size) = (1, 0_usize);
-    while class < CLASSES {
+    while class < CLASSES - 1 {
         // Steps of 16 up to 128, then a quarter of the last power of two.
         let step = if size < 128 { QUANTUM } else { (1 << size.ilog2()) / 4 };
         size += step;
@@ -58,6 +75,8 @@ mod tests {
             (of_size(0), of_size(1), of_size(MAX_CACHED + 1), of_size(usize::MAX)),
             (1, 1, 0, 0)
         );
-        assert_eq!(BYTES[CLASSES - 1], MAX_CACHED);
+        assert_eq!(BYTES[CLASSES - 2], MAX_CACHED);
+        assert_eq!((MISALIGNED[1], MISALIGNED[3], MISALIGNED[5]), (15, 15, 15));
+        assert_eq!((MISALIGNED[4], MISALIGNED[CLASSES - 2]), (63, 4095));
     }
 }

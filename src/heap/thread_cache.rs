@@ -13,10 +13,10 @@ use std::ptr;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use super::constants::STACK_BYTES;
-use super::size_class::{self, BYTES, CLASSES};
+use super::size_class::{self, BYTES, CLASSES, UNCACHED};
 use super::{
-    allocate_in, checked, idle, limits, page_map, purge_above_soft_limit, release, release_foreign,
-    transfer_cache,
+    allocate_in, checked, corruption, idle, limits, page_map, purge_above_soft_limit, release,
+    release_uncached, transfer_cache,
 };
 use crate::os::process;
 use crate::os::thread::AtThreadExit;
@@ -47,6 +47,8 @@ struct Stack {
     fetch: u16,
     /// Blocks in it when the thread last looked, plus 1; 0 if the stack was used since.
     seen: u16,
+    /// [`size_class::MISALIGNED`].
+    misaligned: u16,
     /// Whether it has run empty since it last grew.
     ran_empty: bool,
 }
@@ -119,6 +121,7 @@ impl ThreadCache {
                 limit: ptr::null_mut(),
                 fetch: 0,
                 seen: 0,
+                misaligned: 0,
                 ran_empty: false,
             }
         }; CLASSES],
@@ -149,6 +152,7 @@ impl ThreadCache {
                         limit,
                         fetch: 1,
                         seen: 0,
+                        misaligned: size_class::MISALIGNED[class] as u16,
                         ran_empty: false,
                     };
                     first = next;
@@ -296,6 +300,7 @@ impl Stack {
             self.top = self.top.sub(1);
             let block = self.top.read();
             checked::check_out(block, class, owner);
+            unmark(block);
             block
         }
     }
@@ -361,6 +366,28 @@ impl Stack {
     }
 }
 
+/// Note in a cached block that it is free. A checked heap does so itself.
+///
+/// # Safety
+/// The block is free, and nobody else has it.
+unsafe fn mark(block: *mut c_void) {
+    if !checked::IS_CHECKED {
+        // SAFETY: the block has at least one word, which nobody uses.
+        unsafe { block.cast::<usize>().write(corruption::mark_of(block)) };
+    }
+}
+
+/// Remove what [`mark`] wrote, or what is left of an earlier use.
+///
+/// # Safety
+/// The block is about to be given out, and nobody else has it.
+pub unsafe fn unmark(block: *mut c_void) {
+    if !checked::IS_CHECKED {
+        // SAFETY: the block has at least one word, which nobody uses yet.
+        unsafe { block.cast::<usize>().write(0) };
+    }
+}
+
 /// `malloc` of a block that the thread has not cached.
 ///
 /// # Safety
@@ -376,6 +403,8 @@ unsafe extern "C" fn gmem_heap_malloc(size: usize, cache: *mut ThreadCache) -> *
     {
         let block = cache.fetch(class);
         if !block.is_null() {
+            // SAFETY: the block is the caller's, and nobody else has it.
+            unsafe { unmark(block) };
             return block;
         }
     }
@@ -397,9 +426,13 @@ unsafe extern "C" fn gmem_heap_malloc(size: usize, cache: *mut ThreadCache) -> *
 #[cold]
 unsafe extern "C" fn gmem_heap_free(block: *mut c_void, cache: *mut ThreadCache) {
     let class = page_map::class_of(block.addr());
-    if class == 0 {
+    if class == 0 || class == UNCACHED {
         // SAFETY: the caller promises NULL or a live block, which it gives up.
-        return unsafe { release_foreign(block) };
+        return unsafe { release_uncached(block) };
+    }
+    // SAFETY: blocks of the class begin on this page.
+    if let Some(fault) = unsafe { corruption::fault_of(block, usize::from(class)) } {
+        return corruption::report(block, usize::from(class), fault);
     }
     // SAFETY: the cache is NULL or the calling thread's, so nobody else uses it.
     if let Some(cache) = unsafe { cache.as_mut() }
@@ -410,7 +443,10 @@ unsafe extern "C" fn gmem_heap_free(block: *mut c_void, cache: *mut ThreadCache)
         cache.make_room(class);
         let stack = &mut cache.stacks[class];
         // SAFETY: the stack has space for another block, which the caller gives up.
-        unsafe { stack.push(block, class, owner) };
+        unsafe {
+            stack.push(block, class, owner);
+            mark(block);
+        }
         return;
     }
     // SAFETY: blocks with a class are this heap's, and the caller gives this one up.
@@ -467,6 +503,7 @@ pub unsafe fn reset(cache: *mut ThreadCache) {
 
 // cpp/thread_cache.hpp asserts the same of its own declarations.
 const _: () = assert!(size_of::<Stack>() == STACK_BYTES && offset_of!(Stack, limit) == 16);
+const _: () = assert!(offset_of!(Stack, misaligned) == 28);
 const _: () = assert!(offset_of!(ThreadCache, stacks) == 0);
 const _: () = assert!(offset_of!(ThreadCache, last_region) == CLASSES * STACK_BYTES);
 const _: () = assert!(offset_of!(ThreadCache, last_classes) == CLASSES * STACK_BYTES + 8);

@@ -22,3 +22,13 @@ pub fn with_secure<R>(name: &CStr, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
     // POSIX forbids while another thread may read it.
     (!value.is_null()).then(|| look(unsafe { CStr::from_ptr(value) }.to_bytes()))
 }
+
+/// A number that the kernel chose at random for this program.
+pub fn random_number() -> usize {
+    // SAFETY: getauxval has no conditions. The address is 0 or that of 16 random bytes, which stay as long as the process.
+    unsafe {
+        let address = libc::getauxval(libc::AT_RANDOM) as usize;
+        let bytes = std::ptr::with_exposed_provenance::<usize>(address);
+        if bytes.is_null() { 0 } else { bytes.read_unaligned() }
+    }
+}

@@ -109,6 +109,18 @@ pub fn cpus() -> usize {
     usize::try_from(configuration(libc::_SC_NPROCESSORS_ONLN)).unwrap_or(1)
 }
 
+/// The number of processors on which the calling thread may run, without a look at `/sys`: `malloc` asks.
+pub fn usable_cpus() -> usize {
+    // SAFETY: all zeros are an empty set.
+    let mut set: [libc::cpu_set_t; 8] = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes at most as many bytes as the set has.
+    let failed = unsafe { libc::sched_getaffinity(0, size_of_val(&set), set.as_mut_ptr()) };
+    // SAFETY: the set was initialised.
+    let count: usize =
+        set.iter().map(|part| unsafe { libc::CPU_COUNT(part) }.max(0) as usize).sum();
+    if failed == 0 { count.max(1) } else { 1 }
+}
+
 /// The bytes of swap space, and how many are free.
 pub fn swap() -> Option<(usize, usize)> {
     let mut info = std::mem::MaybeUninit::<libc::sysinfo>::uninit();

@@ -270,10 +270,41 @@ pub unsafe fn map_again(start: NonNull<u8>, length: usize) -> SysResult<()> {
     if mapped == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
 }
 
+/// Map fresh private memory at given addresses where nothing is mapped. `EEXIST` if something is.
+pub fn map_hole(start: NonNull<u8>, length: usize) -> SysResult<()> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags =
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: the kernel replaces nothing.
+    let mapped = unsafe { libc::mmap(start.as_ptr().cast(), length, protection, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(errno());
+    }
+    if mapped == start.as_ptr().cast() {
+        return Ok(());
+    }
+    // Before Linux 4.17 the kernel chooses other addresses.
+    // SAFETY: mapped above, and known to nobody.
+    unsafe { libc::munmap(mapped, length) };
+    Err(Errno(libc::EEXIST))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hole_is_mapped_once() {
+        let page = gmem_page();
+        let start = map_aligned(page.bytes(), page).unwrap();
+        assert_eq!(map_hole(start, page.bytes()), Err(Errno(libc::EEXIST)));
+        // SAFETY: mapped above, and not used.
+        unsafe { unmap(start, page.bytes()).unwrap() };
+        assert_eq!(map_hole(start, page.bytes()), Ok(()));
+        // SAFETY: mapped above, and not used.
+        unsafe { unmap(start, page.bytes()).unwrap() };
+    }
 
     #[test]
     fn a_mapping_is_aligned_and_writable_to_its_end() {

@@ -106,6 +106,17 @@ impl Drop for Team {
     }
 }
 
+/// Runs at the end of the process: joins the threads that have ended, or ThreadSanitizer takes them for leaks.
+extern "C" fn join_ended() {
+    if let Some(Ok(mut threads)) = THREADS.made().map(Mutex::try_lock) {
+        threads.collect_ended();
+    }
+}
+
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_EXIT: extern "C" fn() = join_ended;
+
 // ---- threads and their stacks -------------------------------------------------------------------
 
 /// The threads of one process.
@@ -117,8 +128,9 @@ struct Threads {
     unwatched: Vec<Thread>,
 }
 
+static THREADS: PerProcess<Mutex<Threads>> = PerProcess::new(|_| Mutex::default());
+
 fn threads() -> MutexGuard<'static, Threads> {
-    static THREADS: PerProcess<Mutex<Threads>> = PerProcess::new(|_| Mutex::default());
     THREADS.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 

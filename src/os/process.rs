@@ -30,6 +30,13 @@ impl<T: Send + Sync> PerProcess<T> {
         Self { current: AtomicPtr::new(ptr::null_mut()), make, inherit }
     }
 
+    /// The value of this process, unless none is made yet.
+    pub fn made(&'static self) -> Option<&'static T> {
+        // SAFETY: a stored instance is never freed.
+        let current = unsafe { self.current.load(Ordering::Acquire).as_ref() }?;
+        (current.forks == forks()).then_some(&current.value)
+    }
+
     /// The value of this process.
     pub fn get(&'static self) -> &'static T {
         let forks = forks();

@@ -91,7 +91,7 @@ void default_init_touches_nothing() {
 	constexpr std::size_t count = std::size_t{64} << 20;
 	const long before = thread_faults();
 	std::vector<float, gmem::default_init_allocator<float>> vector(count);
-	/* The heap's own tables take some, and more on a busy machine; the block has 128 huge pages, or 65,536 of 4 KiB. */
+	/* The heap's own tables take some dozens; the block has 128 huge pages, or 65,536 of 4 KiB. */
 	CHECK(!FAULTS_ARE_THE_TESTS || thread_faults() - before < 100);
 	vector[count - 1] = 1;
 	std::vector<float, gmem_allocator<float>> zeros(1024);

@@ -40,7 +40,7 @@ static void ordinary_memory_is_as_ever(void) {
 	munmap(start, 2 * page);
 	CHECK_EQUAL(free_eager(start, 2 * page), -ENOMEM);
 	const int fd = file_of(page);
-	char *file = map_at_page(page, page, PROT_READ, MAP_PRIVATE, fd);
+	char *file = map_at_page(page, page, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd);
 	CHECK_EQUAL(free_eager(file, page), -EINVAL);
 	munmap(file, page);
 	close(fd);

@@ -420,7 +420,7 @@ static void fork_once(uint64_t *state) {
 	const pid_t child = fork();
 	NEED(child >= 0);
 	if (child == 0) {
-		alarm(60);
+		alarm(600); /* ends a hang, also after the parent was ended */
 		atomic_store(&failures, 0);
 		struct caller caller;
 		begin_caller(&caller, next(state));
@@ -554,8 +554,6 @@ int main(int argc, char **argv) {
 	all_is_well(&state);
 	const int descriptors = open_descriptors();
 
-	/* Ends a hang. */
-	alarm(seconds + 120);
 	NEED(pthread_create(&watcher, NULL, watch, NULL) == 0);
 	for (int i = 0; i < CALLERS; ++i) {
 		NEED(pthread_create(&callers[i].thread, NULL, call, &callers[i]) == 0);

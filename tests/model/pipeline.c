@@ -33,13 +33,17 @@ static gmemPipelineReport_t report_of(gmemPipeline_t pipeline) {
 	return report;
 }
 
+static int has_its_bytes(size_t i) {
+	const size_t offset = (size_t)(parts[i].addr - (uintptr_t)data);
+	return has_the_files_bytes(data, offset, offset + parts[i].size);
+}
+
 /* The use of a part: no fault, and the file's bytes. */
 static void use(size_t i) {
-	const char *const start = (const char *)(uintptr_t)parts[i].addr;
 	if (FAULTS_ARE_THE_TESTS) {
-		CHECK_EQUAL(faults_of_reading(start, parts[i].size), 0);
+		CHECK_EQUAL(faults_of_reading((const char *)(uintptr_t)parts[i].addr, parts[i].size), 0);
 	}
-	CHECK(has_the_files_bytes(data, (size_t)(start - data), (size_t)(start - data) + parts[i].size));
+	CHECK(has_its_bytes(i));
 }
 
 static size_t loaded(void) { return info_of(model).loaded; }
@@ -200,7 +204,8 @@ static void a_child_has_no_pipelines(void) {
 			CHECK_EQUAL(gmemFreeEager((unsigned long)(uintptr_t)data, bytes, NULL), 0);
 			_exit(checks_failed != 0);
 		}
-		use((size_t)i % PARTS);
+		/* The child's calls reach pages that both have, so the kernel may unmap one here for a moment. */
+		CHECK(has_its_bytes((size_t)i % PARTS));
 		CHECK_EQUAL(gmemPipelineDone(pipeline, (size_t)i % PARTS), 0);
 		int status = 0;
 		NEED(waitpid(child, &status, 0) == child);

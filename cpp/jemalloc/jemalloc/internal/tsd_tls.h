@@ -17,6 +17,9 @@
 
 #include "../../../heap_constants.h"
 
+/* The number of processors comes from sysconf(), which src/heap/pages.rs answers: it decides how many arenas there are. */
+#undef CPU_COUNT
+
 /* Where the kernel does not overcommit, jemalloc announces each range that it begins or ceases to use. The page source
  * (src/heap/pages.rs) needs that, so jemalloc must not ask /proc whether the kernel overcommits. */
 #undef JEMALLOC_PROC_SYS_VM_OVERCOMMIT_MEMORY
