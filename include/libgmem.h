@@ -73,8 +73,8 @@ extern "C" {
  * the next read returns zeros. The addresses stay mapped.
  *
  * Private and shared anonymous memory, memfd, /dev/shm, System V shared memory, locked private memory and hugetlb
- * memory are all released; shared memory is released for every process that maps it. Memory served by a userfaultfd(2) is released as
- * well: its monitor receives UFFD_EVENT_REMOVE and serves the next access.
+ * memory are all released; shared memory is released for every process that maps it. Memory served by a userfaultfd(2)
+ * is released as well: its monitor receives UFFD_EVENT_REMOVE and serves the next access.
  *
  * The pages of a **file that is mapped read-only** are released if they are clean: the process no longer holds them,
  * and the next read brings the file's bytes back. The page cache keeps its copy; gmemModelOpen() opens a file so that
@@ -90,8 +90,8 @@ extern "C" {
  * the call queues the work in stream order and returns; gmemStreamSynchronize() reports its failure.
  * @retval 0            done, or queued
  * @retval -EINVAL      addr + size exceeds the address space; the stream is unknown; the range holds a file mapping
- * that may be written or was, or a device mapping (nothing is released), or locked shared memory (mlock(2)); GMEM_DEVICE
- * names no device
+ * that may be written or was, or a device mapping (nothing is released), or locked shared memory (mlock(2));
+ * GMEM_DEVICE names no device
  * @retval -ENOMEM      part of the whole pages is not mapped (the mapped part is released, as by madvise(2)); out of
  *                      memory
  * @retval -EACCES      shared memory is mapped read-only (nothing is released)
