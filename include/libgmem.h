@@ -72,9 +72,9 @@ extern "C" {
  * success. When the call returns, the pages belong to the kernel again: the resident size of the process shrinks, and
  * the next read returns zeros. The addresses stay mapped.
  *
- * Private and shared anonymous memory, memfd, /dev/shm, System V shared memory, locked and hugetlb memory are all
- * released; shared memory is released for every process that maps it. Memory served by a userfaultfd(2) is released as
- * well: its monitor receives UFFD_EVENT_REMOVE and serves the next access.
+ * Private and shared anonymous memory, memfd, /dev/shm, System V shared memory, locked private memory and hugetlb
+ * memory are all released; shared memory is released for every process that maps it. Memory served by a userfaultfd(2)
+ * is released as well: its monitor receives UFFD_EVENT_REMOVE and serves the next access.
  *
  * The pages of a **file that is mapped read-only** are released if they are clean: the process no longer holds them,
  * and the next read brings the file's bytes back. The page cache keeps its copy; gmemModelOpen() opens a file so that
@@ -90,7 +90,8 @@ extern "C" {
  * the call queues the work in stream order and returns; gmemStreamSynchronize() reports its failure.
  * @retval 0            done, or queued
  * @retval -EINVAL      addr + size exceeds the address space; the stream is unknown; the range holds a file mapping
- * that may be written or was, or a device mapping (nothing is released); GMEM_DEVICE names no device
+ * that may be written or was, or a device mapping (nothing is released), or locked shared memory (mlock(2));
+ * GMEM_DEVICE names no device
  * @retval -ENOMEM      part of the whole pages is not mapped (the mapped part is released, as by madvise(2)); out of
  *                      memory
  * @retval -EACCES      shared memory is mapped read-only (nothing is released)
@@ -245,7 +246,8 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
  *
  * The numbers cover [addr, addr + size) widened to whole base pages, not the margin up to whole GMEM pages. Set `size`
  * before the call. Later versions append fields; the library fills as many as `size` has space for. A device that does
- * not report what it moved sets already_resident, populated and migrated to GMEM_UNKNOWN.
+ * not report what it moved sets already_resident, populated and migrated to GMEM_UNKNOWN. A call that failed before it
+ * looked at the pages sets already_resident and failed to it.
  */
 typedef struct {
 	size_t size;             /**< in: sizeof(gmemPrefetchReport_t); out: bytes filled */

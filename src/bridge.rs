@@ -16,7 +16,9 @@ use crate::stream_argument::StreamArgument;
 mod ffi {
     extern "Rust" {
         /// Rules and results of gmemFreeEager.
-        fn free_eager(addr: usize, size: usize, stream: usize) -> i32;
+        /// # Safety
+        /// Nobody uses the contents of the whole GMEM pages in the range again before they are written.
+        unsafe fn free_eager(addr: usize, size: usize, stream: usize) -> i32;
         /// Register a callable with a stream, which calls and then destroys it.
         fn stream_launch(stream: usize, work: UniquePtr<task>) -> i32;
     }
@@ -30,7 +32,9 @@ mod ffi {
     }
 }
 
-fn free_eager(addr: usize, size: usize, stream: usize) -> i32 {
+/// # Safety
+/// Nobody uses the contents of the whole GMEM pages in the range again before they are written.
+unsafe fn free_eager(addr: usize, size: usize, stream: usize) -> i32 {
     guard(|| free_eager_verb::free_eager(addr, size, StreamArgument::classify(stream)?).map(|()| 0))
         .into()
 }

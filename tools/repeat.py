@@ -13,7 +13,6 @@ also yield at each change of the heap's state (`./dev test checked` builds their
 import argparse
 import collections
 import concurrent.futures
-import json
 import os
 import pathlib
 import resource
@@ -21,7 +20,9 @@ import subprocess
 import sys
 import time
 
-DEFAULT = r"^(checked\.(heap|capi|cpp|streams|devices)|heap\.(linked|model|stress|introspection|injected)|devices\.(cuda|ascend|opencl)|capi\.(streams|foreign)|cpp\.operators|streams\.executor)"
+import ctests
+
+DEFAULT = r"^(checked\.(heap|capi|cpp|streams|devices)|heap\.(linked|model|stress|introspection|injected)|devices\.(cuda|ascend|opencl)|capi\.(streams|foreign)|hostile\.racing|cpp\.operators|streams\.executor)"
 BUSY = ["sh", "-c", "while :; do :; done"]
 SCHEDULES = {
     "as it is": [],
@@ -29,15 +30,6 @@ SCHEDULES = {
     "round robin": ["taskset", "-c", "0", "chrt", "--rr", "1"],
     "crowded": ["taskset", "-c", "1", "nice", "-n", "19"],
 }
-
-
-def tests(build, pattern):
-    listed = subprocess.run(["ctest", "--show-only=json-v1", "-R", pattern], cwd=build, check=True, capture_output=True, text=True)
-    for test in json.loads(listed.stdout)["tests"]:
-        properties = {one["name"]: one["value"] for one in test["properties"]}
-        if "command" in test and not properties.get("DISABLED", False):
-            yield test["name"], test["command"], dict(one.split("=", 1) for one in properties.get("ENVIRONMENT", [])), \
-                float(properties.get("TIMEOUT", 300))
 
 
 def permitted(schedule):
@@ -88,7 +80,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     if not pathlib.Path("/proc/sys/kernel/core_pattern").read_text().startswith("core"):
         print("note: /proc/sys/kernel/core_pattern sends core dumps elsewhere", file=sys.stderr)
-    chosen = list(tests(arguments.build, arguments.pattern))
+    chosen = list(ctests.listed(arguments.build, arguments.pattern))
     if not chosen:
         sys.exit(f"no test of {arguments.build} matches {arguments.pattern!r}")
     schedules = [name for name, prefix in SCHEDULES.items() if permitted(prefix)]

@@ -10,8 +10,10 @@ use crate::free_eager::{self, Caller, FreeReport};
 use crate::guard::{IntResult, guard};
 use crate::stream_argument::StreamArgument;
 
+/// # Safety
+/// Nobody uses the contents of the whole GMEM pages in the range again before they are written.
 #[unsafe(no_mangle)]
-extern "C" fn gmemFreeEager(addr: c_ulong, size: usize, stream: *mut c_void) -> IntResult {
+unsafe extern "C" fn gmemFreeEager(addr: c_ulong, size: usize, stream: *mut c_void) -> IntResult {
     guard(|| {
         let stream = StreamArgument::classify(stream.addr())?;
         free_eager::free_eager(addr as usize, size, stream).map(|()| 0)
@@ -62,7 +64,8 @@ impl Caller for CallerInC {
 }
 
 /// # Safety
-/// `ranges` is NULL or points to `count` ranges. `report` is NULL or points to a structure whose field `size` says how many
+/// Nobody uses the contents of the ranges' whole GMEM pages again before they are written. `ranges` is NULL or points to `count`
+/// ranges. `report` is NULL or points to a structure whose field `size` says how many
 /// of its bytes may be written until the work is done.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn gmemFreeEagerV(

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::checked::{assert_heap, perturb};
 use super::page_map::BASE_PAGE;
-use crate::os::{advice, process};
+use crate::os::{advice, mapping, process};
 use crate::page::PageRange;
 
 /// Bytes of a heap page, on every machine. Where huge pages are larger (512 MiB with base pages of 64 KiB), the heap still
@@ -353,6 +353,9 @@ impl HeapPage {
         if count(&self.in_use) == in_use {
             advice::small_pages(PageRange::new(start, start + HEAP_PAGE));
             let was_huge = self.state.fetch_and(!ADVISED, Ordering::AcqRel) & ADVISED != 0;
+            if was_huge {
+                advice::split(PageRange::new(start, start + mapping::base_page().bytes()));
+            }
             for (index, used) in self.used.iter().enumerate() {
                 let in_use = self.in_use[index].load(Ordering::Acquire);
                 // A huge page is resident as a whole, whatever was used of it.

@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::own_data;
 use super::page_map::TOTALS;
 use crate::error::Errno;
 use crate::os::SysResult;
@@ -56,7 +57,7 @@ pub fn count_refusal() {
 pub fn admit(bytes: usize, missing: usize) -> SysResult<()> {
     let (soft, hard) = get();
     let charged = TOTALS.charged.fetch_add(missing, Ordering::Relaxed) + missing;
-    if hard != NONE && missing > 0 && charged > hard {
+    if hard != NONE && missing > 0 && !allows(hard, charged, missing) {
         end_reservation(missing);
         return Err(Errno(libc::ENOMEM));
     }
@@ -66,6 +67,11 @@ pub fn admit(bytes: usize, missing: usize) -> SysResult<()> {
         SOFT_EXCEEDED.store(true, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Whether a hard limit allows the sum of charges, of which `missing` bytes come into use now.
+fn allows(hard: usize, charged: usize, missing: usize) -> bool {
+    charged <= hard || own_data::make_up_for(charged - hard, missing)
 }
 
 /// See [`admit`].
@@ -83,7 +89,8 @@ pub fn withdraw(bytes: usize, missing: usize) {
 /// addresses behind that jemalloc does not find again.
 pub fn has_space(bytes: usize) -> bool {
     let hard = HARD.load(Ordering::Relaxed);
-    hard == NONE || TOTALS.charged.load(Ordering::Relaxed).saturating_add(bytes) <= hard
+    let charged = TOTALS.charged.load(Ordering::Relaxed);
+    hard == NONE || allows(hard, charged.saturating_add(bytes), 0)
 }
 
 /// Whether fresh heap pages may be huge. Near a hard limit they are small: they are charged by what is used of them.

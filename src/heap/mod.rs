@@ -11,7 +11,7 @@
 //! | [`device_arena`], [`page_run`] | small blocks in a device's memory, for containers that kernels read |
 //! | [`pages`], [`page_map`], [`heap_page`] | jemalloc's memory: where it comes from and where it goes |
 //! | [`idle`] | when memory goes back to the kernel |
-//! | [`limits`] | how much memory the heap may have |
+//! | [`limits`], [`own_data`] | how much memory the heap may have; how much of it jemalloc's own data take |
 //! | [`arenas`] | which of jemalloc's arenas serves a block |
 //! | [`control`] | jemalloc's commands, settings and numbers |
 //! | [`foreign_block`] | blocks of other allocators |
@@ -36,6 +36,7 @@ mod heap_page;
 mod idle;
 mod large;
 pub mod limits;
+mod own_data;
 mod page_map;
 mod page_run;
 mod pages;

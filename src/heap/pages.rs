@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
 
 use super::checked::IS_CHECKED;
 use super::page_map::{self, BASE_PAGE, HEAP_PAGE, TOTALS};
-use super::{NARENAS, arenas, idle, limits, settings};
+use super::{NARENAS, arenas, idle, limits, own_data, settings};
 use crate::error::Errno;
 use crate::os::{SysResult, advice, errno, machine, mapping, set_errno};
 use crate::page::{PageRange, PageSize};
@@ -30,6 +30,9 @@ thread_local! {
     /// The hard limit refused this thread memory that jemalloc has addresses for. jemalloc's next step is to ask for more
     /// addresses, which would not help and would not be found again.
     static WAS_REFUSED: Cell<bool> = const { Cell::new(false) };
+    /// jemalloc was refused addresses on this thread. What it asks for next are not its own data: without addresses it asks for
+    /// the memory that a block needs.
+    static HAS_NO_ADDRESSES: Cell<bool> = const { Cell::new(false) };
     /// The thread has asked jemalloc for zeros.
     static WANTS_ZEROS: Cell<bool> = const { Cell::new(false) };
     /// jemalloc has given this thread a block, so it has an arena.
@@ -164,15 +167,20 @@ fn map(length: usize, is_used: bool) -> SysResult<*mut c_void> {
     settings::read_once();
     ARENA_RESERVE.fill();
     if !is_used {
-        if WAS_REFUSED.get() {
-            return Err(Errno(libc::ENOMEM));
-        }
-        let padded = heap_page().ceil(length).ok_or(Errno(libc::ENOMEM))?;
-        return map_pages(padded, 0);
+        let addresses = match WAS_REFUSED.get() {
+            true => Err(Errno(libc::ENOMEM)),
+            false => {
+                let padded = heap_page().ceil(length).ok_or(Errno(libc::ENOMEM));
+                padded.and_then(|padded| map_pages(padded, 0))
+            }
+        };
+        HAS_NO_ADDRESSES.set(addresses.is_err());
+        return addresses;
     }
     WAS_REFUSED.set(false);
+    let is_own_data = !HAS_NO_ADDRESSES.replace(false) && length.is_multiple_of(HEAP_PAGE);
     while !limits::has_space(length) {
-        if page_map::drop_kept(length) > 0 || page_map::await_drops() {
+        if page_map::drop_kept(length) > 0 || page_map::await_drops() || own_data::look() {
             continue;
         }
         limits::count_refusal();
@@ -187,6 +195,10 @@ fn map(length: usize, is_used: bool) -> SysResult<*mut c_void> {
         Err(errno) => ARENA_RESERVE.take(length).ok_or(errno),
         Ok(start) if length < HEAP_PAGE => {
             REST.keep(start.addr() + length, HEAP_PAGE - length);
+            Ok(start)
+        }
+        Ok(start) if is_own_data => {
+            own_data::note(start.addr(), length);
             Ok(start)
         }
         other => other,
@@ -278,6 +290,7 @@ impl ArenaReserve {
         let range = PageRange::new(page.addr(), page.addr() + HEAP_PAGE);
         page_map::enter(range);
         page_map::begin_use(range, false);
+        own_data::note(range.start(), HEAP_PAGE);
         Some(page)
     }
 }
@@ -302,7 +315,7 @@ fn begin_use(range: PageRange) -> SysResult<()> {
     page_map::enter(range);
     let missing = if limits::is_hard() { page_map::missing_charge(range) } else { 0 };
     while let Err(errno) = limits::admit(range.len(), missing) {
-        if page_map::drop_kept(missing) == 0 && !page_map::await_drops() {
+        if page_map::drop_kept(missing) == 0 && !page_map::await_drops() && !own_data::look() {
             limits::count_refusal();
             WAS_REFUSED.set(true);
             page_map::put_out_of_use(range);

@@ -64,10 +64,16 @@ fn split_at_ends(range: PageRange) {
     let last = PageRange::new(range.end() - base, range.end());
     for (end, page) in [(range.start(), first), (range.end(), last)] {
         if huge.floor(end) != end {
-            // Advice about a part of a huge page splits it. A failure only delays the return of the memory.
-            let _ = advise(page, libc::MADV_COLD);
+            split(page);
         }
     }
+}
+
+/// Split the huge page that holds a base page, so that parts of it can go back to the kernel. Until then the kernel keeps parts
+/// that were dropped, and counts them in the control group, although they are not resident.
+pub fn split(base_page: PageRange) {
+    // Advice about a part of a huge page splits it. A failure only delays the return of the memory.
+    let _ = advise(base_page, libc::MADV_COLD);
 }
 
 /// Punch a hole into shared memory: the next read gives zeros to every process that maps it.

@@ -140,7 +140,7 @@ impl LargeFile {
     }
 }
 
-/// Whether each base page of a mapped file is in the page cache.
+/// Whether each base page of a mapping is in memory: in the page cache if it maps a file.
 pub fn cached_pages(range: PageRange, present: &mut [u8]) -> SysResult<()> {
     let pages = range.len().div_ceil(mapping::base_page().bytes());
     if present.len() < pages {

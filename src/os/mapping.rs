@@ -302,6 +302,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_hole_is_mapped_once() {
+        let page = gmem_page();
+        let start = map_aligned(page.bytes(), page).unwrap();
+        assert_eq!(map_where_nothing_is(start, page.bytes()), Err(Errno(libc::EEXIST)));
+        // SAFETY: mapped above, and not used.
+        unsafe { unmap(start, page.bytes()).unwrap() };
+        assert_eq!(map_where_nothing_is(start, page.bytes()), Ok(()));
+        // SAFETY: mapped above, and not used.
+        unsafe { unmap(start, page.bytes()).unwrap() };
+    }
+
+    #[test]
     fn a_mapping_is_aligned_and_writable_to_its_end() {
         let page = gmem_page();
         for length in [base_page().bytes(), page.bytes(), 3 * page.bytes() + base_page().bytes()] {

@@ -3,7 +3,6 @@
 //! Since Linux 6.11 the ioctl `PROCMAP_QUERY` on `/proc/self/maps` looks up one address. Older kernels have only the text of that
 //! file.
 
-use std::cell::Cell;
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 
@@ -43,30 +42,46 @@ pub struct Vma {
     pub page_bytes: usize,
 }
 
-/// Call `visit` for each mapping that touches `range`, in ascending order, until it breaks.
+/// Call `visit` for each mapping that touches `range`, in ascending order, until it breaks. No two of them overlap.
 pub fn walk(range: PageRange, visit: impl FnMut(Vma) -> ControlFlow<()>) -> SysResult<()> {
-    let mut visit = visit;
-    let visited = Cell::new(range.start());
-    let mut noting = |vma: Vma| {
-        visited.set(vma.range.end());
-        visit(vma)
-    };
+    let mut in_order = InOrder { visited: None, visit };
     if let Some(maps) = KEPT.get().as_ref().and_then(KeptFile::descriptor)
-        && query(maps, range, &mut noting).is_ok()
+        && query(maps, range, &mut |vma| in_order.visit(vma)).is_ok()
     {
         return Ok(());
     }
     let maps = Descriptor::open_for_reading(MAPS_FILE)?;
-    if can_query() && query(&maps, rest(range, visited.get()), &mut noting).is_ok() {
+    let rest = in_order.rest(range);
+    if can_query() && query(&maps, rest, &mut |vma| in_order.visit(vma)).is_ok() {
         return Ok(());
     }
     // The kernel has no such ioctl, or a sandbox refuses it. The text is the same for everybody.
-    parse(|buffer| maps.read(buffer), rest(range, visited.get()), &mut visit)
+    parse(|buffer| maps.read(buffer), in_order.rest(range), &mut |vma| in_order.visit(vma))
 }
 
-/// The part of `range` from `from` on.
-fn rest(range: PageRange, from: usize) -> PageRange {
-    PageRange::new(from.min(range.end()), range.end())
+/// Passes mappings on. Between two queries another thread may map more, which the kernel joins with what was visited: of such a
+/// mapping only the part behind that counts.
+struct InOrder<F> {
+    /// The end of the last mapping.
+    visited: Option<usize>,
+    visit: F,
+}
+
+impl<F: FnMut(Vma) -> ControlFlow<()>> InOrder<F> {
+    fn visit(&mut self, vma: Vma) -> ControlFlow<()> {
+        let start = self.visited.map_or(vma.range.start(), |end| end.max(vma.range.start()));
+        if start >= vma.range.end() {
+            return ControlFlow::Continue(());
+        }
+        self.visited = Some(vma.range.end());
+        (self.visit)(Vma { range: PageRange::new(start, vma.range.end()), ..vma })
+    }
+
+    /// The part of `range` that was not visited.
+    fn rest(&self, range: PageRange) -> PageRange {
+        let from = self.visited.unwrap_or(range.start());
+        PageRange::new(from.clamp(range.start(), range.end()), range.end())
+    }
 }
 
 const MAPS_FILE: &CStr = c"/proc/self/maps";
@@ -275,6 +290,35 @@ mod tests {
             asked[0].page_bytes = 0;
             assert_eq!(asked, text);
         }
+    }
+
+    #[test]
+    fn a_mapping_that_grew_between_two_queries_is_visited_once() {
+        let vma = |start, end| Vma {
+            range: PageRange::new(start, end),
+            read: true,
+            write: true,
+            shared: false,
+            backing: Backing::Anonymous,
+            huge_tlb: false,
+            page_bytes: 0,
+        };
+        let mut seen = Vec::new();
+        let mut in_order = InOrder {
+            visited: None,
+            visit: |vma: Vma| {
+                seen.push((vma.range.start(), vma.range.end()));
+                ControlFlow::Continue(())
+            },
+        };
+        let whole = PageRange::new(0x2000, 0x9000);
+        assert_eq!(in_order.rest(whole), whole);
+        for (start, end) in [(0x1000, 0x3000), (0x1000, 0x5000), (0x2000, 0x4000), (0x7000, 0x8000)]
+        {
+            assert!(in_order.visit(vma(start, end)).is_continue());
+        }
+        assert_eq!(in_order.rest(whole), PageRange::new(0x8000, 0x9000));
+        assert_eq!(seen, [(0x1000, 0x3000), (0x3000, 0x5000), (0x7000, 0x8000)]);
     }
 
     #[test]

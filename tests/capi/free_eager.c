@@ -263,6 +263,17 @@ static void locked_memory_is_freed(void) {
 	CHECK_EQUAL(free_now(start, 3 * page), 0);
 	CHECK(is_all(start, 3 * page, 0));
 	munmap(start, 3 * page);
+
+	/* Of shared memory the kernel does not release what is locked. */
+	start = map_at_page(page, page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	memset(start, 'x', page);
+	NEED(mlock(start, page) == 0);
+	CHECK_EQUAL(free_now(start, page), -EINVAL);
+	CHECK(strstr(gmemLastError(), "munlock(2)") != NULL && is_all(start, page, 'x'));
+	NEED(munlock(start, page) == 0);
+	CHECK_EQUAL(free_now(start, page), 0);
+	CHECK(is_all(start, page, 0));
+	munmap(start, page);
 }
 
 static void hugetlb_memory_is_freed(void) {

@@ -199,6 +199,34 @@ void two_streams_wait_for_each_other(const cuda::kernels &kernels) {
 	CHECK(data[0] == 10.0F);
 }
 
+/// A context of the program's may end, and the next one may have its address. Events of the first have ended with it.
+void events_end_with_their_context() {
+	void *first = nullptr;
+	for (int round = 0; round < 3; ++round) {
+		void *context = nullptr;
+		NEED(stand_in<int>("cuCtxCreate_v2", &context, 0U, 0) == 0);
+		CHECK(first == nullptr || first == context);
+		first = context;
+		const gmem::event place;
+		const gmem::event unreached;
+		{
+			const cuda::stream stream;
+			raw(stream).record(place);
+			raw(stream).synchronize();
+			CHECK(place.query());
+			// Never destroyed: the stand-in's stream runs on to its end.
+			auto *const before = new gate(stream);
+			raw(stream).record(unreached);
+			CHECK(!unreached.query());
+			NEED(stand_in<int>("cuCtxDestroy_v2", context) == 0);
+			// Nobody knows any more whether it was reached.
+			CHECK_EQUAL(gmemEventQuery(unreached.get()), -EINVAL);
+			CHECK(said("CUDA_ERROR_CONTEXT_IS_DESTROYED"));
+			before->open();
+		}
+	}
+}
+
 /// CU_STREAM_PER_THREAD is a stream of its own for each thread.
 void threads_have_streams_by_one_name() {
 	auto *const per_thread = reinterpret_cast<gmemStream_t>(2);
@@ -745,6 +773,7 @@ int main(int argc, char **argv) {
 		prefetches_stand_in_the_streams_order(kernels);
 		frees_stand_in_the_streams_order(kernels);
 		two_streams_wait_for_each_other(kernels);
+		events_end_with_their_context();
 		threads_have_streams_by_one_name();
 		nothing_is_nothing();
 		reports_come_with_the_stream();

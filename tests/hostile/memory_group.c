@@ -1,32 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A prefetch in a memory control group: what does not fit is refused, where the kernel would kill the process. */
-#include <fcntl.h>
 #include <linux/magic.h>
-#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 
 #include <libgmem.h>
 
-#include "../check.h"
+#include "memory_group.h"
 
 enum { MIB = 1 << 20, LIMIT = 96 };
 
-static char outer[128], inner[160];
-static int is_version_two;
+static struct memory_group group;
 
 static unsigned long address_of(const void *start) { return (unsigned long)(uintptr_t)start; }
-
-static int write_to(const char *folder, const char *file, const char *text) {
-	char path[256];
-	snprintf(path, sizeof path, "%s/%s", folder, file);
-	const int fd = open(path, O_WRONLY | O_CLOEXEC);
-	const ssize_t written = fd < 0 ? -1 : write(fd, text, strlen(text));
-	if (fd >= 0) {
-		close(fd);
-	}
-	return written == (ssize_t)strlen(text);
-}
 
 static int prefetch(char *start, size_t size) { return gmemPrefetch(address_of(start), size, gmemGetNumaId(), NULL); }
 
@@ -79,7 +65,7 @@ static void in_the_group(void (*test)(void)) {
 	NEED(child >= 0);
 	if (child == 0) {
 		checks_failed = 0;
-		NEED(write_to(inner, "cgroup.procs", "0"));
+		enter_memory_group(&group);
 		test();
 		_exit(checks_failed != 0);
 	}
@@ -88,40 +74,13 @@ static void in_the_group(void (*test)(void)) {
 	CHECK_EQUAL(status, 0);
 }
 
-/* The limit is on the group above the process's. */
-static int make_groups(void) {
-	char limit[32];
-	const char *root = "/sys/fs/cgroup/memory";
-	is_version_two = access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
-	if (is_version_two) {
-		root = "/sys/fs/cgroup";
-		write_to(root, "cgroup.subtree_control", "+memory");
-	}
-	snprintf(outer, sizeof outer, "%s/gmem-test-%d", root, (int)getpid());
-	snprintf(inner, sizeof inner, "%s/inner", outer);
-	snprintf(limit, sizeof limit, "%d", LIMIT * MIB);
-	if (mkdir(outer, 0755) != 0) {
-		return 0;
-	}
-	if (!is_version_two) {
-		write_to(outer, "memory.use_hierarchy", "1");
-	}
-	return write_to(outer, is_version_two ? "memory.max" : "memory.limit_in_bytes", limit) && mkdir(inner, 0755) == 0;
-}
-
-static void remove_groups(void) {
-	rmdir(inner);
-	rmdir(outer);
-}
-
 int main(void) {
-	if (!make_groups()) {
+	if (!make_memory_group(&group, (size_t)LIMIT * MIB)) {
 		printf("no memory control group can be made here: %s\n", strerror(errno));
-		remove_groups();
 		return SKIPPED;
 	}
 	in_the_group(refuses_what_does_not_fit);
 	in_the_group(clean_cache_counts_as_free);
-	remove_groups();
+	remove_memory_group(&group);
 	return checks_result("memory_group");
 }

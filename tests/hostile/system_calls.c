@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The system calls in docs/system-calls.md, from which system_calls.h is made: every exported function makes no other,
- * and with each of them refused it does its work, or fails with an error if the page says so. */
+ * and with each of them refused it does its work, or fails with an error if the page says so. With the argument "every"
+ * each function is called in processes of its own for each refusal, which takes minutes. */
 #include <signal.h>
 
 #include "../capi/cells.h"
@@ -149,7 +150,24 @@ static int with_others_forbidden(const void *unused) {
 	return checks_failed != 0;
 }
 
-int main(void) {
+/* Each cell as the only one of a process in which one call, or all of them, are refused with each error. */
+static void try_every_cell_alone(void) {
+	for (size_t call = 0; call < REFUSALS; ++call) {
+		for (size_t i = 0; i < ERRORS && (call >= CALLS || SYSTEM_CALLS[call].is_refusable); ++i) {
+			for (size_t cell = 0; cell < MOST_CELLS; ++cell) {
+				try_refusal((struct refusal){call, errors[i], cell, .is_alone = 1});
+				try_refusal((struct refusal){call, errors[i], cell, .is_alone = 1, .used_before = 1});
+			}
+		}
+	}
+}
+
+int main(int argc, char **argv) {
+	(void)argv;
+	if (argc > 1) {
+		try_every_cell_alone();
+		return checks_result("system_calls");
+	}
 	every_exported_function_has_a_cell();
 	const int status = status_of_child(with_others_forbidden, NULL);
 	if (status != 0 && status != -1) {

@@ -202,6 +202,9 @@ fn drop_shared(range: PageRange) -> Result<()> {
     // program has given up by gmemFreeEager().
     unsafe { advice::drop_shared(range) }.map_err(|errno| {
         let remedy = match errno.0 {
+            libc::EINVAL => {
+                "; the kernel does not release locked shared memory: munlock(2) it first"
+            }
             libc::EPERM => "; the memfd is sealed against writing (fcntl(2), F_ADD_SEALS)",
             _ => "",
         };

@@ -23,8 +23,8 @@ pub fn populate_and_touch(part: Segment) -> Result<()> {
             verb: "gmemPrefetch",
             from: part.range.start(),
             to: part.range.end(),
-            what: "a device mapping",
-            remedy: "Its driver places it.",
+            what: "a device mapping, or another thread has changed its protection meanwhile",
+            remedy: "A device mapping is placed by its driver.",
             errno: libc::EINVAL,
         },
         libc::EFAULT => system(

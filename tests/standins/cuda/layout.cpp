@@ -38,6 +38,7 @@ static_assert(takes<decltype(cuLaunchHostFunc), CUstream, CUhostFn, void *>);
 static_assert(takes<decltype(cuStreamIsCapturing), CUstream, CUstreamCaptureStatus *>);
 static_assert(takes<decltype(cuStreamWaitEvent), CUstream, CUevent, unsigned>);
 static_assert(takes<decltype(cuStreamGetCtx), CUstream, CUcontext *>);
+static_assert(takes<decltype(cuCtxGetId), CUcontext, unsigned long long *>);
 static_assert(takes<decltype(cuStreamGetId), CUstream, unsigned long long *>);
 static_assert(takes<decltype(cuThreadExchangeStreamCaptureMode), CUstreamCaptureMode *>);
 static_assert(takes<decltype(cuEventQuery), CUevent> && takes<decltype(cuEventSynchronize), CUevent>);

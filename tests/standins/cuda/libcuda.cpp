@@ -43,6 +43,7 @@ enum code {
 	INVALID_HANDLE = 400,
 	NOT_FOUND = 500,
 	NOT_READY = 600,
+	CONTEXT_IS_DESTROYED = 709,
 	NOT_PERMITTED = 800,
 	MISMATCH = 803,
 	CAPTURE_UNSUPPORTED = 900,
@@ -89,6 +90,8 @@ struct stream {
 	std::condition_variable changed;
 	std::deque<std::function<void()>> work;
 	bool busy = false, ends = false, capturing = false;
+	/// nullptr: the one that is current.
+	void *context = nullptr;
 	std::thread thread;
 
 	stream() : thread([this] { run(); }) {}
@@ -133,6 +136,19 @@ struct recording {
 	bool passed = true;
 };
 
+/// A context that a program makes. The next one has the address of one that was destroyed, and another id.
+struct made_context {
+	bool is_alive = false;
+	std::uint64_t id = 0;
+};
+
+/// It ends with the context in which it was made.
+struct event {
+	void *context;
+	std::uint64_t context_id;
+	std::shared_ptr<recording> last = std::make_shared<recording>();
+};
+
 struct block {
 	std::size_t size;
 	void *mapped;
@@ -156,6 +172,8 @@ struct state {
 	std::atomic<int> lost{0};
 	std::size_t taken = 0;
 	int retained[2] = {};      // how often each GPU's context is, whose address is its handle
+	made_context made[2];      // the same
+	std::uint64_t last_id = 2; // the retained ones have 1 and 2
 	std::mutex host_functions; // one at a time, as the real one has it
 	bool initialized = false;
 };
@@ -283,6 +301,42 @@ int give(void *handle, std::function<void()> work) {
 		}
 	});
 	return SUCCESS;
+}
+
+/// The id of a context; 0 if it was destroyed, or never was one.
+std::uint64_t id_of(void *context) {
+	for (const made_context &made : all().made) {
+		if (context == &made) {
+			return made.is_alive ? made.id : 0;
+		}
+	}
+	for (const int &retained : all().retained) {
+		if (context == &retained) {
+			return static_cast<std::uint64_t>(&retained - all().retained) + 1;
+		}
+	}
+	return 0;
+}
+
+/// The work behind which an event is. One that has ended is memory that was freed to the real driver.
+std::shared_ptr<recording> &last_of(void *handle) {
+	auto *const found = static_cast<event *>(handle);
+	if (id_of(found->context) != found->context_id) {
+		std::fputs("stand-in: an event was used after its context was destroyed\n", stderr);
+		std::abort();
+	}
+	return found->last;
+}
+
+void end(stream *gone) {
+	all().streams.erase(gone);
+	{
+		const std::lock_guard<std::mutex> hold(gone->mutex);
+		gone->ends = true;
+		gone->changed.notify_all();
+	}
+	// Work queued on it still runs. The memory stays, as the real driver's does for a while.
+	gone->thread.detach();
 }
 
 enum class kind { managed, plain, pinned };
@@ -481,6 +535,42 @@ API int cuCtxPopCurrent_v2(void **context) {
 	contexts.pop_back();
 	return SUCCESS;
 }
+API int cuCtxCreate_v2(void **context, unsigned, int) {
+	ENTER
+	for (made_context &made : all().made) {
+		if (!made.is_alive) {
+			made = {true, ++all().last_id};
+			contexts.push_back(&made);
+			*context = &made;
+			return SUCCESS;
+		}
+	}
+	return OUT_OF_MEMORY;
+}
+API int cuCtxDestroy_v2(void *context) {
+	ENTER
+	if (id_of(context) == 0) {
+		return INVALID_CONTEXT;
+	}
+	static_cast<made_context *>(context)->is_alive = false;
+	const std::set<stream *> streams = all().streams;
+	for (stream *each : streams) {
+		if (each->context == context) {
+			end(each);
+		}
+	}
+	if (!contexts.empty() && contexts.back() == context) {
+		contexts.pop_back();
+	}
+	return SUCCESS;
+}
+#ifndef OLD_DRIVER
+API int cuCtxGetId(void *context, std::uint64_t *id) {
+	ENTER
+	*id = id_of(context);
+	return *id != 0 ? SUCCESS : CONTEXT_IS_DESTROYED;
+}
+#endif
 API int cuCtxSynchronize() {
 	const int result = [] {
 		ENTER
@@ -647,6 +737,7 @@ API int cuPointerGetAttribute(void *out, int attribute, std::uintptr_t address) 
 API int cuStreamCreate(void **out, unsigned) {
 	ENTER
 	auto *const made = new stream;
+	made->context = contexts.empty() ? nullptr : contexts.back();
 	all().streams.insert(made);
 	*out = made;
 	return SUCCESS;
@@ -657,14 +748,7 @@ API int cuStreamDestroy_v2(void *handle) {
 	if (gone == nullptr || gone == all().legacy || gone == per_thread) {
 		return INVALID_HANDLE;
 	}
-	all().streams.erase(gone);
-	{
-		const std::lock_guard<std::mutex> hold(gone->mutex);
-		gone->ends = true;
-		gone->changed.notify_all();
-	}
-	// Work queued on it still runs. The memory stays, as the real driver's does for a while.
-	gone->thread.detach();
+	end(gone);
 	return SUCCESS;
 }
 API int cuStreamQuery(void *handle) {
@@ -701,11 +785,12 @@ API int cuStreamIsCapturing(void *handle, int *status) {
 }
 API int cuStreamGetCtx(void *handle, void **context) {
 	ENTER
-	if (known(handle) == nullptr) {
+	stream *const found = known(handle);
+	if (found == nullptr) {
 		return INVALID_HANDLE;
 	}
-	*context = contexts.empty() ? nullptr : contexts.back();
-	return contexts.empty() ? INVALID_CONTEXT : SUCCESS;
+	*context = found->context != nullptr ? found->context : contexts.empty() ? nullptr : contexts.back();
+	return *context == nullptr ? INVALID_CONTEXT : SUCCESS;
 }
 API int cuThreadExchangeStreamCaptureMode(int *mode) {
 	const entry entered(__func__);
@@ -744,12 +829,13 @@ API int cuStreamEndCapture(void *handle, void **graph) {
 
 API int cuEventCreate(void **out, unsigned) {
 	ENTER
-	*out = new std::shared_ptr<recording>(std::make_shared<recording>());
+	void *const context = contexts.empty() ? nullptr : contexts.back();
+	*out = new event{context, id_of(context)};
 	return SUCCESS;
 }
 API int cuEventDestroy_v2(void *handle) {
 	ENTER
-	delete static_cast<std::shared_ptr<recording> *>(handle);
+	delete static_cast<event *>(handle);
 	return SUCCESS;
 }
 API int cuEventRecord(void *handle, void *on) {
@@ -757,7 +843,7 @@ API int cuEventRecord(void *handle, void *on) {
 	// Who waits for the one before still does.
 	const auto what = std::make_shared<recording>();
 	what->passed = false;
-	*static_cast<std::shared_ptr<recording> *>(handle) = what;
+	last_of(handle) = what;
 	return give(on, [what] {
 		const std::lock_guard<std::mutex> hold(what->mutex);
 		what->passed = true;
@@ -766,7 +852,7 @@ API int cuEventRecord(void *handle, void *on) {
 }
 API int cuStreamWaitEvent(void *on, void *handle, unsigned) {
 	ENTER
-	const std::shared_ptr<recording> what = *static_cast<std::shared_ptr<recording> *>(handle);
+	const std::shared_ptr<recording> what = last_of(handle);
 	return give(on, [what] {
 		std::unique_lock<std::mutex> hold(what->mutex);
 		what->changed.wait(hold, [&] { return what->passed; });
@@ -774,7 +860,7 @@ API int cuStreamWaitEvent(void *on, void *handle, unsigned) {
 }
 API int cuEventQuery(void *handle) {
 	ENTER
-	const std::shared_ptr<recording> what = *static_cast<std::shared_ptr<recording> *>(handle);
+	const std::shared_ptr<recording> what = last_of(handle);
 	const std::lock_guard<std::mutex> hold(what->mutex);
 	return what->passed ? SUCCESS : NOT_READY;
 }
@@ -782,7 +868,7 @@ API int cuEventSynchronize(void *handle) {
 	std::shared_ptr<recording> what;
 	{
 		ENTER
-		what = *static_cast<std::shared_ptr<recording> *>(handle);
+		what = last_of(handle);
 	}
 	std::unique_lock<std::mutex> hold(what->mutex);
 	while (!what->passed && all().lost == 0) {

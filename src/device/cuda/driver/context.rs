@@ -30,13 +30,21 @@ pub struct Allocation(usize);
 #[derive(Debug)]
 pub struct Event {
     event: Handle,
-    /// The context of that stream.
-    context: Handle,
+    /// Of that stream. The event ends with it.
+    owner: Owner,
 }
 // SAFETY: the handles are numbers to this process, and the driver takes them from any thread.
 unsafe impl Send for Event {}
 // SAFETY: the driver synchronizes calls that several threads make for one event.
 unsafe impl Sync for Event {}
+
+/// A context of the program, or the primary one. A later context may have the address of one that was destroyed, but never its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Owner {
+    context: Handle,
+    /// `None` if the driver is older than CUDA 12.0.
+    id: Option<u64>,
+}
 
 /// The primary context of a GPU, which all libraries of the process share, and two streams in it that do not synchronize
 /// with the legacy stream.
@@ -250,7 +258,7 @@ impl Context {
         let all = &self.driver.functions;
         // SAFETY: `out` is writable; the driver refuses a stream that it does not know.
         let context = handle(|out| unsafe { (all.cuStreamGetCtx)(as_handle(stream), out) })?;
-        let event = self.event_in(context)?;
+        let event = self.event_in(self.owner(context)?)?;
         // SAFETY: the event was created in the context of the stream.
         match done(unsafe { (all.cuEventRecord)(event.event, as_handle(stream)) }) {
             Ok(()) => Ok(event),
@@ -261,18 +269,35 @@ impl Context {
         }
     }
 
-    fn event_in(&self, context: Handle) -> CuResult<Event> {
+    fn event_in(&self, owner: Owner) -> CuResult<Event> {
         const DISABLE_TIMING: c_uint = 2;
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = events.iter().position(|event| event.context == context) {
+        // The context that had the address before was destroyed, and its events with it.
+        events.retain(|event| event.owner.context != owner.context || event.owner == owner);
+        if let Some(index) = events.iter().position(|event| event.owner == owner) {
             return Ok(events.swap_remove(index));
         }
         drop(events);
-        let entered = self.enter(context)?;
+        let entered = self.enter(owner.context)?;
         // SAFETY: `out` is writable, and the context in which the event is created is current.
         let event =
             handle(|out| unsafe { (entered.functions.cuEventCreate)(out, DISABLE_TIMING) })?;
-        Ok(Event { event, context })
+        Ok(Event { event, owner })
+    }
+
+    fn owner(&self, context: Handle) -> CuResult<Owner> {
+        let Some(ask) = self.driver.functions.cuCtxGetId else {
+            return Ok(Owner { context, id: None });
+        };
+        // SAFETY: `out` is writable; the driver refuses a context that was destroyed.
+        value(|out| unsafe { ask(context, out) }).map(|id| Owner { context, id: Some(id) })
+    }
+
+    /// Fails if the event has ended with its context. A driver without ids cannot tell, so there docs/devices/cuda.md forbids the
+    /// program to destroy contexts.
+    fn check_owner(&self, event: &Event) -> CuResult<()> {
+        let is_same = self.owner(event.owner.context)? == event.owner;
+        if is_same { Ok(()) } else { Err(CuCode::CONTEXT_IS_DESTROYED) }
     }
 
     /// Keep an event for reuse. This makes no call of the driver.
@@ -286,23 +311,29 @@ impl Context {
 
     /// Make work that is put on a stream from now on wait for the event.
     pub fn make_wait(&self, stream: usize, event: &Event) -> CuResult<()> {
+        self.check_owner(event)?;
         let _entered = self.enter_for(stream)?;
         let wait = self.driver.functions.cuStreamWaitEvent;
-        // SAFETY: the event was recorded; the driver refuses a stream that it does not know.
+        // SAFETY: the event was recorded, and its context is alive (`check_owner`); the driver refuses a stream that it does not
+        // know.
         done(unsafe { wait(as_handle(stream), event.event, 0) })
     }
 
     /// Wait for the event.
     pub fn wait(&self, event: &Event) -> CuResult<()> {
-        let entered = self.enter(event.context)?;
-        // SAFETY: the event was recorded, and this value keeps it alive.
+        self.check_owner(event)?;
+        let entered = self.enter(event.owner.context)?;
+        // SAFETY: the event was recorded, and its context, with which it would end, is alive (`check_owner`). A program must not destroy
+        // a context while another thread uses it.
         done(unsafe { (entered.functions.cuEventSynchronize)(event.event) })
     }
 
     /// Whether the stream has reached the event.
     pub fn has_completed(&self, event: &Event) -> CuResult<bool> {
-        let entered = self.enter(event.context)?;
-        // SAFETY: the event was recorded, and this value keeps it alive.
+        self.check_owner(event)?;
+        let entered = self.enter(event.owner.context)?;
+        // SAFETY: the event was recorded, and its context, with which it would end, is alive (`check_owner`). A program must not destroy
+        // a context while another thread uses it.
         match done(unsafe { (entered.functions.cuEventQuery)(event.event) }) {
             Err(CuCode::NOT_READY) => Ok(false),
             other => other.map(|()| true),

@@ -70,6 +70,7 @@ functions! {
     cuEventSynchronize(Handle) -> c_int;
     cuStreamGetCtx(Handle, *mut Handle) -> c_int;
     cuThreadExchangeStreamCaptureMode(*mut c_int) -> c_int;
+    ? cuCtxGetId(Handle, *mut u64) -> c_int;
     ? cuStreamGetId(Handle, *mut u64) -> c_int;
     ? cuMemPrefetchAsync_v2(usize, usize, Location, c_uint, Handle) -> c_int;
     ? cuMemDiscardBatchAsync(*mut usize, *mut usize, usize, u64, Handle) -> c_int;
