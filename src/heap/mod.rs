@@ -267,11 +267,13 @@ fn note(block: *mut c_void) -> *mut c_void {
 
 /// [`note`] for a block whose contents are nobody's.
 fn note_fresh(block: *mut c_void) -> *mut c_void {
-    if !block.is_null() {
+    let block = note(block);
+    // Larger blocks are not marked, and their pages not touched.
+    if !block.is_null() && page_map::class_of(block.addr()) != UNCACHED {
         // SAFETY: jemalloc has just given the block.
         unsafe { thread_cache::unmark(block) };
     }
-    note(block)
+    block
 }
 
 /// Where memory is short, give idle memory back and try again.
