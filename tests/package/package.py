@@ -175,7 +175,9 @@ def messages(args):
          "project(p LANGUAGES CXX)\nfind_package(libgmem REQUIRED COMPONENTS cuda)\n", found)
     says("version: 0.1.0", "project(p LANGUAGES CXX)\nfind_package(libgmem 0.2 REQUIRED)\n", found)
 
-    says("LIBGMEM_DEVICE=toaster is not a device of libgmem; the devices are: host, gmem, ascend, opencl, cuda, and auto", None,
+    rows = (args.source / "src/device/mod.rs").read_text().partition("const ALL:")[2].partition("];")[0]
+    devices = ", ".join(re.findall(r"^    &(\w+)::", rows, re.MULTILINE))
+    says(f"LIBGMEM_DEVICE=toaster is not a device of libgmem; the devices are: {devices}, and auto", None,
          "-DLIBGMEM_DEVICE=toaster", source=args.source)
     says("and /nowhere/cargo does not run", None, "-DLIBGMEM_CARGO=/nowhere/cargo", source=args.source)
     old = scratch / "cargo"
