@@ -4,8 +4,8 @@
 /// lists them. Prints a line "name value" for each of
 ///   seconds   pair, batch and random: the fastest of many repetitions of a few milliseconds; fork: the
 ///             fastest of some; all others: CPU time, user and system, of all threads
-///   first     fill only: the same for the first block of a fresh process
-///   faults    fill only: page faults while it repeats (what "seconds" measures)
+///   first     fill and burst only: the same for the first time in a fresh process
+///   faults    fill and burst only: page faults while it repeats (what "seconds" measures)
 ///   peak      resident bytes at most
 ///   after     resident bytes 4 s after everything was freed; --no-rest leaves that wait out
 /// tools/bench_heap.py runs it under one allocator after the other. Each workload is written from its
@@ -303,6 +303,133 @@ void mstress(unsigned threads) {
 	}
 }
 
+/// A list of blocks that one thread leaves for another.
+class hand_over {
+public:
+	void put(std::vector<char *> blocks) {
+		const std::lock_guard lock(mutex_);
+		waiting_.insert(waiting_.end(), blocks.begin(), blocks.end());
+	}
+	std::vector<char *> take() {
+		const std::lock_guard lock(mutex_);
+		return std::exchange(waiting_, {});
+	}
+
+private:
+	std::mutex mutex_;
+	std::vector<char *> waiting_;
+};
+
+/// Two threads replace blocks of 8 B to 16 KB in another order than that of their allocation, and leave every tenth for
+/// the other thread to free.
+void mixed() {
+	constexpr int replacements = 400'000;
+	std::array<hand_over, 2> left;
+	std::array<std::thread, 2> running;
+	for (std::size_t t = 0; t < running.size(); ++t) {
+		running[t] = std::thread([&left, t] {
+			random_source random(t + 11);
+			std::vector<char *> live(1000), parting;
+			for (int i = 0; i < replacements; ++i) {
+				char *&slot = live[random.next() % live.size()];
+				if (i % 10 == 0) {
+					parting.push_back(slot);
+				} else {
+					std::free(slot);
+				}
+				slot = get(random.between(8, 16'000));
+				slot[0] = 1;
+				if (parting.size() == 100) {
+					left[1 - t].put(std::exchange(parting, {}));
+					for (char *block : left[t].take()) {
+						std::free(block);
+					}
+				}
+			}
+			for (const auto *blocks : {&live, &parting}) {
+				for (char *block : *blocks) {
+					std::free(block);
+				}
+			}
+		});
+	}
+	for (std::size_t t = 0; t < running.size(); ++t) {
+		running[t].join();
+	}
+	for (hand_over &one : left) {
+		for (char *block : one.take()) {
+			std::free(block);
+		}
+	}
+}
+
+/// Two threads replace blocks of 40 to 500 KB.
+void medium() {
+	std::array<std::thread, 2> running;
+	for (std::size_t t = 0; t < running.size(); ++t) {
+		running[t] = std::thread([t] {
+			random_source random(t + 21);
+			std::vector<char *> live(100);
+			for (int i = 0; i < 200'000; ++i) {
+				char *&slot = live[random.next() % live.size()];
+				std::free(slot);
+				slot = get(random.between(40'000, 500'000));
+				slot[0] = 1;
+			}
+			for (char *block : live) {
+				std::free(block);
+			}
+		});
+	}
+	for (std::thread &one : running) {
+		one.join();
+	}
+}
+
+/// Threads that start, allocate a little, and end, two at a time.
+void short_threads() {
+	for (int i = 0; i < 5'000; ++i) {
+		std::array<std::thread, 2> running;
+		for (std::thread &one : running) {
+			one = std::thread([] {
+				for (std::size_t size = 16; size <= 1024; size *= 2) {
+					char *block = get(size);
+					block[0] = 1;
+					std::free(block);
+				}
+			});
+		}
+		for (std::thread &one : running) {
+			one.join();
+		}
+	}
+}
+
+/// A server that gets a request every 1.5 seconds, for which it needs 32 MiB.
+result bursts() {
+	const auto serve = [] {
+		std::array<char *, 8> blocks{};
+		for (char *&block : blocks) {
+			block = get(std::size_t{4} << 20);
+			std::memset(block, 1, std::size_t{4} << 20);
+		}
+		for (char *block : blocks) {
+			std::free(block);
+		}
+	};
+	result all{0};
+	all.first = cpu_time(serve).seconds;
+	for (int i = 0; i < 3; ++i) {
+		usleep(1'500'000);
+		rusage before{}, after{};
+		getrusage(RUSAGE_SELF, &before);
+		all.seconds += cpu_time(serve).seconds;
+		getrusage(RUSAGE_SELF, &after);
+		all.faults = std::max(all.faults, 0L) + after.ru_minflt - before.ru_minflt;
+	}
+	return all;
+}
+
 /// The shape of mimalloc-bench's malloc-large: 20 live blocks of 5 to 25 MiB, replaced at random.
 void malloc_large() {
 	random_source random(5);
@@ -449,6 +576,10 @@ int main(int argc, char **argv) {
 		{"larson-2", [] { return cpu_time([] { larson(2); }); }},
 		{"xmalloc-2", [] { return cpu_time(xmalloc); }},
 		{"mstress-2", [] { return cpu_time([] { mstress(2); }); }},
+		{"mixed-2", [] { return cpu_time(mixed); }},
+		{"medium-2", [] { return cpu_time(medium); }},
+		{"threads-2", [] { return cpu_time(short_threads); }},
+		{"burst-32MiB", bursts},
 		{"malloc-large", [] { return cpu_time(malloc_large); }},
 		{"fill-1MiB", [] { return fill(mib, 21, 2000); }},
 		{"fill-64MiB", [] { return fill(64 * mib, 5, 20); }},

@@ -30,6 +30,7 @@ GOALS = [
     (r"pair-4096|batch64-4096", 1.00, None),
     (r"pair-|batch64-", 1.10, None),
     (r"random|larson|xmalloc|mstress", 1.05, None),
+    (r"mixed|medium|threads|burst", 1.10, None),
     (r"malloc-large", 0.90, None),
     (r"fill-", 0.95, None),
     (r"push_back|realloc", 0.80, None),
@@ -136,6 +137,19 @@ def rows(workload, rounds, after):
         yield row
 
 
+def means(everything):
+    """For each allocator, the geometric mean of its figures over the C library's: medians of the rounds, for the workloads that
+    all allocators ran."""
+    everyone = max((set(one["rounds"][0]) for one in everything.values()), key=len)
+    compared = [one["rounds"] for one in everything.values() if set(one["rounds"][0]) == everyone]
+    for name in sorted(everyone):
+        ratios = {column: [statistics.median(one[name][column] for one in rounds)
+                           / statistics.median(one["glibc"][column] for one in rounds) for rounds in compared]
+                  for column in ("seconds", "peak")}
+        yield (f"{name:10} time {statistics.geometric_mean(ratios['seconds']):.2f}, peak RSS "
+               f"{statistics.geometric_mean(ratios['peak']):.2f} of glibc's (geometric mean of {len(compared)} workloads)")
+
+
 def verdict(row):
     ratio = round(row["ratio"], 2)
     # 1.00 is to be beaten, not only reached.
@@ -188,6 +202,7 @@ def main():
         for row in rows(workload, rounds, after):
             table.append(row | {"verdict": verdict(row)})
             print(line(row), flush=True)
+    print("\n" + "\n".join(means(everything)))
     met = sum(row["verdict"] == "met" for row in table)
     print(f"\n{met} of {len(table)} goals met, after {(time.monotonic() - begin) / 60:.0f} minutes; load average "
           f"{os.getloadavg()[0]:.1f}")

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use super::page_map;
 use super::page_run::PageRun;
+use super::size_class::UNCACHED;
 use super::{constants, settings};
 use crate::device;
 use crate::os::mapping::Region;
@@ -222,7 +223,10 @@ fn take_or_map(index: usize, size: usize, zero: bool) -> Option<NonNull<u8>> {
         memory.unmap(region);
         return None;
     }
-    page_map::set_class(address, 0);
+    // What the driver has taken from this heap it gives back later, as the large block that it is.
+    if page_map::class_of(address) != UNCACHED {
+        page_map::set_class(address, 0);
+    }
     page_map::mark_device_block(address, index, length);
     TOTALS.live.fetch_add(length, Ordering::Relaxed);
     if zero && !memory.is_zeroed() {

@@ -106,16 +106,19 @@ impl Drop for Team {
     }
 }
 
-/// Runs at the end of the process: joins the threads that have ended, or ThreadSanitizer takes them for leaks.
-extern "C" fn join_ended() {
+/// Runs at the end of the process: ThreadSanitizer takes threads that are neither joined nor detached for leaks.
+extern "C" fn detach_all() {
     if let Some(Ok(mut threads)) = THREADS.made().map(Mutex::try_lock) {
         threads.collect_ended();
+        for thread in threads.unwatched.drain(..) {
+            thread.detach();
+        }
     }
 }
 
 #[used]
 #[unsafe(link_section = ".fini_array")]
-static AT_EXIT: extern "C" fn() = join_ended;
+static AT_EXIT: extern "C" fn() = detach_all;
 
 // ---- threads and their stacks -------------------------------------------------------------------
 
@@ -213,6 +216,14 @@ impl Thread {
         // point.
         without_cancellation(|| unsafe { libc::pthread_join(self.id, ptr::null_mut()) });
         self.stack
+    }
+
+    /// Leave the thread and its stack alone for good.
+    fn detach(self) {
+        let Self { id, stack } = self;
+        std::mem::forget(stack);
+        // SAFETY: the thread was started joinable, and nobody joins it, because `self` ends here.
+        unsafe { libc::pthread_detach(id) };
     }
 
     /// Whether the thread has ended. Then it is joined, and only the stack is left.

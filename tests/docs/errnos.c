@@ -461,14 +461,28 @@ static int exhausted_residency_svg(void) {
 static unsigned long striped;
 static size_t stripes;
 static int exhausted_residency(void) { return gmemResidency(striped, stripes, 0, NULL, 0, NULL); }
+/* Set aside before memory is used up, for calls that need some before they fail for another reason. */
+static void *spare[256];
+static void set_aside(void) {
+	for (size_t i = 0; i < sizeof spare / sizeof *spare; ++i) {
+		spare[i] = gmem_malloc(16 + i % 32 * 32);
+	}
+}
+static void release_spare(void) {
+	for (size_t i = 0; i < sizeof spare / sizeof *spare; ++i) {
+		gmem_free(spare[i]);
+	}
+}
 /* The only thread would wait for work that it has to do itself. */
 static void synchronize_another(void *arg) {
 	(void)arg;
+	release_spare();
 	NEED(gmemStreamLaunch(stream, nothing, NULL) == 0);
 	seen = gmemStreamSynchronize(stream);
 }
 static void synchronize_another_event(void *arg) {
 	(void)arg;
+	release_spare();
 	NEED(gmemStreamLaunch(stream, nothing, NULL) == 0 && gmemEventRecord(kept_event, stream) == 0);
 	seen = gmemEventSynchronize(kept_event);
 }
@@ -651,6 +665,7 @@ static const struct row exhausted[] = {
 
 static void use_up_all_memory(void) {
 	const struct rlimit none = {1 << 20, 1 << 20};
+	set_aside();
 	NEED(setrlimit(RLIMIT_AS, &none) == 0);
 	for (size_t size = (size_t)1 << 24; size >= 8; size /= 2) {
 		while (gmem_malloc(size) != NULL || malloc(size) != NULL) {

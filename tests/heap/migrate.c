@@ -66,7 +66,8 @@ static void run(size_t limit_mib) {
 	pthread_t threads[THREADS];
 	gmemHeapTrim();
 	const gmemHeapStats_t before = now();
-	CHECK_EQUAL(gmemHeapSetLimits(0, before.live + before.idle + before.metadata + limit_mib * MIB), 0);
+	const size_t limit = before.live + before.idle + before.metadata + limit_mib * MIB;
+	CHECK_EQUAL(gmemHeapSetLimits(0, limit), 0);
 	for (int round = 0; round < ROUNDS; ++round) {
 		for (uintptr_t i = 0; i < THREADS; ++i) {
 			/* Near the limit there may be no memory for a thread. */
@@ -77,7 +78,7 @@ static void run(size_t limit_mib) {
 		for (int i = 0; i < THREADS; ++i) {
 			pthread_join(threads[i], NULL);
 		}
-		CHECK(now().resident <= before.resident + (limit_mib + 8) * MIB);
+		CHECK(now().resident <= limit + 8 * MIB);
 	}
 	for (int i = 0; i < MAILBOXES; ++i) {
 		check_and_free(atomic_exchange(&mailboxes[i], NULL));
