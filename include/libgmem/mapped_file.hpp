@@ -17,7 +17,7 @@ namespace gmem {
 /// A mapping of a file. Does not own it.
 class file_mapping {
 public:
-	/// What gmemMappingsOf() found.
+	/// The mappings that gmemMappingsOf() found.
 	explicit file_mapping(const gmemMapping_t &found) noexcept : found_(found) {}
 
 	/// Its bytes.

@@ -223,7 +223,7 @@ fn take_or_map(index: usize, size: usize, zero: bool) -> Option<NonNull<u8>> {
         memory.unmap(region);
         return None;
     }
-    // What the driver has taken from this heap it gives back later, as the large block that it is.
+    // A driver that took the block from this heap frees it here later, as the large block that it is.
     if page_map::class_of(address) != UNCACHED {
         page_map::set_class(address, 0);
     }

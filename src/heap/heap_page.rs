@@ -61,7 +61,7 @@ pub struct Totals {
     pub charged: AtomicUsize,
     /// Pages that are kept, in full.
     pub kept: AtomicUsize,
-    /// Those of them that threads are dropping.
+    /// Kept pages that threads are dropping now, in full.
     pub dropping: AtomicUsize,
     /// Memory given back so far.
     pub dropped: AtomicUsize,

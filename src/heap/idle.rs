@@ -75,7 +75,7 @@ fn drop_beyond(bytes: usize) {
     page_map::drop_kept(TOTALS.charged.load(Ordering::Relaxed).saturating_sub(bytes));
 }
 
-/// What may be resident of heap pages that are in use. Those of which only a part is in use count in full where they are huge.
+/// Bytes that may be resident of heap pages in use. A huge page counts in full, even if only a part of it is in use.
 fn occupied() -> usize {
     let charged = TOTALS.charged.load(Ordering::Relaxed);
     charged.saturating_sub(TOTALS.kept.load(Ordering::Relaxed))

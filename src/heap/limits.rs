@@ -97,7 +97,7 @@ pub fn has_space(bytes: usize) -> bool {
 pub fn has_space_for_huge_pages() -> bool {
     let hard = HARD.load(Ordering::Relaxed);
     let charged = TOTALS.charged.load(Ordering::Relaxed);
-    // What is only kept goes back before anything is refused.
+    // Kept memory goes back before anything is refused.
     let needed = charged.saturating_sub(TOTALS.kept.load(Ordering::Relaxed));
     hard == NONE || hard >= LEAST_FOR_HUGE_PAGES && needed.saturating_add(hard / 4) <= hard
 }

@@ -518,7 +518,7 @@ mod tests {
             assert_eq!(byte(range.start()).read(), 0);
             assert_eq!(byte(range.start() + HEAP_PAGE).read(), 7);
         }
-        // What stayed is zeroed before it is used again.
+        // Memory that stayed is zeroed before it is used again.
         put_in_use(first);
         // SAFETY: the test's own mapping.
         unsafe {

@@ -38,7 +38,7 @@ impl PageRun {
         })
     }
 
-    /// What remains behind the first `length` bytes.
+    /// The pages behind the first `length` bytes.
     pub fn behind(self, length: usize) -> Self {
         Self { start: self.start + length, length: self.length - length, ..self }
     }

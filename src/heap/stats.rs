@@ -1,4 +1,4 @@
-//! What the heap holds: for `gmemHeapStats`, as JSON, and for `GMEM_STATS=1` at exit.
+//! The contents of the heap in numbers: for `gmemHeapStats`, as JSON, and for `GMEM_STATS=1` at exit.
 //!
 //! [`Counters`] is the only list of the statistics. `gmemHeapStats` copies it, the JSON prints its table, and a test compares
 //! `libgmem.h` with it.

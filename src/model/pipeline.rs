@@ -45,12 +45,12 @@ pub struct Options {
     pub stream: StreamArgument,
 }
 
-/// What a pipeline did.
+/// The counts of a pipeline.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Report {
     /// Calls of `want`.
     pub wants: usize,
-    /// Those for which the user of the part had to wait.
+    /// Calls of `want` whose part was not there yet, so that its user waited.
     pub waits: usize,
     /// How long they waited, in total.
     pub waited_ns: u64,
@@ -211,7 +211,7 @@ impl Pipeline {
         self.look_ahead(&mut state)
     }
 
-    /// What was done so far.
+    /// The counts so far.
     pub fn report(&self) -> Report {
         let report = self.lock().report;
         let waiting = lock(&self.waiting);

@@ -21,7 +21,7 @@ pub struct Options {
     pub huge: HugePolicy,
 }
 
-/// What can be asked about an open file.
+/// Properties of an open file, for `gmemModelGetInfo`.
 pub struct Facts {
     /// How its bytes get into memory.
     pub mode: Mode,
@@ -91,7 +91,7 @@ impl Weights {
         self.mode
     }
 
-    /// What can be asked.
+    /// The file's properties, with the bytes that are loaded now.
     pub fn facts(&self) -> Facts {
         Facts {
             mode: self.mode,
@@ -180,7 +180,7 @@ impl Weights {
         }
     }
 
-    /// What the system's errno means for this file.
+    /// The error for an errno of the system, with this file's name and the remedy.
     pub(super) fn explain_system(&self, offset: usize, errno: Errno) -> Error {
         match (errno.0, self.file.length_now()) {
             (_, Err(lost)) => self.failure(

@@ -176,7 +176,7 @@ impl Kept {
         CString::new(format!("/proc/self/fd/{}", self.number().ok()?)).ok()
     }
 
-    /// The same file, opened for direct reads.
+    /// This file opened once more, for direct reads.
     fn again_direct(&self) -> Option<Self> {
         let again = syscall::open_without_waiting(&self.path()?, libc::O_DIRECT).ok()?;
         Self::new(Descriptor(again)).ok().filter(|again| again.identity == self.identity)

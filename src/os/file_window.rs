@@ -58,7 +58,7 @@ impl Window {
         // SAFETY: where the window shows the file, nothing is lost: it is mapped read-only. Copies hold the file's bytes.
         match unsafe { advice::drop_private(pages) } {
             // Locked by mlockall(2).
-            // SAFETY: as above.
+            // SAFETY: the range is read-only and shows the file or copies of its bytes, so nothing is lost here either.
             Err(Errno(libc::EINVAL)) => unsafe { advice::drop_private_locked(pages) },
             outcome => outcome,
         }

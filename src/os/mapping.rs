@@ -226,7 +226,7 @@ pub unsafe fn unmap(start: NonNull<u8>, length: usize) -> SysResult<()> {
     // SAFETY: the caller owns the bytes and nobody uses them afterwards, so no live memory disappears.
     let unmapped = check(unsafe { libc::munmap(start, length) });
     unmapped.inspect_err(|_| {
-        // SAFETY: as above.
+        // SAFETY: the caller owns the bytes and needs them no more.
         unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
     })
 }

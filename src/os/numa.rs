@@ -201,7 +201,7 @@ pub fn allowed_nodes() -> Option<NodeSet> {
     if result == 0 { Some(nodes) } else { allowed_nodes_in_text() }
 }
 
-/// The same where the system call is refused.
+/// The allowed nodes as `/proc/self/status` lists them, for sandboxes that refuse the system call.
 fn allowed_nodes_in_text() -> Option<NodeSet> {
     let mut buffer = [0; 8192];
     let text = file::read_start(c"/proc/self/status", &mut buffer).ok()?;

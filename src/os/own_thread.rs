@@ -147,7 +147,7 @@ impl Threads {
             Some(kept) => kept,
             None => Stack::map()?,
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller lets `entry` be called with `argument` on another thread.
         unsafe { Thread::start(stack, entry, argument) }.map_err(|(errno, stack)| {
             self.keep(stack);
             errno

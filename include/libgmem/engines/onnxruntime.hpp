@@ -50,7 +50,7 @@ public:
 		}
 	}
 
-	/// What ONNX Runtime knows of the memory; for tensors over it.
+	/// ONNX Runtime's description of the memory, for tensors over it.
 	[[nodiscard]] const OrtMemoryInfo *info() const noexcept { return info_; }
 
 private:

@@ -42,7 +42,7 @@ public:
 	/// Allocate the memory of a tensor.
 	c10::DataPtr allocate(std::size_t bytes) const override { return block(bytes); }
 #endif
-	/// What frees a tensor's memory.
+	/// The function that frees a tensor's memory.
 	c10::DeleterFnPtr raw_deleter() const override { return free_block; }
 
 private:

@@ -129,7 +129,7 @@ pub fn check_memory_for(parts: &[PageRange], request: &Request<'_>) -> Result<()
     free_memory::check(&segments, request, has_one_node(request.node))
 }
 
-/// What the calling thread populates comes from the node while the value lives. `None` if there is no other.
+/// While the value lives, pages that the calling thread populates come from the node. `None` if there is no other.
 pub fn prefer_node(node: usize) -> Option<numa::PreferNode> {
     let is_one_of_many = known_nodes().contains(node) && !has_one_node(node);
     is_one_of_many.then(|| numa::PreferNode::new(node).ok()).flatten()
