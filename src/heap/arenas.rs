@@ -40,6 +40,12 @@ pub fn automatic() -> usize {
     (processors() / PROCESSORS_PER_ARENA).clamp(1, MOST)
 }
 
+/// The processors that jemalloc is told of: two for each arena that it is to have, because it spins at a lock only if it knows of
+/// several.
+pub fn processors_for_jemalloc() -> usize {
+    2 * automatic()
+}
+
 /// Arenas for medium blocks, made when they are first needed: 0, or the number of the arena plus 1. The first is an
 /// automatic one.
 static MEDIUM: [AtomicU32; MOST] = [const { AtomicU32::new(0) }; MOST];

@@ -74,7 +74,7 @@ const NARENAS: usize = arenas::MOST + 1;
 /// - `oversize_threshold`: blocks of [`LARGE`] bytes and more have an arena of their own, which gives them up when they are freed:
 ///   as kept heap pages ([`idle`]) they are at hand as well, and join up with their neighbours.
 /// - `dirty_decay_ms`: some eleven days, so that [`idle`] decides when memory goes back.
-/// - `narenas_ratio`: one arena for each processor, of which jemalloc is told [`arenas::automatic`].
+/// - `narenas_ratio`: as many arenas as [`arenas::processors_for_jemalloc`] arranges.
 /// - `tcache_nslots_*`: jemalloc's own caches lie behind [`thread_cache`], so they merely save visits to the arena.
 /// - `tcache_gc_incr_bytes`: jemalloc inspects them less often.
 #[repr(transparent)]
@@ -86,7 +86,7 @@ unsafe impl Sync for Settings {}
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
 pub static _rjem_malloc_conf: Settings = Settings(
-    c"abort:false,oversize_threshold:2097152,cache_oblivious:false,dirty_decay_ms:1000000000,muzzy_decay_ms:0,narenas_ratio:1,tcache_nslots_small_max:32,tcache_nslots_small_min:4,tcache_nslots_large:4,tcache_gc_incr_bytes:1048576".as_ptr(),
+    c"abort:false,oversize_threshold:2097152,cache_oblivious:false,dirty_decay_ms:1000000000,muzzy_decay_ms:0,narenas_ratio:0.5,tcache_nslots_small_max:32,tcache_nslots_small_min:4,tcache_nslots_large:4,tcache_gc_incr_bytes:1048576".as_ptr(),
 );
 
 /// `malloc(3)`.

@@ -139,8 +139,8 @@ unsafe extern "C" fn gmem_pages_madvise(addr: *mut c_void, length: usize, advice
     if dropped && whole == range { 0 } else { -1 }
 }
 
-/// jemalloc's `sysconf`: its pages have 4 KiB, whatever the kernel's have, because memory goes back as whole heap pages; and it
-/// makes an arena for each processor that it is told of.
+/// jemalloc's `sysconf`: its pages have 4 KiB, whatever the kernel's have, because memory goes back as whole heap pages; and the
+/// number of processors decides how many arenas it makes.
 #[unsafe(no_mangle)]
 extern "C" fn gmem_pages_sysconf(name: c_int) -> c_long {
     if name == libc::_SC_PAGESIZE {
@@ -148,7 +148,7 @@ extern "C" fn gmem_pages_sysconf(name: c_int) -> c_long {
         return BASE_PAGE as c_long;
     }
     if name == libc::_SC_NPROCESSORS_ONLN {
-        return arenas::automatic() as c_long;
+        return arenas::processors_for_jemalloc() as c_long;
     }
     machine::configuration(name)
 }

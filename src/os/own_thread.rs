@@ -4,6 +4,7 @@
 //! threads for the next ones, ends the process when a sandbox refuses to unmap one. Here both are errors or harmless.
 
 use std::ffi::{CStr, c_void};
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -220,10 +221,9 @@ impl Thread {
 
     /// Leave the thread and its stack alone for good.
     fn detach(self) {
-        let Self { id, stack } = self;
-        std::mem::forget(stack);
+        let left = ManuallyDrop::new(self);
         // SAFETY: the thread was started joinable, and nobody joins it, because `self` ends here.
-        unsafe { libc::pthread_detach(id) };
+        unsafe { libc::pthread_detach(left.id) };
     }
 
     /// Whether the thread has ended. Then it is joined, and only the stack is left.
