@@ -47,17 +47,24 @@ class Example:
 
     def run(self, way, *options):
         """One run; returns what it measured."""
+        return json.loads(self._output(f"engine_{self.name}{way.program}", way, "--memory", way.memory, *way.options, *options))
+
+    def check(self, folder):
+        """Runs the program that checks more, if there is one, and prints what it saw."""
+        if self.engine.checks:
+            print(self._output(self.engine.checks, engine_packages.ENGINE, "--folder", folder), end="")
+
+    def _output(self, program, way, *options):
         environment = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "GLIBC_TUNABLES")}
         environment |= way.environment
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(map(str, self.engine.libraries(self.folder)))
         if way.preloaded:
             environment["LD_PRELOAD"] = str(next(self._prefix.glob("lib*/**/libgmem.so")))
-        program = self._programs / f"engine_{self.name}{way.program}"
-        done = subprocess.run([program, "--memory", way.memory, *way.options, *map(str, options)], env=environment, text=True,
-                              capture_output=True, check=False, timeout=600)
+        done = subprocess.run([self._programs / program, *map(str, options)], env=environment, text=True, capture_output=True,
+                              check=False, timeout=600)
         if done.returncode != 0:
-            raise Wrong(f"{program.name}, {way.name}: exit status {done.returncode}\n{done.stderr.strip()}")
-        return json.loads(done.stdout)
+            raise Wrong(f"{program}, {way.name}: exit status {done.returncode}\n{done.stdout}{done.stderr.strip()}")
+        return done.stdout
 
 
 def measure(name, build_folder, rounds, short):
@@ -74,6 +81,7 @@ def measure(name, build_folder, rounds, short):
         for way in random.Random(number).sample(engine.ways, len(engine.ways)):
             runs[way.name].append(example.run(way, "--mib", mib, "--folder", data))
     check(name, runs)
+    example.check(data)
     return {way: {number: statistics.median(each[number] for each in done) for number in done[0] if number != "checksum"}
             for way, done in runs.items()}
 
