@@ -205,14 +205,14 @@ ENGINES = {
     "executorch": Engine(
         "executorch 1.5.1", from_pypi("executorch==1.5.1"),
         lambda folder: [f"-DCMAKE_PREFIX_PATH={folder}/executorch/share/cmake"],
-        (ENGINE, TUNED_GLIBC, MMAP, PRELOADED, ADAPTER), 256, 32, prepare=executorch_program),
+        (ENGINE, TUNED_GLIBC, MMAP, PRELOADED, ADAPTER), 1024, 32, prepare=executorch_program),
     "opencv": Engine(
         "libopencv-dev 4.6.0", from_debian(*OPENCV),
         lambda folder: [f"-DCMAKE_PREFIX_PATH={folder}/usr", linker_finds(folder)],
         (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 512, 64, libraries=debian_libraries, faults=("first", 0.1)),
     "torch": Engine(
         "libtorch-dev 1.13.1 with libopenblas0", fetch_torch, lambda folder: [f"-DTORCH_PREFIX={folder}/usr", linker_finds(folder)],
-        (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 512, 64, libraries=debian_libraries),
+        (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 1024, 64, libraries=debian_libraries),
 }
 
 
