@@ -14,7 +14,6 @@ Exit status: 0 if all is well, 1 if a result or a count is wrong, 77 if no engin
 
 import argparse
 import json
-import mmap
 import os
 import pathlib
 import random
@@ -26,6 +25,7 @@ import sys
 sys.dont_write_bytecode = True
 
 import engine_packages  # noqa: E402
+import memory  # noqa: E402
 import minilm  # noqa: E402
 import run  # noqa: E402
 from engine_packages import ENGINES, WORK, Missing  # noqa: E402
@@ -70,15 +70,6 @@ class Example:
         return done.stdout
 
 
-def warm(mib):
-    """Touches so much memory, in huge pages, and frees it. The host of a virtual machine may take back memory that is free for
-    some seconds; who touches it next would wait for the host."""
-    with mmap.mmap(-1, mib << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        for at in range(0, len(memory), mmap.PAGESIZE):
-            memory[at] = 1
-
-
 def measure(name, build_folder, rounds, short):
     """Runs an engine in all its ways, each once a round in an order of its own; returns {way: [numbers of a round]}."""
     example = Example(name, build_folder)
@@ -93,7 +84,7 @@ def measure(name, build_folder, rounds, short):
     for number in range(rounds):
         for way in random.Random(number).sample(engine.ways, len(engine.ways)):
             if not short:
-                warm(int(peak))
+                memory.warm(int(peak))
             runs[way.name].append(example.run(way, "--mib", mib, "--folder", data))
             peak = max(each["peak_mib"] for done in runs.values() for each in done) * 1.1
     check(name, runs)
@@ -137,8 +128,8 @@ def table(name, runs, load):
         numbers = {number: statistics.median(each[number] for each in done) for number in done[0] if number != "checksum"}
         times = (f"{numbers[f'{phase}_ms']:.4g} ({numbers[f'{phase}_cpu_ms']:.4g})" for phase in PHASES)
         faults = (f"{numbers[f'{phase}_faults']:.0f}" for phase in PHASES[:3])
-        memory = (f"{numbers[f'{when}_mib']:.0f}" for when in ("peak", "after"))
-        lines.append(f"| {way} | {' | '.join((*times, *faults, *memory))} |")
+        resident = (f"{numbers[f'{when}_mib']:.0f}" for when in ("peak", "after"))
+        lines.append(f"| {way} | {' | '.join((*times, *faults, *resident))} |")
     lines += ["", "| processor time, ratio to the engine | load | first pass | steady pass | free |", "|---|---|---|---|---|"]
     for way, done in runs.items():
         if way != engine_packages.ENGINE.name:

@@ -128,7 +128,7 @@ public:
 			munmap(mapped_.data(), mapped_.size_bytes());
 		}
 		if (gmem_.size() > 0) {
-			// Back to the kernel now; the heap would keep it for a second.
+			// Back to the kernel now; the heap would keep it for half a minute.
 			gmem::free_eager(gmem_.bytes());
 			gmem_ = {};
 		}
