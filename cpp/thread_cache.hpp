@@ -121,6 +121,12 @@ inline thread_cache *this_thread() noexcept {
 	return reinterpret_cast<thread_cache *>(static_cast<char *>(state) + state_bytes);
 }
 
+/// Whether the calling thread caches blocks of a class. It does not while it ends, or if the heap is hardened.
+inline bool caches(std::size_t size_class) noexcept {
+	const thread_cache *cache = this_thread();
+	return cache != nullptr && cache->stacks[size_class].limit != nullptr;
+}
+
 inline constexpr std::uintptr_t base_page_mask = (std::uintptr_t{1} << (region_bits - base_page_bits)) - 1;
 
 inline std::size_t class_in(const region *classes, std::uintptr_t address) noexcept {
