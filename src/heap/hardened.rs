@@ -4,7 +4,7 @@
 //!   finds what was written behind the end.
 //! - Freed blocks read as zeros. Blocks of at most [`MOST_QUARANTINED_BYTES`] wait in a quarantine, which they leave in random
 //!   order and only if nobody has written to them.
-//! - Large blocks have a page that cannot be touched before and behind them.
+//! - Large blocks have 64 KiB before and behind them that cannot be touched.
 //!
 //! No thread caches blocks ([`super::thread_cache`] stays closed), so all of them come here.
 
@@ -59,6 +59,8 @@ const MOST_QUARANTINED_BYTES: usize = 8 << 10;
 const QUARANTINE: usize = 1024;
 /// Bytes of a seal.
 const SEAL: usize = size_of::<usize>();
+/// Bytes that cannot be touched at either end of a large block: the largest base page of any Linux.
+const GUARD: usize = 64 << 10;
 /// Most bytes of canary behind a block.
 const MOST_CANARY: usize = 4096;
 
@@ -164,7 +166,9 @@ impl Block {
 /// The bytes may be read.
 unsafe fn is_filled(first: NonNull<u8>, count: usize, value: u8) -> bool {
     // SAFETY: the caller promises that the bytes may be read.
-    (0..count).all(|index| unsafe { first.add(index).read_volatile() } == value)
+    let bytes = unsafe { std::slice::from_raw_parts(first.as_ptr(), count) };
+    // Without a branch for each byte, so that the compiler compares many of them in one step.
+    bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |differs, byte| differs | (byte ^ value)) == 0)
 }
 
 /// An odd number that distributes addresses over all bits.
@@ -210,11 +214,12 @@ pub fn allocate(alignment: usize, size: usize, zero: bool) -> *mut c_void {
 
 fn allocate_sealed(alignment: usize, size: usize, zero: bool) -> *mut c_void {
     let bytes = (size + SEAL).max(SMALLEST);
-    let flags = je::MALLOCX_ALIGN(alignment) | arenas::flags(bytes);
+    let aligned = if alignment > SMALLEST { je::MALLOCX_ALIGN(alignment) } else { 0 };
+    let flags = aligned | arenas::flags(bytes);
     // SAFETY: the size is not 0, and the alignment is a power of two.
     let start = note(or_once_more(bytes, || unsafe { je::mallocx(bytes, flags) }));
-    // SAFETY: NULL, which gives `None`, or a block that jemalloc has just given out.
-    let Some(block) = (unsafe { Block::of_jemalloc(start) }) else { return start };
+    // SAFETY: NULL, which has no class, or a block that jemalloc has just given out.
+    let Some(Found::Sealed(block)) = (unsafe { find(start) }) else { return start };
     if zero {
         // SAFETY: the block has that many bytes and is nobody's yet.
         unsafe { block.start.write_bytes(0, size) };
@@ -371,14 +376,14 @@ unsafe fn release_found(start: *mut c_void) {
 
 // ---- large blocks -----------------------------------------------------------------------------------------------
 
-/// A large block between two guard pages. Before the first one lies a page that describes the block:
+/// A large block between two guards. Before the first one lies a page that describes the block:
 ///
 /// ```text
 /// allocation ... | description | guard | block, to the end of its last page | guard
 /// ```
 ///
-/// The first guard page has an entry in the page map, which no other block can have: blocks with such an entry are larger than a
-/// page.
+/// The last page of the first guard has an entry in the page map, which no other block can have: blocks with such an entry are larger
+/// than a page.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Guarded {
@@ -390,7 +395,7 @@ struct Guarded {
     check: usize,
 }
 
-/// Whether a large block between guard pages begins at an address.
+/// Whether a large block between guards begins at an address.
 fn is_guarded(start: *mut c_void) -> bool {
     start.addr().checked_sub(page_map::BASE_PAGE).is_some_and(|before| page_map::class_of(before) == UNCACHED)
 }
@@ -402,9 +407,7 @@ fn allocate_guarded(alignment: usize, size: usize, zero: bool) -> *mut c_void {
     }
     let page = mapping::base_page();
     let alignment = alignment.max(large::ALIGNMENT);
-    let bytes = page
-        .ceil(size)
-        .and_then(|length| length.checked_add(alignment + page.bytes()));
+    let bytes = page.ceil(size).and_then(|length| length.checked_add(alignment + GUARD));
     let Some(bytes) = bytes else { return ptr::null_mut() };
     idle::note_large(bytes);
     let flags = je::MALLOCX_ALIGN(alignment) | if zero { je::MALLOCX_ZERO } else { 0 };
@@ -418,9 +421,9 @@ fn allocate_guarded(alignment: usize, size: usize, zero: bool) -> *mut c_void {
     let block = Guarded { allocation, start, size, check: 0 };
     let block = Guarded { check: block.expected(), ..block };
     // Without guards, where the kernel has no room for more mappings, the canary is left.
-    // SAFETY: both pages are part of the allocation, and nobody needs them.
+    // SAFETY: both guards are part of the allocation, and nobody needs them.
     let _ = block.guards().map(|guard| unsafe { mapping::forbid(guard) });
-    // SAFETY: the page before the guard page is part of the allocation, which has `alignment` bytes before the block.
+    // SAFETY: the page before the guard is part of the allocation, which has `alignment` bytes before the block.
     unsafe { Guarded::description(start).write(block) };
     // SAFETY: the bytes lie between the block's end and the guard.
     unsafe { start.byte_add(size).cast::<u8>().write_bytes(canary(), block.slack()) };
@@ -432,10 +435,10 @@ fn allocate_guarded(alignment: usize, size: usize, zero: bool) -> *mut c_void {
 
 impl Guarded {
     fn description(start: *mut c_void) -> *mut Self {
-        start.wrapping_byte_sub(2 * mapping::base_page().bytes()).cast()
+        start.wrapping_byte_sub(GUARD + mapping::base_page().bytes()).cast()
     }
 
-    /// The block that begins at an address before which there is a guard page; `None` if its description is damaged.
+    /// The block that begins at an address before which there is a guard; `None` if its description is damaged.
     fn of(start: *mut c_void) -> Option<Self> {
         // SAFETY: the page map says that there is such a page.
         let block = unsafe { Self::description(start).read() };
@@ -456,9 +459,8 @@ impl Guarded {
     }
 
     fn guards(&self) -> [PageRange; 2] {
-        let page = mapping::base_page().bytes();
         let (start, end) = (self.start.addr(), self.start.addr() + self.length());
-        [PageRange::new(start - page, start), PageRange::new(end, end + page)]
+        [PageRange::new(start - GUARD, start), PageRange::new(end, end + GUARD)]
     }
 
     /// # Safety

@@ -32,7 +32,7 @@ static void cached_overrun(void) { written_behind(20000, 5); }
 static void medium_overrun(void) { written_behind(300000, 0); }
 static void large_slack_overrun(void) { written_behind(LARGE + 10, 0); }
 static void large_overrun(void) { written_behind(LARGE, 0); }
-static void large_far_overrun(void) { written_behind(LARGE + 10, 4096); }
+static void large_far_overrun(void) { written_behind(LARGE + 10, 60000); }
 static void large_underrun(void) { allocated(LARGE)[-1] = 1; }
 
 static void overrun_then_resized(void) {
