@@ -68,6 +68,7 @@ extern "C" {
 extern GMEM_HIDDEN
 	__attribute__((tls_model(GMEM_TLS_MODEL))) __thread void *gmem_thread_state __asm__("_rjem_je_gmem_thread_state");
 extern GMEM_HIDDEN const std::uint8_t gmem_heap_class_of_size[max_cached / quantum + 1];
+extern GMEM_HIDDEN const std::size_t gmem_heap_bytes_of_class[classes];
 extern GMEM_HIDDEN region *const gmem_heap_regions[std::size_t{1} << (address_bits - region_bits)];
 GMEM_HIDDEN void *gmem_heap_malloc(std::size_t size, thread_cache *cache) noexcept;
 GMEM_HIDDEN void gmem_heap_free(void *block, thread_cache *cache) noexcept;
