@@ -16,10 +16,9 @@ namespace heap = gmem::heap;
 
 namespace {
 
-/// The new block of `size` bytes with the bytes of `old`, which is freed; or null, and `old` stays.
-void *copied(void *old, void *block, size_t size) noexcept {
+/// The new block of `size` bytes with the bytes of `old`, which has `old_size` and is freed; or null, and `old` stays.
+void *copied(void *old, size_t old_size, void *block, size_t size) noexcept {
 	if (block != nullptr) {
-		const size_t old_size = heap::gmem_heap_usable_size(old);
 		std::memcpy(block, old, size < old_size ? size : old_size);
 		heap::release(old);
 	}
@@ -57,13 +56,13 @@ void *gmem_realloc(void *ptr, size_t size) noexcept {
 		return nullptr;
 	}
 	const size_t old_class = heap::class_of(ptr);
-	if (old_class == 0 || old_class == heap::uncached || size > heap::max_cached) {
+	if (old_class == 0 || old_class == heap::uncached || size > heap::max_cached || !heap::caches(old_class)) {
 		return heap::gmem_heap_realloc(ptr, size);
 	}
 	if (heap::gmem_heap_class_of_size[(size + heap::quantum - 1) / heap::quantum] == old_class) {
 		return ptr;
 	}
-	return copied(ptr, heap::allocate(size), size);
+	return copied(ptr, heap::gmem_heap_bytes_of_class[old_class], heap::allocate(size), size);
 }
 
 void *gmem_reallocarray(void *ptr, size_t count, size_t size) noexcept {
@@ -94,7 +93,11 @@ void *gmem_aligned_realloc(void *ptr, size_t alignment, size_t size) noexcept {
 		return nullptr;
 	}
 	void *block = heap::gmem_heap_realloc_in_place(ptr, alignment, size);
-	return block != nullptr ? block : copied(ptr, heap::gmem_heap_aligned_alloc(alignment, size), size);
+	if (block != nullptr) {
+		return block;
+	}
+	const size_t old_size = heap::gmem_heap_usable_size(ptr);
+	return copied(ptr, old_size, heap::gmem_heap_aligned_alloc(alignment, size), size);
 }
 void *gmem_device_alloc(size_t alignment, size_t size) noexcept {
 	if (__builtin_expect(

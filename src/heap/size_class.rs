@@ -28,6 +28,10 @@ pub const MISALIGNED: [usize; CLASSES] = {
 #[unsafe(no_mangle)]
 static gmem_heap_class_of_size: [u8; MAX_CACHED / QUANTUM + 1] = classes();
 
+/// [`BYTES`], for `cpp/heap.cpp`.
+#[unsafe(no_mangle)]
+static gmem_heap_bytes_of_class: [usize; CLASSES] = BYTES;
+
 /// The class of a block for `size` bytes; 0 above [`MAX_CACHED`].
 #[inline]
 pub fn of_size(size: usize) -> u8 {
