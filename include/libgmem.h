@@ -1771,6 +1771,29 @@ int gmemHeapStats(gmemHeapStats_t *stats) LIBGMEM_NOEXCEPT;
 int gmemHeapStatsJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
 
 /**
+ * @brief Write a profile of the heap: which code has allocated what is live, by samples.
+ *
+ * The program has to run with GMEM_HEAP_PROFILE in its environment: `1`, or the mean number of bytes from one sample to
+ * the next. The file has the format of jemalloc's and gperftools' heap profiles; jeprof(1) and pprof(1) show it:
+ * `jeprof --text PROGRAM FILE`. With GMEM_HEAP_PROFILE_FILE=PATH a profile is written when the process exits as well: what
+ * is in it then was never freed.
+ *
+ * @param path the file, which is created or overwritten
+ * @retval 0            it was written
+ * @retval -EINVAL      path is NULL
+ * @retval -ENOENT      a directory of the path does not exist, or the path is empty
+ * @retval -EACCES      the file may not be created or written
+ * @retval -EOPNOTSUPP  no profile is being made
+ * @retval -EIO         the file could not be written; other errnos are those of open(2)
+ * @par Thread safety
+ * MT-Safe. Blocks of a device's memory are not sampled.
+ * @par System calls
+ * openat(2), creat(2), write(2), and openat(2) of /proc/self/maps.
+ * @see gmemHeapStats(), jemalloc(3)
+ */
+int gmemHeapProfileDump(const char *path) LIBGMEM_NOEXCEPT;
+
+/**
  * @brief Release all idle heap memory and the calling thread's cached blocks.
  *
  * @return bytes released

@@ -311,6 +311,12 @@ pub enum Error {
     )]
     ModelTruncated { path: String, now: usize, bytes: usize },
 
+    #[error("no heap profile is being made; start the program with GMEM_HEAP_PROFILE=1 in its environment")]
+    NoHeapProfile,
+
+    #[error("the heap profile cannot be written to path = {path}: {errno}; pass a path where a file may be created")]
+    HeapProfile { path: String, errno: Errno },
+
     #[error("offset = {offset} and length = {length} exceed the {bytes} bytes of {path}")]
     BeyondModel { path: String, offset: usize, length: usize, bytes: usize },
 
@@ -401,7 +407,7 @@ impl Error {
             Error::Driver { code, .. } => code.errno.0,
             Error::InHostFunction { .. } => libc::EDEADLK,
             Error::StreamNotReady { .. } => libc::EOPNOTSUPP,
-            Error::NoHugePages { .. } => libc::EOPNOTSUPP,
+            Error::NoHugePages { .. } | Error::NoHeapProfile => libc::EOPNOTSUPP,
             Error::NodeForbidden { .. } => libc::EACCES,
             Error::PlacementRefused { .. } => libc::EPERM,
             Error::Cancelled { .. } => libc::ECANCELED,
@@ -411,6 +417,7 @@ impl Error {
             Error::TooManyModels { .. } => libc::EMFILE,
             Error::System { errno, .. }
             | Error::ModelFile { errno, .. }
+            | Error::HeapProfile { errno, .. }
             | Error::DeviceUnavailable { errno, .. }
             | Error::NoSuchFile { errno, .. }
             | Error::FaultsNotCounted { errno } => errno.0,

@@ -1,12 +1,12 @@
 //! The heap's statistics and limits, and the functions behind `malloc`.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use super::text;
 use super::versioned_struct::{VersionedOut, VersionedStruct};
 use crate::error::Error;
 use crate::guard::{IntResult, guard};
-use crate::heap::{self, limits, settings, stats};
+use crate::heap::{self, limits, profile, settings, stats};
 
 // SAFETY: `repr(C)`, all fields are numbers, of which any bits are a value, and `size` is the first.
 unsafe impl VersionedStruct for stats::Counters {}
@@ -30,6 +30,20 @@ unsafe extern "C" fn gmemHeapStats(out: *mut stats::Counters) -> IntResult {
 unsafe extern "C" fn gmemHeapStatsJson(buffer: *mut c_char, size: usize) -> IntResult {
     // SAFETY: the caller lets `size` bytes at `buffer` be written.
     guard(|| unsafe { text::copy_out(buffer, size, || Ok(stats::read().to_json())) })
+}
+
+/// # Safety
+/// `path` is NULL or a NUL-terminated string.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemHeapProfileDump(path: *const c_char) -> IntResult {
+    guard(|| {
+        if path.is_null() {
+            return Err(Error::Null { argument: "path", wanted: "the path of a file" });
+        }
+        // SAFETY: `path` is not NULL, so it is a NUL-terminated string, which stays as it is during the call.
+        profile::dump(unsafe { CStr::from_ptr(path) })?;
+        Ok(0)
+    })
 }
 
 #[unsafe(no_mangle)]

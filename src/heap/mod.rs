@@ -18,6 +18,7 @@
 //! | [`corruption`] | pointers that cannot be freed |
 //! | [`hardened`] | the heap that finds more misuse, `GMEM_HARDEN=1` |
 //! | [`stats`], [`settings`] | statistics; environment variables |
+//! | [`profile`] | samples of who allocated what, `GMEM_HEAP_PROFILE` |
 //! | [`thread_state`] | space for a thread's part of the heap |
 //! | [`turn`] | a lock that survives `fork` |
 //! | [`checked`], [`constants`] | checks of a checked build; constants shared with C and C++ |
@@ -42,6 +43,7 @@ mod own_data;
 mod page_map;
 mod page_run;
 mod pages;
+pub mod profile;
 pub mod settings;
 mod size_class;
 pub mod stats;
@@ -52,7 +54,7 @@ mod turn;
 
 use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use tikv_jemalloc_sys as je;
 
@@ -79,16 +81,12 @@ const NARENAS: usize = arenas::MOST + 1;
 /// - `narenas_ratio`: as many arenas as [`arenas::processors_for_jemalloc`] arranges.
 /// - `tcache_nslots_*`: jemalloc's own caches lie behind [`thread_cache`], so they merely save visits to the arena.
 /// - `tcache_gc_incr_bytes`: jemalloc inspects them less often.
-#[repr(transparent)]
-pub struct Settings(*const c_char);
-// SAFETY: it points to a string constant, which any thread may read.
-unsafe impl Sync for Settings {}
-
-/// The symbol in which jemalloc looks for its settings.
+///
+/// A heap that is profiled puts others into their place ([`profile::choose_settings`]).
 #[allow(non_upper_case_globals, reason = "jemalloc's name")]
 #[unsafe(no_mangle)]
-pub static _rjem_malloc_conf: Settings = Settings(
-    c"abort:false,oversize_threshold:2097152,cache_oblivious:false,dirty_decay_ms:1000000000,muzzy_decay_ms:0,narenas_ratio:0.5,tcache_nslots_small_max:32,tcache_nslots_small_min:4,tcache_nslots_large:4,tcache_gc_incr_bytes:1048576".as_ptr(),
+pub static _rjem_malloc_conf: AtomicPtr<c_char> = AtomicPtr::new(
+    c"abort:false,oversize_threshold:2097152,cache_oblivious:false,dirty_decay_ms:1000000000,muzzy_decay_ms:0,narenas_ratio:0.5,tcache_nslots_small_max:32,tcache_nslots_small_min:4,tcache_nslots_large:4,tcache_gc_incr_bytes:1048576".as_ptr().cast_mut(),
 );
 
 /// `malloc(3)`.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::device_blocks::DeviceUse;
-use super::{corruption, hardened, idle, limits};
+use super::{corruption, hardened, idle, limits, profile};
 use crate::config::{self, Setting, SettingRow};
 use crate::device;
 use crate::os::{cgroup, env};
@@ -88,7 +88,7 @@ static MALLOC_CONF: Setting<()> = Setting {
 };
 
 /// The documentation of the heap's settings.
-pub fn rows() -> [SettingRow; 9] {
+pub fn rows() -> [SettingRow; 11] {
     [
         SOFT_LIMIT.row(),
         HARD_LIMIT.row(),
@@ -97,6 +97,8 @@ pub fn rows() -> [SettingRow; 9] {
         hardened::HARDEN.row(),
         THRESHOLD.row(),
         STATS.row(),
+        profile::PROFILE.row(),
+        profile::FILE.row(),
         DEEPBIND.row(),
         MALLOC_CONF.row(),
     ]

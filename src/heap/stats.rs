@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use super::page_map::{self, BASE_PAGE, TOTALS};
-use super::{control, device_blocks, foreign_block, limits, settings};
+use super::{control, device_blocks, foreign_block, limits, profile, settings};
 use crate::os::{file, smaps};
 
 /// Makes the structure, and a table of its fields' names and descriptions, of one list.
@@ -168,6 +168,7 @@ extern "C" fn print_if_asked() {
     if settings::stats_at_exit() {
         file::write_stderr(read().to_lines().as_bytes());
     }
+    profile::dump_at_exit();
 }
 
 #[used]

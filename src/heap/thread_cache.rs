@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use super::constants::STACK_BYTES;
 use super::size_class::{self, BYTES, CLASSES, UNCACHED};
 use super::{
-    allocate_in, checked, corruption, hardened, idle, limits, page_map, purge_above_soft_limit, release,
+    allocate_in, checked, corruption, hardened, idle, limits, page_map, profile, purge_above_soft_limit, release,
     release_uncached, transfer_cache,
 };
 use crate::os::process;
@@ -59,7 +59,7 @@ enum Phase {
     /// Not opened yet.
     Fresh,
     Open,
-    /// The cache is being opened, the thread is ending, or the heap is hardened: all blocks come from and go to jemalloc.
+    /// The cache is being opened, the thread is ending, or the heap is hardened or profiled: all blocks come from and go to jemalloc.
     Closed,
 }
 
@@ -136,11 +136,12 @@ impl ThreadCache {
     /// Whether the stacks may be used; opens a fresh one.
     fn is_open(&mut self) -> bool {
         if self.phase == Phase::Fresh {
-            // Both calls may allocate.
+            // These calls may allocate.
             self.phase = Phase::Closed;
             process::forks();
+            profile::open();
             // SAFETY: close() may be called with this cache, which stays where it is until the thread has ended.
-            if !hardened::is_on() && unsafe { CLOSE.arm(ptr::from_mut(self).cast()) } {
+            if !hardened::is_on() && !profile::is_on() && unsafe { CLOSE.arm(ptr::from_mut(self).cast()) } {
                 let mut first = self.slots.as_mut_ptr();
                 for (class, stack) in self.stacks.iter_mut().enumerate() {
                     // SAFETY: there are as many slots as all classes have capacity for together.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering, fence};
 
 use super::checked::{assert_heap, perturb};
 use super::constants::STATE_BYTES;
-use super::pages;
+use super::{pages, profile};
 use super::thread_cache::{self, ThreadCache};
 use crate::os::{mapping, process};
 
@@ -101,6 +101,7 @@ unsafe extern "C" fn gmem_thread_state_claim(
 ) -> *mut c_void {
     // The first thread's first allocation comes here before jemalloc has read its settings.
     pages::keep_quiet();
+    profile::choose_settings(&super::_rjem_malloc_conf);
     assert_heap(size <= STATE_BYTES, c"jemalloc's thread state is too large");
     let block = claim(is_over);
     // SAFETY: the caller promises that `initial` has `size` bytes. The block is this thread's alone and has STATE_BYTES,

@@ -23,6 +23,12 @@ pub fn with_secure<R>(name: &CStr, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
     (!value.is_null()).then(|| look(unsafe { CStr::from_ptr(value) }.to_bytes()))
 }
 
+/// The address of the program's own headers, which lie at its beginning.
+pub fn program_headers() -> usize {
+    // SAFETY: getauxval has no conditions.
+    unsafe { libc::getauxval(libc::AT_PHDR) as usize }
+}
+
 /// A number that the kernel chose at random for this program.
 pub fn random_number() -> usize {
     // SAFETY: getauxval has no conditions. The address is 0 or that of 16 random bytes, which stay as long as the process.

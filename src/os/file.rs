@@ -90,6 +90,11 @@ impl Drop for Descriptor {
     }
 }
 
+/// Create a file if it does not exist, and see that it may be written.
+pub fn create(path: &CStr) -> SysResult<()> {
+    syscall::open_for_writing(path).map(|number| drop(Descriptor(number)))
+}
+
 /// Write one line to stderr in one call, so that the lines of several threads do not mix. There is no lock, which a forked
 /// child could find held for ever, and a closed stderr is not an error.
 pub fn write_stderr(line: &[u8]) {

@@ -21,6 +21,14 @@ pub fn open_for_reading(path: &CStr) -> SysResult<c_int> {
     descriptor(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags) })
 }
 
+/// `openat(2)` for writing, which creates the file if it does not exist; the descriptor is closed by exec.
+pub fn open_for_writing(path: &CStr) -> SysResult<c_int> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_CLOEXEC;
+    let (path, mode) = (path.as_ptr(), 0o644);
+    // SAFETY: the path is NUL-terminated.
+    descriptor(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) })
+}
+
 /// [`open_for_reading`] with further flags, which does not wait for the other end of a pipe, nor takes a terminal over.
 pub fn open_without_waiting(path: &CStr, further: c_int) -> SysResult<c_int> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY | further;

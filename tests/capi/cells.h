@@ -298,6 +298,7 @@ static void heap_statistics(void) {
 	WORKS(gmemHeapStatsJson(text, sizeof text));
 	WORKS(gmemHeapSetLimits(0, 0));
 	(void)gmemHeapTrim();
+	EXPECT(gmemHeapProfileDump("/dev/null") == -EOPNOTSUPP);
 }
 
 /* Write to a block, and keep the compiler from leaving it out. */
@@ -499,7 +500,8 @@ static const struct cell {
 	{events, 0,
 		{"gmemEventCreate", "gmemEventRecord", "gmemStreamWaitEvent", "gmemEventSynchronize", "gmemEventQuery",
 			"gmemEventDestroy"}},
-	{heap_statistics, 0, {"gmemHeapStats", "gmemHeapStatsJson", "gmemHeapSetLimits", "gmemHeapTrim"}},
+	{heap_statistics, 0, {"gmemHeapStats", "gmemHeapStatsJson", "gmemHeapSetLimits", "gmemHeapTrim",
+		"gmemHeapProfileDump"}},
 	{posix_malloc_cell, 0, {"malloc", "free"}},
 	{posix_calloc_cell, 0, {"calloc"}},
 	{open_library, 0, {"dlopen"}},

@@ -97,6 +97,7 @@ static void results_fill_the_register(void) {
 		{"gmemEventDestroy", ANY(gmemEventDestroy), {0}},
 		{"gmemHeapStats", ANY(gmemHeapStats), {0}},
 		{"gmemHeapStatsJson", ANY(gmemHeapStatsJson), {0, 1}},
+		{"gmemHeapProfileDump", ANY(gmemHeapProfileDump), {0}},
 		{"gmemHeapSetLimits", ANY(gmemHeapSetLimits), {2, 1}},
 	};
 	for (size_t i = 0; i < sizeof calls / sizeof *calls; ++i) {

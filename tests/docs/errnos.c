@@ -182,6 +182,8 @@ static int stats_size(void) {
 	return gmemHeapStats(&stats);
 }
 static int stats_json_null(void) { return gmemHeapStatsJson(NULL, 1); }
+static int profile_null(void) { return gmemHeapProfileDump(NULL); }
+static int profile_off(void) { return gmemHeapProfileDump("/dev/null"); }
 static int limits_crossed(void) { return gmemHeapSetLimits(2, 1); }
 static int device_null(void) { return gmemSetDevice(NULL); }
 static int device_unknown(void) { return gmemSetDevice("toaster"); }
@@ -600,6 +602,8 @@ static const struct row usual[] = {
 	ROW(gmemHeapStats, stats_null, EINVAL),
 	ROW(gmemHeapStats, stats_size, EINVAL),
 	ROW(gmemHeapStatsJson, stats_json_null, EINVAL),
+	ROW(gmemHeapProfileDump, profile_null, EINVAL),
+	ROW(gmemHeapProfileDump, profile_off, EOPNOTSUPP),
 	ROW(gmemHeapSetLimits, limits_crossed, EINVAL),
 	ROW(gmem_malloc, malloc_too_much, ENOMEM),
 	ROW(gmem_calloc, calloc_too_much, ENOMEM),

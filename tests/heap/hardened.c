@@ -37,7 +37,7 @@ static void large_underrun(void) { allocated(LARGE)[-1] = 1; }
 
 static void overrun_then_resized(void) {
 	char *volatile block = allocated(50);
-	block[50] = 1;
+	block[50] ^= 1;
 	kept = gmem_realloc(block, 5000);
 }
 
