@@ -5,7 +5,7 @@ import mmap
 
 
 def warm(mib):
-    """Touches so much memory, in huge pages, and frees it.
+    """Touches memory of that size, in huge pages, and frees it.
 
     The host of a virtual machine may take back memory that is free for some seconds. Who touches it next waits for the host, up
     to 30 times as long as for the kernel's own work; that would be measured instead."""

@@ -4,7 +4,7 @@
 //     engine_opencv --memory engine|libgmem [--mib 512] [--rest 60]
 //
 // engine: OpenCV's own allocator. libgmem: gmem::engines::opencv_allocator for all matrices. --mib: the size of what
-// the network computes. --rest: idle memory is not trimmed, and the memory is measured up to so many seconds later.
+// the network computes. --rest: idle memory is not trimmed, and the memory is measured until that many seconds later.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
