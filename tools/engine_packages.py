@@ -68,6 +68,8 @@ class Engine:
     faults: tuple = ("load", 0.1)
     # Its example computes the embeddings of examples/minilm, too, which may differ by so much.
     minilm: float = 0
+    # A program of the example that checks more, and prints what it saw.
+    checks: str = ""
 
 
 def from_pypi(*requirements):
@@ -99,14 +101,25 @@ def fetch_torch(folder):
 
 
 def fetch_onnxruntime(folder):
-    """The library is Python's; its headers are Debian's, of an older version, which ONNX Runtime supports."""
+    """The library is Python's, which has no headers. They are Debian's, the newest that are not newer than the library."""
     from_pypi(f"onnxruntime=={ONNXRUNTIME}")(folder)
-    try:
-        debian.Suite("trixie").unpack(folder, "libonnxruntime-dev")
-    except debian.Missing as why:
-        raise Missing(str(why)) from why
     library = folder / "onnxruntime" / "capi" / f"libonnxruntime.so.{ONNXRUNTIME}"
     library.with_name("libonnxruntime.so.1").symlink_to(library.name)
+    headers, why = "libonnxruntime-dev", None
+    for suite in map(debian.Suite, ("experimental", "sid", "trixie")):
+        try:
+            usable = [version for version in suite.versions(headers) if minor(version) <= minor(ONNXRUNTIME)]
+            if usable:
+                suite.unpack(folder, f"{headers}={usable[0]}")
+                return
+        except debian.Missing as missing:
+            why = missing
+    raise Missing(f"no {headers} of Debian's is usable with version {ONNXRUNTIME}: {why or 'all are newer'}")
+
+
+def minor(version):
+    """The first two numbers of a version: (1, 27) of "1.27.1+dfsg-1"."""
+    return tuple(map(int, version.split(".")[:2]))
 
 
 def fetch_llama(folder):
@@ -146,7 +159,7 @@ def debian_libraries(folder):
     return [libraries / "openblas-pthread", libraries, libraries / "blas", libraries / "lapack", folder / "usr" / "lib"]
 
 
-ONNXRUNTIME = "1.31.1"
+ONNXRUNTIME = "1.32.0"
 LLAMA = "0.1.161"
 
 # Its CMake package wants the libraries of every module.
@@ -167,7 +180,7 @@ SYSTEM_POOL = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
 ENGINES = {
     "ggml": Engine(
         "ggml-python 0.0.45", from_pypi("ggml-python==0.0.45"), lambda folder: [f"-DCMAKE_PREFIX_PATH={folder}"],
-        (ENGINE, TUNED_GLIBC, MMAP, PRELOADED, ADAPTER), 512, 64),
+        (ENGINE, TUNED_GLIBC, MMAP, PRELOADED, ADAPTER, Way("libgmem adapter, device", "device")), 512, 64),
     # llama.cpp's way of reading the weights is the one without libgmem; mapping them is its default.
     "llama": Engine(
         f"llama-cpp-sys-2 {LLAMA}", fetch_llama, lambda folder: [f"-DCMAKE_PREFIX_PATH={folder}"],
@@ -188,18 +201,18 @@ ENGINES = {
         f"onnxruntime {ONNXRUNTIME}", fetch_onnxruntime,
         lambda folder: [f"-DONNXRUNTIME_INCLUDE_DIR={folder}/usr/include/onnxruntime",
                         f"-DONNXRUNTIME_LIBRARY={folder}/onnxruntime/capi/libonnxruntime.so.1"],
-        (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 256, 32, minilm=1e-4),
+        (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 256, 32, minilm=1e-4, checks="engine_onnxruntime_members"),
     "executorch": Engine(
         "executorch 1.5.1", from_pypi("executorch==1.5.1"),
         lambda folder: [f"-DCMAKE_PREFIX_PATH={folder}/executorch/share/cmake"],
-        (ENGINE, TUNED_GLIBC, MMAP, PRELOADED, ADAPTER), 256, 32, prepare=executorch_program),
+        (ENGINE, TUNED_GLIBC, MMAP, PRELOADED, ADAPTER), 1024, 32, prepare=executorch_program),
     "opencv": Engine(
         "libopencv-dev 4.6.0", from_debian(*OPENCV),
         lambda folder: [f"-DCMAKE_PREFIX_PATH={folder}/usr", linker_finds(folder)],
         (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 512, 64, libraries=debian_libraries, faults=("first", 0.1)),
     "torch": Engine(
         "libtorch-dev 1.13.1 with libopenblas0", fetch_torch, lambda folder: [f"-DTORCH_PREFIX={folder}/usr", linker_finds(folder)],
-        (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 512, 64, libraries=debian_libraries),
+        (ENGINE, TUNED_GLIBC, PRELOADED, ADAPTER), 1024, 64, libraries=debian_libraries),
 }
 
 

@@ -5,7 +5,8 @@
 usage: engines.py BUILD_FOLDER [NAME...] [--short] [--rounds N] [--minilm]
 
 Fetches each engine in the version that engine_packages.py pins, installs libgmem beside it, builds the example and runs it in
-several ways by turns. The results of all ways have to be the same. Prints a table, and leaves it as build/engines/table.md.
+several ways by turns. The results of all ways have to be the same. Prints tables, and leaves them as build/engines/table.md: the
+median of each way, and its ratio to the engine's own way in pairs of the same round.
 With --minilm the engines that read the model of examples/minilm compute its embeddings, which have to be those of that example.
 
 Exit status: 0 if all is well, 1 if a result or a count is wrong, 77 if no engine can be had.
@@ -24,11 +25,13 @@ import sys
 sys.dont_write_bytecode = True
 
 import engine_packages  # noqa: E402
+import memory  # noqa: E402
 import minilm  # noqa: E402
 import run  # noqa: E402
 from engine_packages import ENGINES, WORK, Missing  # noqa: E402
 
 PHASES = ("load", "first", "steady", "free")
+UNITS = "Times: median milliseconds, and in parentheses those of the processor; memory in MiB."
 
 
 class Wrong(Exception):
@@ -47,21 +50,28 @@ class Example:
 
     def run(self, way, *options):
         """One run; returns what it measured."""
+        return json.loads(self._output(f"engine_{self.name}{way.program}", way, "--memory", way.memory, *way.options, *options))
+
+    def check(self, folder):
+        """Runs the program that checks more, if there is one, and prints what it saw."""
+        if self.engine.checks:
+            print(self._output(self.engine.checks, engine_packages.ENGINE, "--folder", folder), end="")
+
+    def _output(self, program, way, *options):
         environment = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "GLIBC_TUNABLES")}
         environment |= way.environment
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(map(str, self.engine.libraries(self.folder)))
         if way.preloaded:
             environment["LD_PRELOAD"] = str(next(self._prefix.glob("lib*/**/libgmem.so")))
-        program = self._programs / f"engine_{self.name}{way.program}"
-        done = subprocess.run([program, "--memory", way.memory, *way.options, *map(str, options)], env=environment, text=True,
-                              capture_output=True, check=False, timeout=600)
+        done = subprocess.run([self._programs / program, *map(str, options)], env=environment, text=True, capture_output=True,
+                              check=False, timeout=600)
         if done.returncode != 0:
-            raise Wrong(f"{program.name}, {way.name}: exit status {done.returncode}\n{done.stderr.strip()}")
-        return json.loads(done.stdout)
+            raise Wrong(f"{program}, {way.name}: exit status {done.returncode}\n{done.stdout}{done.stderr.strip()}")
+        return done.stdout
 
 
 def measure(name, build_folder, rounds, short):
-    """Runs an engine in all its ways, each once a round in an order of its own; returns {way: {number: median}}."""
+    """Runs an engine in all its ways, each once a round in an order of its own; returns {way: [numbers of a round]}."""
     example = Example(name, build_folder)
     engine, data = example.engine, WORK / "data"
     mib = engine.short_mib if short else engine.mib
@@ -70,12 +80,16 @@ def measure(name, build_folder, rounds, short):
         engine.prepare(example.folder, mib)
     runs = {way.name: [] for way in engine.ways}
     run.step(f"{name}: {rounds} rounds of {len(engine.ways)} ways")
+    peak = 1.2 * mib
     for number in range(rounds):
         for way in random.Random(number).sample(engine.ways, len(engine.ways)):
+            if not short:
+                memory.warm(int(peak))
             runs[way.name].append(example.run(way, "--mib", mib, "--folder", data))
+            peak = max(each["peak_mib"] for done in runs.values() for each in done) * 1.1
     check(name, runs)
-    return {way: {number: statistics.median(each[number] for each in done) for number in done[0] if number != "checksum"}
-            for way, done in runs.items()}
+    example.check(data)
+    return runs
 
 
 def check(name, runs):
@@ -104,21 +118,31 @@ def embed(name, build_folder):
     return differences
 
 
-def table(measured):
-    """A table for each engine, as text that is Markdown as well."""
-    lines = []
-    for name, ways in measured.items():
-        lines += [f"### {name} ({ENGINES[name].version})", "",
-                  "| way | load | first pass | steady pass | free | faults: load | first | steady | peak | after |",
-                  "|---|---|---|---|---|---|---|---|---|---|"]
-        for way, numbers in ways.items():
-            times = (f"{numbers[f'{phase}_ms']:.4g} ({numbers[f'{phase}_cpu_ms']:.4g})" for phase in PHASES)
-            faults = (f"{numbers[f'{phase}_faults']:.0f}" for phase in PHASES[:3])
-            memory = (f"{numbers[f'{when}_mib']:.0f}" for when in ("peak", "after"))
-            lines.append(f"| {way} | {' | '.join((*times, *faults, *memory))} |")
-        lines.append("")
-    lines.append("Times: median milliseconds, and in parentheses those of the processor; memory in MiB.")
-    return "\n".join(lines)
+def table(name, runs, load):
+    """The tables of an engine, as text that is Markdown as well."""
+    lines = [f"### {name} ({ENGINES[name].version})", "",
+             f"{len(next(iter(runs.values())))} rounds at a load of {load[0]:.1f} to {load[1]:.1f}.", "",
+             "| way | load | first pass | steady pass | free | faults: load | first | steady | peak | after |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
+    for way, done in runs.items():
+        numbers = {number: statistics.median(each[number] for each in done) for number in done[0] if number != "checksum"}
+        times = (f"{numbers[f'{phase}_ms']:.4g} ({numbers[f'{phase}_cpu_ms']:.4g})" for phase in PHASES)
+        faults = (f"{numbers[f'{phase}_faults']:.0f}" for phase in PHASES[:3])
+        resident = (f"{numbers[f'{when}_mib']:.0f}" for when in ("peak", "after"))
+        lines.append(f"| {way} | {' | '.join((*times, *faults, *resident))} |")
+    lines += ["", "| processor time, ratio to the engine | load | first pass | steady pass | free |", "|---|---|---|---|---|"]
+    for way, done in runs.items():
+        if way != engine_packages.ENGINE.name:
+            pairs = zip(done, runs[engine_packages.ENGINE.name])
+            lines.append(f"| {way} | {' | '.join(ratios(list(pairs)))} |")
+    return "\n".join([*lines, ""])
+
+
+def ratios(pairs):
+    """For each phase the median and the range of the ratio of two runs of a round."""
+    for phase in PHASES:
+        each = [own[f"{phase}_cpu_ms"] / engines[f"{phase}_cpu_ms"] for own, engines in pairs]
+        yield f"{statistics.median(each):.3g} ({min(each):.3g} to {max(each):.3g})"
 
 
 def table_of_differences(embedded):
@@ -145,13 +169,15 @@ def main():
             if asked.minilm:
                 measured[name] = embed(name, asked.build_folder)
             else:
-                measured[name] = measure(name, asked.build_folder, 1 if asked.short else asked.rounds, asked.short)
+                before = os.getloadavg()[0]
+                runs = measure(name, asked.build_folder, 1 if asked.short else asked.rounds, asked.short)
+                measured[name] = table(name, runs, sorted((before, os.getloadavg()[0])))
         except Missing as why:
             missing[name] = why
         except Wrong as why:
             wrong[name] = why
     if measured:
-        text = (table_of_differences if asked.minilm else table)(measured)
+        text = table_of_differences(measured) if asked.minilm else "\n".join([*measured.values(), UNITS])
         print(text)
         if not asked.short and not asked.minilm:
             (WORK / "table.md").write_text(text + "\n")

@@ -13,6 +13,7 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <libgmem.hpp>
@@ -67,6 +68,18 @@ public:
 			std::exit(1);
 		}
 		members_ << "\"checksum\": \"" << std::hex << checksum(data, bytes) << std::dec << "\", ";
+	}
+
+	/// Measure the memory now and after 1, 10 and 60 seconds, as far as that is at most `seconds`: "after_10s_mib".
+	void rest(int seconds) {
+		int passed = 0;
+		for (const int at : {0, 1, 10, 60}) {
+			if (seconds > 0 && at <= seconds) {
+				std::this_thread::sleep_for(std::chrono::seconds(at - passed));
+				passed = at;
+				member("after_" + std::to_string(at) + "s_mib", mebibytes("VmRSS"));
+			}
+		}
 	}
 
 	/// Print the object, with the memory at the peak and now.

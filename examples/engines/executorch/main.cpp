@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loads a multi-layer network and runs it, in ExecuTorch:
 //
-//     engine_executorch --memory engine|mmap|libgmem [--mib 256] [--folder FOLDER]
+//     engine_executorch --memory engine|mmap|libgmem [--mib 1024] [--folder FOLDER]
 //
 // engine: the file is read by ExecuTorch's own loader. mmap: it is mapped by ExecuTorch's. libgmem:
 // gmem::engines::executorch_loader. FOLDER has the program network.LAYERS.pte, which make_program.py writes.
@@ -53,7 +53,7 @@ std::unique_ptr<Module> open_program(const std::string &memory, const std::strin
 int main(int argc, char **argv) {
 	const std::string memory = measure::option(argc, argv, "memory", "libgmem");
 	const std::size_t layers = std::max<std::size_t>(
-		1, std::stoul(measure::option(argc, argv, "mib", "256")) * 1048576 / (sizeof(float) * width * width));
+		1, std::stoul(measure::option(argc, argv, "mib", "1024")) * 1048576 / (sizeof(float) * width * width));
 	const std::string path = measure::option(argc, argv, "folder", ".") + "/network." + std::to_string(layers) + ".pte";
 
 	measure::report report;

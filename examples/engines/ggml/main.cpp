@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loads the weights of a multi-layer network from a file and computes with them, in ggml:
 //
-//     engine_ggml --memory engine|mmap|libgmem [--mib 512] [--folder FOLDER]
+//     engine_ggml --memory engine|mmap|libgmem|device [--mib 512] [--folder FOLDER]
 //
 // engine: ggml allocates, and the file is read. mmap: the weights are the file's pages. libgmem:
-// gmem::engines::ggml_memory.
+// gmem::engines::ggml_memory. device: the same for a device of ggml, here its CPU's.
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -80,8 +80,8 @@ public:
 		engine_.reset(ggml_backend_alloc_ctx_tensors_from_buft(weights_.get(), ggml_backend_cpu_buffer_type()));
 		read();
 	}
-	void load_into_libgmem() {
-		gmem_ = gmem::engines::ggml_memory(weights_.get(), gmem::device::numa_id());
+	void load_into_libgmem(ggml_backend_dev_t device) {
+		gmem_ = gmem::engines::ggml_memory(weights_.get(), device, gmem::device::numa_id());
 		read();
 	}
 	void map_file() {
@@ -128,7 +128,7 @@ public:
 			munmap(mapped_.data(), mapped_.size_bytes());
 		}
 		if (gmem_.size() > 0) {
-			// Back to the kernel now; the heap would keep it for a second.
+			// Back to the kernel now; the heap would keep it for half a minute.
 			gmem::free_eager(gmem_.bytes());
 			gmem_ = {};
 		}
@@ -173,9 +173,11 @@ int main(int argc, char **argv) {
 		} else if (memory == "mmap") {
 			net.map_file();
 		} else if (memory == "libgmem") {
-			net.load_into_libgmem();
+			net.load_into_libgmem(nullptr);
+		} else if (memory == "device") {
+			net.load_into_libgmem(ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0));
 		} else {
-			std::fprintf(stderr, "--memory is %s; it is engine, mmap or libgmem\n", memory.c_str());
+			std::fprintf(stderr, "--memory is %s; it is engine, mmap, libgmem or device\n", memory.c_str());
 			std::exit(2);
 		}
 	});

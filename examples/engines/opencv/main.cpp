@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Smooths a picture and runs a convolutional network on it, in OpenCV:
 //
-//     engine_opencv --memory engine|libgmem [--mib 512]
+//     engine_opencv --memory engine|libgmem [--mib 512] [--rest 60]
 //
 // engine: OpenCV's own allocator. libgmem: gmem::engines::opencv_allocator for all matrices. --mib: the size of what
-// the network computes.
+// the network computes. --rest: idle memory is not trimmed, and the memory is measured up to so many seconds later.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -83,12 +83,16 @@ int main(int argc, char **argv) {
 	report.phase("load", [&] { work.emplace(side); });
 	report.phase("first", [&] { result = work->run(); });
 	report.phase("steady", [&] { result = work->run(); }, 3);
+	report.result(result.ptr(), result.total() * result.elemSize());
+	const int rest = std::stoi(measure::option(argc, argv, "rest", "0"));
 	report.phase("free", [&] {
 		work.reset();
-		gmemHeapTrim();
+		result.release();
+		if (rest == 0) {
+			gmemHeapTrim();
+		}
 	});
-	report.result(result.ptr(), result.total() * result.elemSize());
-	result.release();
+	report.rest(rest);
 	report.print();
 	cv::Mat::setDefaultAllocator(nullptr);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads the weights of a multi-layer network from a file and computes with them, in libtorch:
 //
-//     engine_torch --memory engine|libgmem [--mib 512] [--folder FOLDER]
+//     engine_torch --memory engine|libgmem [--mib 1024] [--folder FOLDER]
 //
 // engine: libtorch's own allocator. libgmem: gmem::engines::torch_allocator for all tensors.
 #include <algorithm>
@@ -32,7 +32,7 @@ int main(int argc, char **argv) {
 		return 2;
 	}
 	const std::size_t layers =
-		std::max<std::size_t>(1, std::stoul(measure::option(argc, argv, "mib", "512")) * 1048576 / layer_bytes);
+		std::max<std::size_t>(1, std::stoul(measure::option(argc, argv, "mib", "1024")) * 1048576 / layer_bytes);
 	const std::string path = measure::option(argc, argv, "folder", ".") + "/weights." + std::to_string(layers) + ".f32";
 	measure::need_file(path, layers * layer_bytes / sizeof(float));
 

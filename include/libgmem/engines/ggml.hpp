@@ -4,8 +4,10 @@
 /// uses its public functions only. docs/engines/ggml.md has an example.
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -27,7 +29,8 @@ namespace gmem::engines {
 }
 
 /// Owns the memory of tensors: weights, or a cache of keys and values. It starts on a GMEM page, so with base pages of
-/// 4 KiB all of it can be huge pages. The tensors must not be used when it is gone. Movable, not copyable.
+/// 4 KiB all of it can be huge pages. It belongs to ggml's CPU backend, or to a device that computes with the host's
+/// memory (the capability buffer_from_host_ptr). The tensors must not be used when it is gone. Movable, not copyable.
 class ggml_memory {
 public:
 	/// No memory.
@@ -42,10 +45,20 @@ public:
 	/// @param how     options of the prefetch; huge pages unless you choose otherwise
 	/// @throws error as gmem::prefetch(); out_of_memory
 	ggml_memory(ggml_context *context, int hnid, stream_ref order = {}, prefetch_options how = huge())
+		: ggml_memory(context, nullptr, hnid, order, std::move(how)) {}
+	/// As above, for a device of ggml (ggml_backend_dev_buffer_from_host_ptr()); nullptr: the CPU backend.
+	/// @throws as above; std::system_error: ENOTSUP if the device does not take the host's memory
+	ggml_memory(ggml_context *context, ggml_backend_dev_t device, int hnid, stream_ref order = {},
+		prefetch_options how = huge())
 		: ggml_memory() { // so that the destructor runs after a failure
-		const int result = allocate(context);
+		const int result = allocate(context, device);
+		if (result == -ENOTSUP) {
+			throw std::system_error(std::make_error_code(std::errc::not_supported),
+				std::string("gmem::engines::ggml_memory: the device ") + ggml_backend_dev_name(device) +
+					" takes no memory of the host; pass one with the capability buffer_from_host_ptr, or none");
+		}
 		if (result < 0) {
-			throw out_of_memory(bytes_of(context));
+			throw out_of_memory(sizes_of(context, buffer_type(device)).all);
 		}
 		gmem::prefetch(memory_, hnid, order, std::move(how));
 		place(context);
@@ -54,8 +67,13 @@ public:
 	/// Allocate without exceptions. A failure gives no memory and is in `ec`, which is cleared on success.
 	[[nodiscard]] static ggml_memory create(ggml_context *context, int hnid, stream_ref order, std::error_code &ec,
 		prefetch_options how = huge()) noexcept {
+		return create(context, nullptr, hnid, order, ec, std::move(how));
+	}
+	/// As above, for a device of ggml; ENOTSUP if it does not take the host's memory.
+	[[nodiscard]] static ggml_memory create(ggml_context *context, ggml_backend_dev_t device, int hnid,
+		stream_ref order, std::error_code &ec, prefetch_options how = huge()) noexcept {
 		ggml_memory made;
-		ec = detail::to_error_code(made.allocate(context));
+		ec = detail::to_error_code(made.allocate(context, device));
 		if (!ec) {
 			gmem::prefetch(made.memory_, hnid, order, ec, std::move(how));
 		}
@@ -104,27 +122,49 @@ private:
 		return tensor->data == nullptr && tensor->view_src == nullptr;
 	}
 
-	[[nodiscard]] static std::size_t bytes_of(ggml_context *context) noexcept {
-		const ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type();
+	[[nodiscard]] static ggml_backend_buffer_type_t buffer_type(ggml_backend_dev_t device) noexcept {
+		return device == nullptr ? ggml_backend_cpu_buffer_type() : ggml_backend_dev_buffer_type(device);
+	}
+
+	/// Bytes of all tensors without memory, with padding, and of the largest.
+	struct sizes {
+		std::size_t all = 0, largest = 0;
+	};
+	[[nodiscard]] static sizes sizes_of(ggml_context *context, ggml_backend_buffer_type_t type) noexcept {
 		const std::size_t alignment = ggml_backend_buft_get_alignment(type);
-		std::size_t all = 0;
+		sizes found;
 		for (ggml_tensor *each = ggml_get_first_tensor(context); each != nullptr;
 			each = ggml_get_next_tensor(context, each)) {
 			if (needs_memory(each)) {
-				all += (ggml_backend_buft_get_alloc_size(type, each) + alignment - 1) / alignment * alignment;
+				const std::size_t bytes = ggml_backend_buft_get_alloc_size(type, each);
+				found.all += (bytes + alignment - 1) / alignment * alignment;
+				found.largest = std::max(found.largest, bytes);
 			}
 		}
-		return all;
+		return found;
 	}
 
-	[[nodiscard]] int allocate(ggml_context *context) noexcept {
+	/// Whether a device computes with the host's memory.
+	[[nodiscard]] static bool takes_host_memory(ggml_backend_dev_t device) noexcept {
+		ggml_backend_dev_props properties{};
+		ggml_backend_dev_get_props(device, &properties);
+		return properties.caps.buffer_from_host_ptr;
+	}
+
+	[[nodiscard]] int allocate(ggml_context *context, ggml_backend_dev_t device) noexcept {
+		if (device != nullptr && !takes_host_memory(device)) {
+			return -ENOTSUP;
+		}
+		const ggml_backend_buffer_type_t type = buffer_type(device);
+		const sizes needed = sizes_of(context, type);
 		std::error_code ec;
-		memory_ = gmem::buffer<std::byte>::create(
-			bytes_of(context), ec, ggml_backend_buft_get_alignment(ggml_backend_cpu_buffer_type()));
+		memory_ = gmem::buffer<std::byte>::create(needed.all, ec, ggml_backend_buft_get_alignment(type));
 		if (ec || memory_.empty()) {
 			return -ec.value();
 		}
-		buffer_ = ggml_backend_cpu_buffer_from_ptr(memory_.data(), memory_.size());
+		buffer_ = device == nullptr
+					  ? ggml_backend_cpu_buffer_from_ptr(memory_.data(), memory_.size())
+					  : ggml_backend_dev_buffer_from_host_ptr(device, memory_.data(), memory_.size(), needed.largest);
 		return buffer_ == nullptr ? -ENOMEM : 0;
 	}
 

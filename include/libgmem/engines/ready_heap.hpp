@@ -16,7 +16,7 @@ namespace gmem::engines {
 
 /// When a large block's memory goes back to the kernel.
 enum class release : unsigned char {
-	by_heap, ///< within about a second, so that the next block can use it: for activations and scratch memory
+	by_heap, ///< when the heap no longer needs it (GMEM_HEAP_KEEP, half a minute): for activations and scratch memory
 	on_free  ///< when the block is freed: for weights
 };
 
