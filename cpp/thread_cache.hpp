@@ -56,8 +56,9 @@ inline constexpr std::size_t state_bytes = GMEM_HEAP_STATE_BYTES;
 static_assert(state_bytes % 64 == 0, "state and cache begin on cache lines");
 
 #define GMEM_HIDDEN __attribute__((visibility("hidden")))
-/// A fixed offset takes a fifth off a pair of malloc and free on x86-64. It makes the loader find room for all thread-local
-/// variables of the library, which are few, when it is dlopened. Elsewhere TLS descriptors need no such room.
+/// A fixed offset takes a fifth off a pair of malloc and free on x86-64. It makes the loader find room for all
+/// thread-local variables of the library, which are few, when it is dlopened. Elsewhere TLS descriptors need no such
+/// room.
 #ifdef __x86_64__
 #define GMEM_TLS_MODEL "initial-exec"
 #else

@@ -1775,8 +1775,8 @@ int gmemHeapStatsJson(char *buffer, size_t size) LIBGMEM_NOEXCEPT;
  *
  * The program has to run with GMEM_HEAP_PROFILE in its environment: `1`, or the mean number of bytes from one sample to
  * the next. The file has the format of jemalloc's and gperftools' heap profiles; jeprof(1) and pprof(1) show it:
- * `jeprof --text PROGRAM FILE`. With GMEM_HEAP_PROFILE_FILE=PATH a profile is written when the process exits as well: what
- * is in it then was never freed.
+ * `jeprof --text PROGRAM FILE`. With GMEM_HEAP_PROFILE_FILE=PATH a profile is written when the process exits as well:
+ * what is in it then was never freed.
  *
  * @param path the file, which is created or overwritten
  * @retval 0            it was written

@@ -311,10 +311,14 @@ pub enum Error {
     )]
     ModelTruncated { path: String, now: usize, bytes: usize },
 
-    #[error("no heap profile is being made; start the program with GMEM_HEAP_PROFILE=1 in its environment")]
+    #[error(
+        "no heap profile is being made; start the program with GMEM_HEAP_PROFILE=1 in its environment"
+    )]
     NoHeapProfile,
 
-    #[error("the heap profile cannot be written to path = {path}: {errno}; pass a path where a file may be created")]
+    #[error(
+        "the heap profile cannot be written to path = {path}: {errno}; pass a path where a file may be created"
+    )]
     HeapProfile { path: String, errno: Errno },
 
     #[error("offset = {offset} and length = {length} exceed the {bytes} bytes of {path}")]

@@ -93,9 +93,9 @@ impl Block {
     /// # Safety
     /// `start` is the beginning of a live block of jemalloc's.
     unsafe fn of_jemalloc(start: *mut c_void) -> Option<Self> {
+        let first = NonNull::new(start.cast())?;
         // SAFETY: the caller promises a live block.
-        NonNull::new(start.cast())
-            .map(|first| Self { start: first, capacity: unsafe { je::sallocx(start, 0) } })
+        Some(Self { start: first, capacity: unsafe { je::sallocx(start, 0) } })
     }
 
     /// Bytes that a program may use at most.
@@ -142,8 +142,9 @@ impl Block {
         }
         let size = self.requested().ok_or(NO_SEAL)?;
         // SAFETY: the bytes lie inside the block, and programs do not know of them.
-        let is_whole =
-            unsafe { is_filled(self.start.add(size), (self.room() - size).min(MOST_CANARY), canary()) };
+        let is_whole = unsafe {
+            is_filled(self.start.add(size), (self.room() - size).min(MOST_CANARY), canary())
+        };
         if is_whole { Ok(size) } else { Err(OVERRUN) }
     }
 
@@ -168,7 +169,9 @@ unsafe fn is_filled(first: NonNull<u8>, count: usize, value: u8) -> bool {
     // SAFETY: the caller promises that the bytes may be read.
     let bytes = unsafe { std::slice::from_raw_parts(first.as_ptr(), count) };
     // Without a branch for each byte, so that the compiler compares many of them in one step.
-    bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |differs, byte| differs | (byte ^ value)) == 0)
+    bytes
+        .chunks(64)
+        .all(|chunk| chunk.iter().fold(0, |differs, byte| differs | (byte ^ value)) == 0)
 }
 
 /// An odd number that distributes addresses over all bits.
@@ -367,7 +370,9 @@ unsafe fn release_found(start: *mut c_void) {
     // SAFETY: the caller gives the block up; the page map lists each one without a size class once.
     unsafe {
         match page_map::class_of(start.addr()) {
-            UNCACHED if page_map::exchange_class(start.addr(), UNCACHED, 0) => release_uncached(start),
+            UNCACHED if page_map::exchange_class(start.addr(), UNCACHED, 0) => {
+                release_uncached(start)
+            }
             UNCACHED => corruption::report(start, 0, NOT_LIVE),
             class => release(start, class.into()),
         }
@@ -397,7 +402,10 @@ struct Guarded {
 
 /// Whether a large block between guards begins at an address.
 fn is_guarded(start: *mut c_void) -> bool {
-    start.addr().checked_sub(page_map::BASE_PAGE).is_some_and(|before| page_map::class_of(before) == UNCACHED)
+    start
+        .addr()
+        .checked_sub(page_map::BASE_PAGE)
+        .is_some_and(|before| page_map::class_of(before) == UNCACHED)
 }
 
 fn allocate_guarded(alignment: usize, size: usize, zero: bool) -> *mut c_void {
@@ -413,7 +421,8 @@ fn allocate_guarded(alignment: usize, size: usize, zero: bool) -> *mut c_void {
     let flags = je::MALLOCX_ALIGN(alignment) | if zero { je::MALLOCX_ZERO } else { 0 };
     // SAFETY: the size is not 0, and the alignment is a power of two.
     let attempt = || unsafe { je::mallocx(bytes, flags) };
-    let allocation = or_once_more(bytes, || if zero { pages::with_zeros(attempt) } else { attempt() });
+    let allocation =
+        or_once_more(bytes, || if zero { pages::with_zeros(attempt) } else { attempt() });
     if allocation.is_null() {
         return allocation;
     }
@@ -466,7 +475,9 @@ impl Guarded {
     /// # Safety
     /// The caller gives the block up.
     unsafe fn release(self) {
-        let Some(end) = NonNull::new(self.start.wrapping_byte_add(self.size).cast()) else { return };
+        let Some(end) = NonNull::new(self.start.wrapping_byte_add(self.size).cast()) else {
+            return;
+        };
         // SAFETY: the bytes lie between the block's end and its guard.
         if !unsafe { is_filled(end, self.slack(), canary()) } {
             return corruption::report(self.start, 0, OVERRUN);

@@ -160,7 +160,11 @@ fn is_part_of_the_program() -> bool {
 ///
 /// # Safety
 /// `frames` has room for `most` addresses, and `count` may be written.
-unsafe extern "C" fn without_own_frames(frames: *mut *mut c_void, count: *mut c_uint, most: c_uint) {
+unsafe extern "C" fn without_own_frames(
+    frames: *mut *mut c_void,
+    count: *mut c_uint,
+    most: c_uint,
+) {
     let whole = WHOLE.load(Ordering::Acquire);
     // SAFETY: open() stored jemalloc's function of this type before jemalloc could call this one.
     let whole: Backtrace = unsafe { std::mem::transmute(whole) };
@@ -182,11 +186,11 @@ pub fn dump(path: &CStr) -> Result<()> {
         return Err(Error::NoHeapProfile);
     }
     // jemalloc does not pass on why it failed.
-    let written = || control::set(c"prof.dump", path.as_ptr()).then_some(()).ok_or(Errno(libc::EIO));
-    file::create(path).and_then(|()| written()).map_err(|errno| Error::HeapProfile {
-        path: path.to_string_lossy().into_owned(),
-        errno,
-    })
+    let written =
+        || control::set(c"prof.dump", path.as_ptr()).then_some(()).ok_or(Errno(libc::EIO));
+    file::create(path)
+        .and_then(|()| written())
+        .map_err(|errno| Error::HeapProfile { path: path.to_string_lossy().into_owned(), errno })
 }
 
 /// Write what `GMEM_HEAP_PROFILE_FILE` asks for. Called when the process exits.
@@ -201,7 +205,10 @@ pub fn dump_at_exit() {
     let Some(path) = path.filter(|path| !path.is_empty()) else { return };
     let outcome = CString::new(path.as_str()).ok().map(|name| dump(&name));
     let line = match outcome {
-        Some(Ok(())) => format!("libgmem: heap profile: {} bytes are live; see {path}\n", stats::read().counters.live),
+        Some(Ok(())) => format!(
+            "libgmem: heap profile: {} bytes are live; see {path}\n",
+            stats::read().counters.live
+        ),
         Some(Err(error)) => format!("libgmem: heap profile: {error}\n"),
         None => return,
     };

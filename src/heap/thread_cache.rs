@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use super::constants::STACK_BYTES;
 use super::size_class::{self, BYTES, CLASSES, UNCACHED};
 use super::{
-    allocate_in, checked, corruption, hardened, idle, limits, page_map, profile, purge_above_soft_limit, release,
-    release_uncached, transfer_cache,
+    allocate_in, checked, corruption, hardened, idle, limits, page_map, profile,
+    purge_above_soft_limit, release, release_uncached, transfer_cache,
 };
 use crate::os::process;
 use crate::os::thread::AtThreadExit;
@@ -140,8 +140,11 @@ impl ThreadCache {
             self.phase = Phase::Closed;
             process::forks();
             profile::open();
+            if hardened::is_on() || profile::is_on() {
+                return false;
+            }
             // SAFETY: close() may be called with this cache, which stays where it is until the thread has ended.
-            if !hardened::is_on() && !profile::is_on() && unsafe { CLOSE.arm(ptr::from_mut(self).cast()) } {
+            if unsafe { CLOSE.arm(ptr::from_mut(self).cast()) } {
                 let mut first = self.slots.as_mut_ptr();
                 for (class, stack) in self.stacks.iter_mut().enumerate() {
                     // SAFETY: there are as many slots as all classes have capacity for together.

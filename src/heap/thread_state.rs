@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering, fence};
 
 use super::checked::{assert_heap, perturb};
 use super::constants::STATE_BYTES;
-use super::{pages, profile};
 use super::thread_cache::{self, ThreadCache};
+use super::{pages, profile};
 use crate::os::{mapping, process};
 
 /// Blocks in a slab.

@@ -207,8 +207,8 @@ int main(int argc, char **argv) {
 					   strstr(leaked_said, expected) != NULL;
 		}
 		if (!is_right) {
-			fprintf(stderr, "%s: status %d and %d, \"%s\" and \"%s\"\n", cases[i].name, aborted, leaked, said,
-				leaked_said);
+			fprintf(
+				stderr, "%s: status %d and %d, \"%s\" and \"%s\"\n", cases[i].name, aborted, leaked, said, leaked_said);
 		}
 		CHECK(is_right);
 	}

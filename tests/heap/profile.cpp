@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The heap's profile: the bytes of each place that allocates, of small blocks from the threads' caches as well as large
-/// ones, compared with the program's own count. Run without arguments it starts itself with GMEM_HEAP_PROFILE.
+/// The heap's profile: the bytes of each place that allocates, of small blocks from the threads' caches as well as
+/// large ones, compared with the program's own count. Run without arguments it starts itself with GMEM_HEAP_PROFILE.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
