@@ -1,7 +1,7 @@
 //! Batches of blocks on their way from threads that free more than they allocate to threads that allocate more than they
 //! free. A batch bypasses jemalloc, which would take its blocks one by one.
 //!
-//! Each size class has a shelf with at most [`MOST_BYTES`], and all shelves together hold at most [`MOST_BYTES_IN_ALL`].
+//! All shelves together hold at most an eighth of the memory in use, and [`MOST_BYTES`]; the shelf of a size class an eighth of that.
 //! No thread waits at a shelf: one that finds another thread there goes to jemalloc.
 
 use std::cell::UnsafeCell;
@@ -10,6 +10,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::checked::perturb;
+use super::page_map::TOTALS;
 use super::size_class::{BYTES, CLASSES};
 use crate::os::process;
 
@@ -17,8 +18,9 @@ use crate::os::process;
 pub const BATCH: usize = 64;
 /// Most batches on a shelf.
 const SHELF: usize = 64;
-const MOST_BYTES: usize = 1 << 20;
-const MOST_BYTES_IN_ALL: usize = 8 << 20;
+/// Bytes that all shelves together may hold, in a small and in a large heap.
+const LEAST_BYTES: usize = 2 << 20;
+const MOST_BYTES: usize = 8 << 20;
 
 /// Batches of one class; the last one put is the first one taken.
 struct Shelf {
@@ -92,9 +94,10 @@ impl Drop for Entered<'_> {
 pub unsafe fn put(class: usize, blocks: *const *mut c_void, count: usize) -> bool {
     let Some(shelf) = SHELVES[class].enter() else { return false };
     let (bytes, shelved) = (count * BYTES[class], shelf.count());
+    let most = (TOTALS.in_use.load(Ordering::Relaxed) / 8).clamp(LEAST_BYTES, MOST_BYTES);
     if shelved == SHELF
-        || (shelved + 1) * bytes > MOST_BYTES
-        || TOTAL.load(Ordering::Relaxed) + bytes > MOST_BYTES_IN_ALL
+        || (shelved + 1) * bytes > most / 8
+        || TOTAL.load(Ordering::Relaxed) + bytes > most
     {
         return false;
     }
