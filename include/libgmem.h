@@ -77,9 +77,9 @@ extern "C" {
  * is released as well: its monitor receives UFFD_EVENT_REMOVE and serves the next access.
  *
  * The pages of a **file that is mapped read-only** are released if they are clean: the process no longer holds them,
- * and the next read brings the file's bytes back. The page cache keeps its copy; gmemModelOpen() opens a file so that
- * this copy goes, too. If a whole page of the range holds bytes that the file does not have, because it was written
- * before mprotect(2) made it read-only, nothing is released.
+ * and the next read brings the file's bytes back. The page cache keeps its copy; gmemFreeEagerFile() drops that,
+ * too, and so does a free of what gmemModelOpen() opened. If a whole page of the range holds bytes that the file does
+ * not have, because it was written before mprotect(2) made it read-only, nothing is released.
  *
  * Managed memory of the device "cuda" is the exception: reads return unspecified bytes until the memory is written (see
  * docs/devices/cuda.md).
@@ -1017,6 +1017,40 @@ typedef struct {
  * @see gmemPrefetchV(), gmemResidency(), mmap(2)
  */
 int gmemMappingsOf(const char *path, gmemMapping_t *mappings, size_t count) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Return the memory of a mapped file to the kernel, with the page cache's copy of it.
+ *
+ * For files that the program, or a library in it, has mapped. gmemFreeEager() takes their pages out of this process only:
+ * the resident size falls, and the page cache keeps them. This call drops them from the page cache as well, except
+ * for pages that are dirty or that another mapping still uses. The next read brings the file's bytes back.
+ *
+ * Rounds the range inward to GMEM pages, as gmemFreeEager() does. A gmemModel_t needs no such call: its pages leave the
+ * page cache by gmemFreeEager().
+ *
+ * @param addr       start of the range: any address
+ * @param size       length in bytes: any number with addr + size inside the address space
+ * @param descriptor of the file that is mapped there, open for reading. It may be closed when the call returns.
+ * @param stream     as for gmemFreeEager()
+ * @retval 0       done, or queued
+ * @retval -EINVAL addr + size exceeds the address space; something else than the file is mapped in the range, or shared
+ *                 memory; the file mapping may be written or was (nothing is released); the stream is unknown;
+ *                 GMEM_DEVICE names no device
+ * @retval -EBADF  descriptor is not open, or cannot be mapped (O_PATH)
+ * @retval -EACCES descriptor is not open for reading, or is not of a regular file
+ * @retval -ENODEV descriptor is of a directory, a pipe or a socket; as gmemFreeEager()
+ * @retval -EMFILE the process has no free file descriptor
+ * @retval -ENOMEM part of the whole pages is not mapped (the mapped part is released); out of memory
+ * @retval -EAGAIN as gmemFreeEager()
+ * @retval -EIO    as gmemFreeEager()
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @par System calls
+ * Those of gmemFreeEager(); fcntl(2), fstat(2), mmap(2) of one page, posix_fadvise(2).
+ * @see gmemFreeEager(), gmemMappingsOf(), posix_fadvise(2)
+ */
+int gmemFreeEagerFile(unsigned long addr, size_t size, int descriptor, void *stream) LIBGMEM_NOEXCEPT;
 
 /* ---- page faults ----------------------------------------------------------------------------- */
 

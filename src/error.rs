@@ -236,6 +236,17 @@ pub enum Error {
     NoSuchFile { path: String, errno: Errno },
 
     #[error(
+        "descriptor = {descriptor} cannot be used: {errno}; pass one with which the file can be mapped for reading"
+    )]
+    UnusableDescriptor { descriptor: i32, errno: Errno },
+
+    #[error(
+        "the memory at {at:#x} is not mapped from the file of descriptor = {descriptor}; nothing was released. Pass \
+         addresses at which the file is mapped: gmemMappingsOf() finds them"
+    )]
+    NotOfTheFile { at: usize, descriptor: i32 },
+
+    #[error(
         "soft = {soft} exceeds hard = {hard}; pass a soft limit of at most the hard one, or 0 for no limit"
     )]
     Limits { soft: usize, hard: usize },
@@ -382,6 +393,7 @@ impl Error {
             | Error::UnknownHugePolicy { .. }
             | Error::BeyondModel { .. }
             | Error::NotInAModel { .. }
+            | Error::NotOfTheFile { .. }
             | Error::UnknownModelMode { .. }
             | Error::UnknownModel { .. }
             | Error::BeyondBudget { .. }
@@ -413,6 +425,7 @@ impl Error {
             | Error::ModelFile { errno, .. }
             | Error::DeviceUnavailable { errno, .. }
             | Error::NoSuchFile { errno, .. }
+            | Error::UnusableDescriptor { errno, .. }
             | Error::FaultsNotCounted { errno } => errno.0,
             Error::NotMoved { .. } => libc::EBUSY,
             Error::SelfSynchronize { .. } => libc::EDEADLK,

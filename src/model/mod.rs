@@ -52,7 +52,8 @@ pub fn prefetch(device: &dyn Device, request: &Request<'_>, report: &mut Report)
         return Err(failure);
     }
     let watch = AfterLoad { watch: request.watch, loaded: loaded.bytes };
-    let rest = Request { watch: &watch, ..*request };
+    let reads_huge_pages = models.iter().all(|model| model.reads_huge_pages());
+    let rest = Request { watch: &watch, reads_huge_pages, ..*request };
     let mut outcome = device.prefetch(&rest, report);
     for _ in 0..GAP_RETRIES {
         if !outcome.as_ref().is_err_and(|failure| is_gap(failure, &models)) {

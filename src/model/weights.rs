@@ -8,7 +8,7 @@ use super::page_states::PageStates;
 use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::direct_io::{LargeFile, Refusal};
-use crate::os::file_window::Window;
+use crate::os::file_window::{Shown, Window};
 use crate::os::mapping;
 use crate::page::PageRange;
 
@@ -61,7 +61,7 @@ impl Weights {
         };
         let window = match file.length() {
             0 => None,
-            _ => Some(Window::new(&file, mode == Mode::Shared).map_err(|errno| {
+            _ => Some(Window::new(&file, shows(mode, options.huge)).map_err(|errno| {
                 let (what, remedy) = ("mapping it", "; see ulimit -v and vm.max_map_count");
                 Error::ModelFile { path: name.clone(), what, offset: 0, errno, remedy }
             })?),
@@ -89,6 +89,11 @@ impl Weights {
     /// How its bytes get into memory.
     pub const fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether the kernel reads it huge page by huge page as it is populated.
+    pub fn reads_huge_pages(&self) -> bool {
+        shows(self.mode, self.huge) == Shown::CacheInHugePages
     }
 
     /// The file's properties, with the bytes that are loaded now.
@@ -201,6 +206,15 @@ impl Weights {
     pub(super) fn truncated(&self, now: usize) -> Error {
         let (path, bytes) = (self.path.clone(), self.file.length());
         Error::ModelTruncated { path, now, bytes }
+    }
+}
+
+/// How a file that is open in a mode is mapped.
+fn shows(mode: Mode, huge: HugePolicy) -> Shown {
+    match (mode, huge) {
+        (Mode::Private, _) => Shown::File,
+        (Mode::Shared, HugePolicy::Off) => Shown::Cache,
+        (Mode::Shared, _) => Shown::CacheInHugePages,
     }
 }
 

@@ -156,6 +156,20 @@ pub fn coarse_milliseconds() -> u64 {
     time.tv_sec.cast_unsigned() * 1000 + time.tv_nsec.cast_unsigned() / 1_000_000
 }
 
+/// Processor time that the calling thread has used.
+pub fn thread_time() -> Duration {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the structure may be written, and zeros are a value of it.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let duration = |time: libc::timeval| {
+        Duration::new(time.tv_sec.cast_unsigned(), time.tv_usec.cast_unsigned() as u32 * 1000)
+    };
+    duration(usage.ru_utime) + duration(usage.ru_stime)
+}
+
 /// The number of processors that the calling thread may use: those of its affinity mask, but no more than the share of
 /// time that its control group gets, rounded up.
 pub fn processors() -> usize {

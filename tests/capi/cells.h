@@ -451,6 +451,17 @@ static void aligned_realloc(void) {
 	gmem_free(block);
 }
 
+static void free_eager_of_file(void) {
+	const int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	char *const view = mmap(NULL, 2 * page, PROT_READ, MAP_PRIVATE, fd, 0);
+	EXPECT(view != MAP_FAILED);
+	WORKS(gmemFreeEagerFile((unsigned long)(uintptr_t)view, 2 * page, fd, NULL));
+	/* Each ELF file begins with these bytes. */
+	EXPECT(memcmp(view, "\177ELF", 4) == 0);
+	munmap(view, 2 * page);
+	close(fd);
+}
+
 static void mappings_of(void) {
 	gmemMapping_t found[64];
 	WORKS(gmemMappingsOf("/proc/self/exe", found, 64));
@@ -488,6 +499,7 @@ static const struct cell {
 	{distance, 0, {"gmemNodeDistance"}},
 	{residency, 0, {"gmemResidency", "gmemResidencyText", "gmemResidencyJson", "gmemResidencySvg"}},
 	{mappings_of, 0, {"gmemMappingsOf"}},
+	{free_eager_of_file, 0, {"gmemFreeEagerFile"}},
 	{last_error, 0, {"gmemLastError"}},
 	{version, 0, {"gmemVersion"}},
 	{device, 0, {"gmemSetDevice", "gmemGetDevice", "gmemGetDeviceContext"}},

@@ -192,6 +192,7 @@ mod tests {
             huge: HugePolicy::AsIs,
             max_threads: 0,
             wants_report: true,
+            reads_huge_pages: false,
             watch: &Unwatched,
         };
         let mut report = Report::EMPTY;
