@@ -182,9 +182,13 @@ void warm_free_memory(const file &from) {
 	pages.populate();
 }
 
-/// The disk alone: direct reads of `block` bytes, `depth` at a time, into memory that is there already.
-seconds by_disk(const file &from, unsigned depth, std::size_t block) {
-	const bench::mapping memory(depth * block);
+/// Where the disk alone reads to: memory that is there already. A few blocks, again and again, stay in the processor's
+/// cache; the whole file does not.
+enum class target { few_blocks, whole_file };
+
+/// The disk alone: direct reads of `block` bytes, `depth` at a time.
+seconds by_disk(const file &from, unsigned depth, std::size_t block, target where = target::few_blocks) {
+	const bench::mapping memory(where == target::few_blocks ? depth * block : from.size());
 	memory.populate();
 	std::atomic<std::size_t> next{0};
 	return bench::time_of([&] {
@@ -192,7 +196,8 @@ seconds by_disk(const file &from, unsigned depth, std::size_t block) {
 		for (unsigned i = 0; i < depth; ++i) {
 			readers.emplace_back([&, i] {
 				for (std::size_t at = 0; (at = next.fetch_add(block)) < from.size();) {
-					if (pread(from.direct(), memory.data() + i * block, block, static_cast<off_t>(at)) <= 0) {
+					char *const to = memory.data() + (where == target::few_blocks ? i * block : at);
+					if (pread(from.direct(), to, std::min(block, from.size() - at), static_cast<off_t>(at)) <= 0) {
 						std::perror("pread");
 					}
 				}
@@ -273,6 +278,9 @@ void cold(const file &from, int rounds) {
 	const reading best = best_reading(from);
 	ask_fio(from);
 	const auto raw = [&] { return by_disk(from, best.depth, best.block); };
+	const auto raw_to_memory = [&] { return by_disk(from, best.depth, best.block, target::whole_file); };
+	bench::print_row("raw direct reads: into memory of the file's size / into a few blocks",
+		bench::ratios(rounds, raw_to_memory, raw), bench::goal::at_most, 1);
 	for (const mode &how : modes) {
 		const std::string name = std::string("cold, ") + how.name;
 		const auto ours = [&] {
@@ -282,6 +290,8 @@ void cold(const file &from, int rounds) {
 		};
 		const auto values = bench::ratios(rounds, ours, raw);
 		bench::print_row(name + ": ours in bytes/s / raw direct reads", values, bench::goal::at_least, 0.95);
+		bench::print_row("  the same / raw reads into memory of the file's size",
+			bench::ratios(rounds, ours, raw_to_memory), bench::goal::at_least, 0.95);
 		const auto plain = bench::ratios(std::max(1, rounds / 2), ours, [&] {
 			from.make_cold();
 			return by_mmap(from, 0);
@@ -336,6 +346,10 @@ void streaming(const file &from, const mode &how, int rounds) {
 		[&] { return in_sequence(from, how.number, first_bytes); });
 	const std::string name = std::string("layers, ") + how.name;
 	bench::print_row(name + ", within a quarter: time / raw reads", values, bench::goal::at_most, 1.10);
+	const auto to_memory = bench::ratios(
+		rounds, [&] { return by_disk(from, best.depth, best.block, target::whole_file); },
+		[&] { return in_sequence(from, how.number, first_bytes); });
+	bench::print_row("  the same / raw reads into memory of the file's size", to_memory, bench::goal::at_most, 1.10);
 
 	// Rounds of the stand-in for computation until a layer takes as long as its reading.
 	std::vector<double> overlaps;

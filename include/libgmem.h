@@ -505,7 +505,8 @@ typedef struct {
 } gmemModelInfo_t;
 
 /**
- * @brief Open a model file. Nothing is read.
+ * @brief Open a model file. Nothing is read, except, in the automatic mode, 2 MiB of the first file of each file
+ * system, to learn whether the page cache has huge pages for it.
  *
  * The size of the file is taken now; bytes that are appended later are not seen. A file that is replaced or deleted
  * keeps its bytes. Bytes that are overwritten are seen by later prefetches. If the file is truncated, what was

@@ -124,7 +124,11 @@ impl Run<'_> {
             return self.work(true);
         }
         let (begun, busy) = (Instant::now(), process::thread_time());
-        if !self.prefer_node(|| self.take_piece(true)) || begun.elapsed() < WORTH_A_THREAD {
+        let is_left = self.prefer_node(|| self.take_piece(true));
+        // The pieces of a file that is read huge page by huge page are small; there are more of them.
+        let pieces = if self.request.reads_huge_pages { self.pieces.len() / 3 } else { 1 };
+        let took = begun.elapsed().saturating_mul(u32::try_from(pieces).unwrap_or(u32::MAX));
+        if !is_left || took < WORTH_A_THREAD {
             return self.work(true);
         }
         // What is in the page cache already keeps processors busy, and the disk idle.
