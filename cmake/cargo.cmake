@@ -119,6 +119,10 @@ function(_libgmem_cargo_environment variable)
 		string(APPEND cppflags " -mtls-dialect=gnu2")
 		set(LIBGMEM_TLS_OPTIONS -mtls-dialect=gnu2 PARENT_SCOPE)
 	endif()
+	set(harden 0)
+	if(LIBGMEM_HARDEN)
+		set(harden 1)
+	endif()
 	set(rustc)
 	if(LIBGMEM_RUSTC)
 		set(rustc "RUSTC=${LIBGMEM_RUSTC}")
@@ -147,6 +151,7 @@ function(_libgmem_cargo_environment variable)
 		"CFLAGS_${triple}=${CMAKE_C_FLAGS} ${c_maps}" "CXXFLAGS_${triple}=${CMAKE_CXX_FLAGS} ${c_maps}"
 		"CARGO_TARGET_${TRIPLE}_LINKER=${CMAKE_C_COMPILER}"
 		"GMEM_DEFAULT_DEVICE=${LIBGMEM_DEVICE}"
+		"GMEM_DEFAULT_HARDEN=${harden}"
 		PARENT_SCOPE)
 endfunction()
 

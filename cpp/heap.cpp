@@ -57,7 +57,7 @@ void *gmem_realloc(void *ptr, size_t size) noexcept {
 		return nullptr;
 	}
 	const size_t old_class = heap::class_of(ptr);
-	if (old_class == 0 || old_class == heap::uncached || size > heap::max_cached) {
+	if (old_class == 0 || old_class == heap::uncached || size > heap::max_cached || !heap::caches(old_class)) {
 		return heap::gmem_heap_realloc(ptr, size);
 	}
 	if (heap::gmem_heap_class_of_size[(size + heap::quantum - 1) / heap::quantum] == old_class) {

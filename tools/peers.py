@@ -11,6 +11,7 @@ import setup
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILT = ROOT / "build" / "peers"
+HARDENED = ROOT / "build" / "peers-hardened"
 
 DEBIAN = {  # name: package, library
     "jemalloc": ("libjemalloc2", "libjemalloc.so.2"),
@@ -29,19 +30,46 @@ def prepare():
     missing = [package for name, (package, _) in DEBIAN.items() if _find(name) is None]
     if missing:
         setup.apt(*missing)
+    _build(BUILT)
+
+
+def prepare_hardened():
+    """Build the hardened forms of mimalloc and snmalloc, and install scudo."""
+    if _scudo() is None:
+        setup.apt("libclang-common-15-dev")
+    _build(HARDENED, "--features", "secure")
+
+
+def _build(folder, *options):
     run.step("building mimalloc 3 and snmalloc (the first time takes minutes)")
     for name in CRATES:
         # From /, so that this repository's .cargo/config.toml, made for jemalloc, is not read.
-        done = run.command("cargo", "build", "--release", "--locked", "--package", f"peer_{name}",
-                           "--manifest-path", ROOT / "benches" / "peers" / "Cargo.toml", "--target-dir", BUILT,
+        done = run.command("cargo", "build", "--release", "--locked", "--package", f"peer_{name}", *options,
+                           "--manifest-path", ROOT / "benches" / "peers" / "Cargo.toml", "--target-dir", folder,
                            cwd="/", quiet=True, check=False)
         if done.returncode != 0:
             print(*done.stdout.splitlines()[-10:], sep="\n")
-            _built(name).unlink(missing_ok=True)  # what an earlier build left would be compared instead
+            _built(name, folder).unlink(missing_ok=True)  # what an earlier build left would be compared instead
 
 
-def _built(name):
-    return BUILT / "release" / f"libpeer_{name}.so"
+def _built(name, folder=BUILT):
+    return folder / "release" / f"libpeer_{name}.so"
+
+
+def hardened():
+    """({name: library to preload}, [line on each]): the C library, and allocators in their hardened forms."""
+    libraries = {"glibc": None}
+    for name in CRATES:
+        if _built(name, HARDENED).exists():
+            libraries[f"{name}, secure"] = str(_built(name, HARDENED))
+    if _scudo() is not None:
+        libraries["scudo"] = _scudo()
+    return libraries, [f"{name}: {library}" for name, library in libraries.items() if library]
+
+
+def _scudo():
+    found = sorted(glob.glob("/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.scudo_standalone-*.so"))
+    return found[-1] if found else None
 
 
 def available():

@@ -16,6 +16,7 @@
 //! | [`control`] | jemalloc's commands, settings and numbers |
 //! | [`foreign_block`] | blocks of other allocators |
 //! | [`corruption`] | pointers that cannot be freed |
+//! | [`hardened`] | the heap that finds more misuse, `GMEM_HARDEN=1` |
 //! | [`stats`], [`settings`] | statistics; environment variables |
 //! | [`thread_state`] | space for a thread's part of the heap |
 //! | [`turn`] | a lock that survives `fork` |
@@ -32,6 +33,7 @@ mod corruption;
 mod device_arena;
 pub mod device_blocks;
 mod foreign_block;
+mod hardened;
 mod heap_page;
 mod idle;
 mod large;
@@ -91,6 +93,9 @@ pub static _rjem_malloc_conf: Settings = Settings(
 
 /// `malloc(3)`.
 pub fn malloc(size: usize) -> *mut c_void {
+    if hardened::is_on() {
+        return hardened::allocate(SMALLEST, size, false);
+    }
     if size >= LARGE {
         return large::allocate(size, 0);
     }
@@ -103,6 +108,7 @@ pub fn malloc(size: usize) -> *mut c_void {
 /// `calloc(3)`.
 pub fn calloc(count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
+        Some(bytes) if hardened::is_on() => hardened::allocate(SMALLEST, bytes, true),
         Some(bytes) if bytes >= LARGE => large::allocate(bytes, je::MALLOCX_ZERO),
         Some(bytes) => {
             let flags = arenas::flags(bytes) | je::MALLOCX_ZERO;
@@ -131,6 +137,10 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
         // SAFETY: the caller promises a live block, and it lies in a device's arena.
         return unsafe { reallocate_for_device(ptr, size) };
     }
+    if hardened::is_on() && device_blocks::length_of(ptr).is_none() {
+        // SAFETY: the caller promises a live block, and it is this heap's, but not a device's.
+        return unsafe { hardened::reallocate(ptr, size) };
+    }
     if size >= LARGE {
         // SAFETY: the caller promises a live block, and it is this heap's.
         return unsafe { large::reallocate(ptr, size) };
@@ -152,6 +162,9 @@ pub unsafe fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
 /// # Safety
 /// `ptr` is a live block, perhaps another allocator's. Nobody uses it afterwards unless the call returns NULL.
 pub unsafe fn realloc_in_place(ptr: *mut c_void, alignment: usize, size: usize) -> *mut c_void {
+    if hardened::is_on() {
+        return ptr::null_mut();
+    }
     // SAFETY: the caller promises a live block.
     let old_size = unsafe { usable_size(ptr) };
     // A block of slightly less than LARGE has that many bytes as well, anywhere.
@@ -225,6 +238,10 @@ unsafe fn release_uncached(ptr: *mut c_void) {
             && let Some(fault) = corruption::fault_of_uncached(ptr)
         {
             return corruption::report(ptr, 0, fault);
+        }
+        if hardened::is_on() && !is_of_device(ptr) {
+            // SAFETY: the caller gives a live block up, whose entry in the page map is gone.
+            return unsafe { hardened::release_uncached(ptr) };
         }
         // SAFETY: the caller gives a live block up, and it is this heap's.
         unsafe { release(ptr) };
@@ -376,6 +393,10 @@ pub fn pvalloc(size: usize) -> *mut c_void {
 pub unsafe fn usable_size(ptr: *mut c_void) -> usize {
     match page_map::class_of(ptr.addr()) {
         0 if ptr.is_null() => 0,
+        _ if hardened::is_on() && page_map::is_owned(ptr.addr()) && !is_of_device(ptr) => {
+            // SAFETY: the address is the heap's.
+            unsafe { hardened::usable_size(ptr) }
+        }
         0 | UNCACHED if page_map::is_owned(ptr.addr()) => match device_blocks::length_of(ptr) {
             Some(length) => length,
             // SAFETY: the caller promises a live block, and it is jemalloc's.
@@ -402,6 +423,9 @@ pub unsafe fn trim(cache: *mut ThreadCache) -> usize {
 /// Give idle memory of all arenas back to the kernel, and the blocks that no thread caches.
 fn purge() {
     let errno = crate::os::errno();
+    if hardened::is_on() {
+        hardened::empty_quarantine();
+    }
     empty_transfer_cache();
     flush_jemallocs_cache();
     idle::purge_arenas();
@@ -412,6 +436,10 @@ fn purge() {
 fn aligned(alignment: usize, size: usize) -> Result<*mut c_void, Errno> {
     if !alignment.is_power_of_two() {
         return Err(Errno(libc::EINVAL));
+    }
+    if hardened::is_on() {
+        let block = hardened::allocate(alignment.max(SMALLEST), size, false);
+        return if block.is_null() { Err(Errno(libc::ENOMEM)) } else { Ok(block) };
     }
     if size >= LARGE && alignment <= large::ALIGNMENT {
         let block = large::allocate(size, 0);

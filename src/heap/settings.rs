@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::device_blocks::DeviceUse;
-use super::{corruption, idle, limits};
+use super::{corruption, hardened, idle, limits};
 use crate::config::{self, Setting, SettingRow};
 use crate::device;
 use crate::os::{cgroup, env};
@@ -88,12 +88,13 @@ static MALLOC_CONF: Setting<()> = Setting {
 };
 
 /// The documentation of the heap's settings.
-pub fn rows() -> [SettingRow; 8] {
+pub fn rows() -> [SettingRow; 9] {
     [
         SOFT_LIMIT.row(),
         HARD_LIMIT.row(),
         KEEP.row(),
         ABORT_ON_CORRUPTION.row(),
+        hardened::HARDEN.row(),
         THRESHOLD.row(),
         STATS.row(),
         DEEPBIND.row(),

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use super::constants::STACK_BYTES;
 use super::size_class::{self, BYTES, CLASSES, UNCACHED};
 use super::{
-    allocate_in, checked, corruption, idle, limits, page_map, purge_above_soft_limit, release,
+    allocate_in, checked, corruption, hardened, idle, limits, page_map, purge_above_soft_limit, release,
     release_uncached, transfer_cache,
 };
 use crate::os::process;
@@ -59,7 +59,7 @@ enum Phase {
     /// Not opened yet.
     Fresh,
     Open,
-    /// The cache is being opened, or the thread is ending: all blocks come from and go to jemalloc.
+    /// The cache is being opened, the thread is ending, or the heap is hardened: all blocks come from and go to jemalloc.
     Closed,
 }
 
@@ -140,7 +140,7 @@ impl ThreadCache {
             self.phase = Phase::Closed;
             process::forks();
             // SAFETY: close() may be called with this cache, which stays where it is until the thread has ended.
-            if unsafe { CLOSE.arm(ptr::from_mut(self).cast()) } {
+            if !hardened::is_on() && unsafe { CLOSE.arm(ptr::from_mut(self).cast()) } {
                 let mut first = self.slots.as_mut_ptr();
                 for (class, stack) in self.stacks.iter_mut().enumerate() {
                     // SAFETY: there are as many slots as all classes have capacity for together.
@@ -430,16 +430,20 @@ unsafe extern "C" fn gmem_heap_free(block: *mut c_void, cache: *mut ThreadCache)
         // SAFETY: the caller promises NULL or a live block, which it gives up.
         return unsafe { release_uncached(block) };
     }
+    let class = usize::from(class);
     // SAFETY: blocks of the class begin on this page.
-    if let Some(fault) = unsafe { corruption::fault_of(block, usize::from(class)) } {
-        return corruption::report(block, usize::from(class), fault);
+    if let Some(fault) = unsafe { corruption::fault_of(block, class) } {
+        return corruption::report(block, class, fault);
+    }
+    if hardened::is_on() {
+        // SAFETY: the caller gives the block up, which has that class.
+        return unsafe { hardened::release(block, class) };
     }
     // SAFETY: the cache is NULL or the calling thread's, so nobody else uses it.
     if let Some(cache) = unsafe { cache.as_mut() }
         && cache.is_open()
     {
         let owner = ptr::from_mut(cache).cast::<c_void>();
-        let class = usize::from(class);
         cache.make_room(class);
         let stack = &mut cache.stacks[class];
         // SAFETY: the stack has space for another block, which the caller gives up.

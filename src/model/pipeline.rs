@@ -5,6 +5,7 @@
 //! the order is right on every kind of stream, and no thread has to watch.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -431,8 +432,10 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 // ---- handles ----------------------------------------------------------------------------------------
 
 /// The pipelines of a process. A child has none of its parent's, because it has none of its streams.
-static PIPELINES: PerProcess<Mutex<HashMap<usize, Arc<Pipeline>>>> =
-    PerProcess::new(|_| Mutex::default());
+static PIPELINES: PerProcess<Mutex<Pipelines>> = PerProcess::new(|_| Mutex::default());
+
+/// A map without random keys, which would be thread-local variables (cpp/thread_cache.hpp).
+type Pipelines = HashMap<usize, Arc<Pipeline>, BuildHasherDefault<DefaultHasher>>;
 
 /// Make a pipeline; returns its handle, an odd number, which is never reused.
 pub fn create(ranges: &[PageRange], options: Options) -> Result<usize> {

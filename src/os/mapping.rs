@@ -209,6 +209,32 @@ pub fn map_wiped_on_fork() -> SysResult<NonNull<u8>> {
     })
 }
 
+/// Let nobody touch the pages of a range (`mprotect(2)`). The kernel refuses where the process has too many mappings.
+///
+/// # Safety
+/// The caller owns the range, which is aligned to base pages, and nobody uses it until [`permit`].
+pub unsafe fn forbid(range: PageRange) -> SysResult<()> {
+    // SAFETY: the caller promises that nobody uses the range.
+    unsafe { protect(range, libc::PROT_NONE) }
+}
+
+/// Undo [`forbid`].
+///
+/// # Safety
+/// The caller owns the range, which was forbidden or is readable and writable anyway.
+pub unsafe fn permit(range: PageRange) -> SysResult<()> {
+    // SAFETY: the caller owns the range.
+    unsafe { protect(range, libc::PROT_READ | libc::PROT_WRITE) }
+}
+
+/// # Safety
+/// The caller owns the range, and nobody relies on more than `protection` allows.
+unsafe fn protect(range: PageRange, protection: libc::c_int) -> SysResult<()> {
+    let start = ptr::with_exposed_provenance_mut(range.start());
+    // SAFETY: the caller owns the range.
+    check(unsafe { libc::mprotect(start, range.len(), protection) })
+}
+
 /// Whether anything is mapped on the base page of `address`.
 pub fn is_mapped(address: usize) -> bool {
     let page = base_page();

@@ -78,10 +78,11 @@ static void loading_does_nothing_visible(void) {
 
 int main(int argc, char **argv) {
 	if (argc < 2) {
-		fprintf(stderr, "usage: dlopen LIBRARY\n");
+		fprintf(stderr, "usage: dlopen LIBRARY [LIBRARY BEFORE IT]\n");
 		return 2;
 	}
 	path = argv[1];
+	NEED(argc < 3 || dlopen(argv[2], RTLD_NOW) != NULL);
 	loading_does_nothing_visible();
 	for (int i = 0; i < 8; ++i) {
 		pthread_t thread;

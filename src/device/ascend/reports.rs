@@ -7,6 +7,7 @@
 //! A function that runs there must not call the runtime. The thread makes such calls between two functions.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::ffi::c_void;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -83,9 +84,12 @@ pub fn forget(runtime: &'static Callbacks, stream: usize) {
     }
 }
 
+/// A map without random keys, which would be thread-local variables (cpp/thread_cache.hpp).
+type Users = HashMap<usize, usize, BuildHasherDefault<DefaultHasher>>;
+
 /// The number of users of each stream. A stream that was given up with work left may be in use again.
-fn users() -> MutexGuard<'static, HashMap<usize, usize>> {
-    static USERS: PerProcess<Mutex<HashMap<usize, usize>>> = PerProcess::new(|_| Mutex::default());
+fn users() -> MutexGuard<'static, Users> {
+    static USERS: PerProcess<Mutex<Users>> = PerProcess::new(|_| Mutex::default());
     USERS.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
