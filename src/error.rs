@@ -313,6 +313,32 @@ pub enum Error {
         remedy: &'static str,
     },
 
+    #[error(
+        "{path} was not opened with a copy that processes have in common; open it with copy = GMEM_COPY_COMMON"
+    )]
+    NoCommonCopy { path: String },
+
+    #[error(
+        "copy_descriptor is not of a copy of {path} as it is now; pass what gmemModelCopyDescriptor() gave for the same \
+         file, which must not have changed since"
+    )]
+    CopyOfAnother { path: String },
+
+    #[error("56 processes have the copy of {path} open; close it in one of them")]
+    CopyFull { path: String },
+
+    #[error(
+        "copy = {copy} is none of GMEM_COPY_OWN (0), GMEM_COPY_COMMON (1) and GMEM_COPY_JOIN (2), or mode is \
+         GMEM_MODEL_SHARED, which needs no copy"
+    )]
+    UnknownModelCopy { copy: i32 },
+
+    #[error(
+        "{path} has a copy in common with other processes, and this process was made by clone(2) without fork(3); \
+         open the file here"
+    )]
+    NotAMember { path: String },
+
     #[error("{path} {why}; pass the path of a regular file")]
     NotAModelFile { path: String, why: &'static str, errno: i32 },
 
@@ -393,6 +419,10 @@ impl Error {
             | Error::UnknownHugePolicy { .. }
             | Error::BeyondModel { .. }
             | Error::NotInAModel { .. }
+            | Error::NoCommonCopy { .. }
+            | Error::CopyOfAnother { .. }
+            | Error::UnknownModelCopy { .. }
+            | Error::NotAMember { .. }
             | Error::NotOfTheFile { .. }
             | Error::UnknownModelMode { .. }
             | Error::UnknownModel { .. }
@@ -421,6 +451,7 @@ impl Error {
             Error::Unsupported { errno, .. } | Error::NotAModelFile { errno, .. } => *errno,
             Error::ModelTruncated { .. } => libc::EFAULT,
             Error::TooManyModels { .. } => libc::EMFILE,
+            Error::CopyFull { .. } => libc::EUSERS,
             Error::System { errno, .. }
             | Error::ModelFile { errno, .. }
             | Error::DeviceUnavailable { errno, .. }

@@ -107,6 +107,7 @@ impl Prefetch {
             max_threads,
             wants_report,
             reads_huge_pages: false,
+            stays: false,
             watch,
         }
     }

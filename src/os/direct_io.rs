@@ -20,6 +20,9 @@ pub struct LargeFile {
     length: usize,
     in_memory: bool,
     file_system: u64,
+    inode: u64,
+    /// When its contents changed last, in nanoseconds.
+    changed: u64,
 }
 
 /// The kind of a file that is not a regular one.
@@ -59,7 +62,16 @@ impl LargeFile {
         let in_memory = matches!(system, libc::TMPFS_MAGIC | RAMFS_MAGIC);
         let buffered = Kept::new(file)?;
         let direct = if in_memory { None } else { buffered.again_direct() };
-        Ok(Self { buffered, direct, length, in_memory, file_system: status.st_dev })
+        let changed = status.st_mtime.cast_unsigned() * 1_000_000_000;
+        Ok(Self {
+            buffered,
+            direct,
+            length,
+            in_memory,
+            file_system: status.st_dev,
+            inode: status.st_ino,
+            changed: changed.wrapping_add(status.st_mtime_nsec.cast_unsigned()),
+        })
     }
 
     /// Bytes in the file when it was opened.
@@ -70,6 +82,11 @@ impl LargeFile {
     /// Whether the file system is in memory itself, so that its pages are the only copy.
     pub const fn is_in_memory(&self) -> bool {
         self.in_memory
+    }
+
+    /// Numbers that another file, or other contents of this one, hardly have.
+    pub fn fingerprint(&self) -> [u64; 4] {
+        [self.file_system, self.inode, self.length as u64, self.changed]
     }
 
     /// The number of its file system.

@@ -5,6 +5,7 @@
 
 use std::ptr;
 
+use super::common_memory::CommonMemory;
 use super::direct_io::LargeFile;
 use super::mapping::{self, Region};
 use super::{SysResult, advice, check, errno};
@@ -63,6 +64,16 @@ impl Window {
         }
         let behind = PageRange::new(in_file.end().max(pages.start()), pages.end());
         if behind.is_empty() { Ok(()) } else { reserve_at(behind) }
+    }
+
+    /// Show a page of common memory, which holds the file's bytes, in the place of a whole GMEM page of the file.
+    pub fn show_common(&self, at: usize, memory: &CommonMemory, page: usize) -> SysResult<()> {
+        let pages = PageRange::new(at, at + mapping::gmem_page().bytes());
+        if self.shown != Shown::File || pages.intersect(self.range) != pages {
+            return Err(Errno(libc::EINVAL));
+        }
+        // SAFETY: the addresses belong to the window, and what is there are the same bytes.
+        unsafe { memory.show_at(at, page) }
     }
 
     /// Take pages of the page cache out of this process's memory; the next read brings them back.

@@ -7,6 +7,7 @@
 
 pub mod advice;
 pub mod cgroup;
+pub mod common_memory;
 pub mod direct_io;
 pub mod dynamic;
 pub mod env;

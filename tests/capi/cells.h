@@ -155,7 +155,7 @@ static void free_eager_from_cxx(void) {
 static void models(void) {
 	enum { MODES = 3 };
 	for (int mode = 0; mode < MODES; ++mode) {
-		const gmemModelOptions_t options = {sizeof options, mode, 0};
+		const gmemModelOptions_t options = {sizeof options, mode, 0, 0, 0};
 		gmemModelInfo_t info = {.size = sizeof info};
 		gmemModel_t model = NULL;
 		gmemRange_t part = {0, 0};

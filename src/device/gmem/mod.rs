@@ -321,6 +321,7 @@ mod tests {
             max_threads: 0,
             wants_report: false,
             reads_huge_pages: false,
+            stays: false,
             watch: &Unwatched,
         };
         let failure = Gmem.prefetch(&request, &mut { Report::EMPTY });

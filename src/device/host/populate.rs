@@ -68,7 +68,7 @@ pub fn run(
     let run = Run {
         request,
         pieces: &pieces,
-        one_node: has_one_node(request.node),
+        one_node: request.stays || has_one_node(request.node),
         moves,
         total: request.asked.outward(mapping::base_page()).len(),
         next: AtomicUsize::new(0),

@@ -298,6 +298,7 @@ mod tests {
             max_threads: 0,
             wants_report,
             reads_huge_pages: false,
+            stays: false,
             watch: &Unwatched,
         }
     }
