@@ -271,7 +271,8 @@ constexpr std::array<mode, 2> modes{
 void choice(const file &from) {
 	from.make_cold();
 	const gmem::model_file model(from.path());
-	std::printf("automatic is %s: %s\n", model.mode() == gmem::model_mode::shared ? "shared" : "private", model.reason());
+	std::printf(
+		"automatic is %s: %s\n", model.mode() == gmem::model_mode::shared ? "shared" : "private", model.reason());
 }
 
 void cold(const file &from, int rounds) {
@@ -322,8 +323,7 @@ std::vector<gmem::model_range> layers_of(const gmem::model_file &model) {
 	return layers;
 }
 
-seconds in_sequence(
-	const file &from, gmem::model_mode how, const std::function<void(const gmem::model_range &)> &use) {
+seconds in_sequence(const file &from, gmem::model_mode how, const std::function<void(const gmem::model_range &)> &use) {
 	warm_free_memory(from);
 	from.make_cold();
 	return bench::time_of([&] {

@@ -489,9 +489,9 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 	/** The memory of this process. */
 	GMEM_COPY_OWN = 0,
-	/** One copy for this process and others, which join it by the descriptor of gmemModelCopyDescriptor(). A page is read by
-	 * one of them, and its memory goes back to the kernel when the last of those that prefetched it has freed it, closed the
-	 * model, or ended. The mode is GMEM_MODEL_PRIVATE. */
+	/** One copy for this process and others, which join it by the descriptor of gmemModelCopyDescriptor(). A page is
+	 * read by one of them, and its memory goes back to the kernel when the last of those that prefetched it has freed
+	 * it, closed the model, or ended. The mode is GMEM_MODEL_PRIVATE. */
 	GMEM_COPY_COMMON = 1,
 	/** Join the copy of another process: copy_descriptor says which. */
 	GMEM_COPY_JOIN = 2
@@ -583,16 +583,16 @@ int gmemModelRange(gmemModel_t model, size_t offset, size_t length, gmemRange_t 
 /**
  * @brief Get a descriptor with which other processes can join a model's copy.
  *
- * Pass it to a process of the same PID namespace: over a Unix socket (SCM_RIGHTS), by pidfd_getfd(2), by inheritance, or as
- * the path /proc/PID/fd/NUMBER, which that process opens for reading and writing. It joins with gmemModelOpen(), the same
- * file, GMEM_COPY_JOIN and the descriptor.
+ * Pass it to a process of the same PID namespace: over a Unix socket (SCM_RIGHTS), by pidfd_getfd(2), by inheritance,
+ * or as the path /proc/PID/fd/NUMBER, which that process opens for reading and writing. It joins with gmemModelOpen(),
+ * the same file, GMEM_COPY_JOIN and the descriptor.
  *
- * Each process has addresses of its own for the file, and prefetches what it needs; what another one has read already is
- * there without a read. A free makes the pages of this process show the file; the others keep theirs. A page that a
+ * Each process has addresses of its own for the file, and prefetches what it needs; what another one has read already
+ * is there without a read. A free makes the pages of this process show the file; the others keep theirs. A page that a
  * process which ended had in use is released when the next process joins.
  *
- * A child of fork(3) is a process of its own, which has prefetched nothing. A child of clone(2) or _Fork(3) has no memory
- * where its parent had prefetched pages, so reads there raise SIGSEGV, and its calls fail with -EINVAL.
+ * A child of fork(3) is a process of its own, which has prefetched nothing. A child of clone(2) or _Fork(3) has no
+ * memory where its parent had prefetched pages, so reads there raise SIGSEGV, and its calls fail with -EINVAL.
  *
  * @param model a gmemModel_t that was opened with GMEM_COPY_COMMON or GMEM_COPY_JOIN
  * @return a descriptor, which the caller owns and exec closes, or a negative errno
@@ -1066,9 +1066,9 @@ int gmemMappingsOf(const char *path, gmemMapping_t *mappings, size_t count) LIBG
 /**
  * @brief Return the memory of a mapped file to the kernel, with the page cache's copy of it.
  *
- * For files that the program, or a library in it, has mapped. gmemFreeEager() takes their pages out of this process only:
- * the resident size falls, and the page cache keeps them. This call drops them from the page cache as well, except
- * for pages that are dirty or that another mapping still uses. The next read brings the file's bytes back.
+ * For files that the program, or a library in it, has mapped. gmemFreeEager() takes their pages out of this process
+ * only: the resident size falls, and the page cache keeps them. This call drops them from the page cache as well,
+ * except for pages that are dirty or that another mapping still uses. The next read brings the file's bytes back.
  *
  * Rounds the range inward to GMEM pages, as gmemFreeEager() does. A gmemModel_t needs no such call: its pages leave the
  * page cache by gmemFreeEager().

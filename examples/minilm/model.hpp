@@ -66,7 +66,7 @@ private:
 	block embeddings_;
 	std::array<block, layers> layers_;
 	std::vector<gmem::model_range> words_; ///< the word vectors of a pass
-	Memory memory_; ///< last, so that it is done with the arrays before they go
+	Memory memory_;                        ///< last, so that it is done with the arrays before they go
 };
 
 } // namespace minilm

@@ -190,8 +190,8 @@ safetensors::safetensors(std::string path) : path_(std::move(path)) {
 	std::error_code failure;
 	file_ = gmem::model_file::open(path_.c_str(), failure);
 	if (failure) {
-		throw input_error(
-			path_ + ": " + failure.message() + "; fetch the model with 'python3 fetch_model.py DIR' and give --model DIR");
+		throw input_error(path_ + ": " + failure.message() +
+						  "; fetch the model with 'python3 fetch_model.py DIR' and give --model DIR");
 	}
 	parse_header();
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// A .safetensors file, opened as a gmem::model_file: its header is parsed once and checked in full, and its tensors are
-/// ranges of memory that can be prefetched.
+/// A .safetensors file, opened as a gmem::model_file: its header is parsed once and checked in full, and its tensors
+/// are ranges of memory that can be prefetched.
 #pragma once
 
 #include <cstddef>

@@ -153,8 +153,8 @@ public:
 		return result;
 	}
 #endif
-	/// A descriptor with which other processes can join the copy; a failure gives -1 and is in `ec`, which is cleared on
-	/// success.
+	/// A descriptor with which other processes can join the copy; a failure gives -1 and is in `ec`, which is cleared
+	/// on success.
 	[[nodiscard]] int copy_descriptor(std::error_code &ec) const noexcept {
 		const int result = gmemModelCopyDescriptor(handle_);
 		ec = detail::to_error_code(result < 0 ? result : 0);

@@ -223,7 +223,11 @@ impl Weights {
     /// Use pages of common memory no more, if there is any.
     fn leave_common(&self, pages: std::ops::Range<usize>) -> SysResult<()> {
         let Some(common) = &self.common else { return Ok(()) };
-        pages.fold(Ok(()), |outcome, page| outcome.and(common.leave(page)))
+        let mut outcome = Ok(());
+        for page in pages {
+            outcome = outcome.and(common.leave(page));
+        }
+        outcome
     }
 
     /// The error of a process that may not use the memory that others have in common.

@@ -48,7 +48,7 @@ impl CommonMemory {
 
     /// The memory that another process has made with as many pages and words. `EINVAL` if the descriptor is of something else.
     pub fn join(descriptor: c_int, pages: usize, words: usize) -> SysResult<Self> {
-        let file = Descriptor(syscall::duplicate(descriptor, 0)?);
+        let file = Descriptor(syscall::copy_of(descriptor)?);
         let status = file::status(file.0).ok_or_else(errno)?;
         // SAFETY: the descriptor was opened above.
         let seals = unsafe { libc::fcntl(file.0, libc::F_GET_SEALS) };
@@ -84,7 +84,7 @@ impl CommonMemory {
 
     /// Another descriptor of it, which exec closes.
     pub fn descriptor(&self) -> SysResult<c_int> {
-        syscall::duplicate(self.file.number()?, 0)
+        syscall::copy_of(self.file.number()?)
     }
 
     /// Read bytes of a file into a page, which nobody else fills or uses meanwhile. `huge`: on a huge page if the kernel has one.

@@ -17,7 +17,7 @@ pub struct MappedDescriptor(Kept);
 impl MappedDescriptor {
     /// Copy an open descriptor.
     pub fn copy_of(number: c_int) -> SysResult<Self> {
-        Kept::new(Descriptor(syscall::duplicate(number, 0)?)).map(Self)
+        Kept::new(Descriptor(syscall::copy_of(number)?)).map(Self)
     }
 
     /// The number that the file has in mappings. The kernel tells it of a mapping only, so one is made for a moment.
