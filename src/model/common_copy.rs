@@ -43,7 +43,7 @@ pub enum Refusal {
     System(Errno),
     /// The descriptor is not of a copy, or of one of another file.
     OfAnother,
-    /// [`MEMBERS`] processes have it open.
+    /// [`MEMBERS`] processes have it open (`EUSERS`).
     Full,
 }
 
