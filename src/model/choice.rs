@@ -67,6 +67,9 @@ fn page_cache_is_huge(file: &LargeFile) -> bool {
     is_huge
 }
 
+/// Huge pages of a file that are looked at for one that is not in the page cache.
+const TRIES: usize = 8;
+
 /// Whether a part of the file that is not in the page cache is read as a huge page; `None` if that cannot be seen.
 fn reads_a_huge_page(file: &LargeFile) -> Option<bool> {
     let huge = mapping::gmem_page();
@@ -76,15 +79,20 @@ fn reads_a_huge_page(file: &LargeFile) -> Option<bool> {
     }
     let window = Window::new(file, Shown::CacheInHugePages).ok()?;
     let whole = PageRange::new(window.range().start(), window.range().start() + file.length());
-    let first = whole.inward(huge).start();
-    let sample = PageRange::new(first, first + huge.bytes());
     let mut present = vec![1; huge.bytes() / mapping::base_page().bytes()];
-    if sample.intersect(whole) != sample || direct_io::cached_pages(sample, &mut present).is_err() {
-        return None;
-    }
-    if present.iter().any(|page| *page & 1 != 0) {
-        return None;
-    }
+    let mut is_uncached = |sample: &PageRange| {
+        let seen = direct_io::cached_pages(*sample, &mut present);
+        seen.is_ok() && present.iter().all(|page| *page & 1 == 0)
+    };
+    let pages = whole.inward(huge);
+    let count = pages.len() / huge.bytes();
+    // The beginning may be cached, because programs read headers.
+    let samples = (0..TRIES.min(count)).map(|i| {
+        let start = pages.start() + i * count / TRIES.min(count) * huge.bytes();
+        PageRange::new(start, start + huge.bytes())
+    });
+    let sample = samples.into_iter().find(|sample| is_uncached(sample))?;
+    let first = sample.start();
     advice::populate_read(PageRange::new(first, first + mapping::base_page().bytes())).ok()?;
     let mut is_huge = false;
     let seen = pagemap::scan(sample, |run| is_huge |= run.huge == Some(true));
