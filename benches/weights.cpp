@@ -125,11 +125,15 @@ volatile std::uint64_t result;
 
 // ---- ways to load ---------------------------------------------------------------------------------
 
+/// All of them end when no access to the file's bytes takes a fault any more: the use that follows takes the same time
+/// whichever way they came.
 seconds by_mmap(const file &from, int flags) {
 	void *view = nullptr;
 	const seconds time = bench::time_of([&] {
 		view = mmap(nullptr, from.size(), PROT_READ, MAP_SHARED | flags, from.buffered(), 0);
-		result = touch(view, from.size());
+		if (flags == 0) {
+			result = touch(view, from.size());
+		}
 	});
 	munmap(view, from.size());
 	return time;
@@ -149,12 +153,10 @@ seconds by_pread(const file &from, bool huge) {
 	if (huge) {
 		const bench::mapping memory(from.size());
 		read_into(from.buffered(), memory.data(), from.size(), 16 * mib);
-		result = touch(memory.data(), from.size());
 		return bench::now() - begun;
 	}
 	char *const memory = static_cast<char *>(std::malloc(from.size()));
 	read_into(from.buffered(), memory, from.size(), 16 * mib);
-	result = touch(memory, from.size());
 	const seconds time = bench::now() - begun;
 	std::free(memory);
 	return time;
@@ -171,7 +173,6 @@ seconds by_prefetch(const file &from, gmem::model_mode mode) {
 	return bench::time_of([&] {
 		model = gmem::model_file(from.path(), {mode});
 		bring(model.range());
-		result = touch(model.data(), model.size());
 	});
 }
 
@@ -181,9 +182,13 @@ void warm_free_memory(const file &from) {
 	pages.populate();
 }
 
-/// The disk alone: direct reads of `block` bytes, `depth` at a time, into memory that is there already.
-seconds by_disk(const file &from, unsigned depth, std::size_t block) {
-	const bench::mapping memory(depth * block);
+/// Where the disk alone reads to: memory that is there already. A few blocks, again and again, stay in the processor's
+/// cache; the whole file does not.
+enum class target { few_blocks, whole_file };
+
+/// The disk alone: direct reads of `block` bytes, `depth` at a time.
+seconds by_disk(const file &from, unsigned depth, std::size_t block, target where = target::few_blocks) {
+	const bench::mapping memory(where == target::few_blocks ? depth * block : from.size());
 	memory.populate();
 	std::atomic<std::size_t> next{0};
 	return bench::time_of([&] {
@@ -191,7 +196,8 @@ seconds by_disk(const file &from, unsigned depth, std::size_t block) {
 		for (unsigned i = 0; i < depth; ++i) {
 			readers.emplace_back([&, i] {
 				for (std::size_t at = 0; (at = next.fetch_add(block)) < from.size();) {
-					if (pread(from.direct(), memory.data() + i * block, block, static_cast<off_t>(at)) <= 0) {
+					char *const to = memory.data() + (where == target::few_blocks ? i * block : at);
+					if (pread(from.direct(), to, std::min(block, from.size() - at), static_cast<off_t>(at)) <= 0) {
 						std::perror("pread");
 					}
 				}
@@ -254,24 +260,45 @@ void warm(const file &from, int rounds) {
 	row("warm: ours / pread into huge pages", 0.95, [&] { return by_pread(from, true); });
 }
 
+struct mode {
+	gmem::model_mode number;
+	const char *name;
+};
+constexpr std::array<mode, 2> modes{
+	{{gmem::model_mode::shared, "shared"}, {gmem::model_mode::private_pages, "private"}}};
+
+/// The mode that the library chooses.
+void choice(const file &from) {
+	from.make_cold();
+	const gmem::model_file model(from.path());
+	std::printf(
+		"automatic is %s: %s\n", model.mode() == gmem::model_mode::shared ? "shared" : "private", model.reason());
+}
+
 void cold(const file &from, int rounds) {
 	const reading best = best_reading(from);
 	ask_fio(from);
-	from.make_cold();
 	const auto raw = [&] { return by_disk(from, best.depth, best.block); };
-	const auto ours = [&] {
-		warm_free_memory(from);
-		return by_prefetch(from, gmem::model_mode::private_pages);
-	};
-	const auto values = bench::ratios(rounds, ours, raw);
-	bench::print_row("cold: ours in bytes/s / raw direct reads", values, bench::goal::at_least, 0.95);
-	const auto plain = bench::ratios(std::max(1, rounds / 2), ours, [&] {
-		from.make_cold();
-		const seconds time = by_mmap(from, 0);
-		from.make_cold();
-		return time;
-	});
-	bench::print_row("cold: mmap and touch / ours", plain, bench::goal::at_least, 1);
+	const auto raw_to_memory = [&] { return by_disk(from, best.depth, best.block, target::whole_file); };
+	bench::print_row("raw direct reads: into memory of the file's size / into a few blocks",
+		bench::ratios(rounds, raw_to_memory, raw), bench::goal::at_most, 1);
+	for (const mode &how : modes) {
+		const std::string name = std::string("cold, ") + how.name;
+		const auto ours = [&] {
+			warm_free_memory(from);
+			from.make_cold();
+			return by_prefetch(from, how.number);
+		};
+		const auto values = bench::ratios(rounds, ours, raw);
+		bench::print_row(name + ": ours in bytes/s / raw direct reads", values, bench::goal::at_least, 0.95);
+		bench::print_row("  the same / raw reads into memory of the file's size",
+			bench::ratios(rounds, ours, raw_to_memory), bench::goal::at_least, 0.95);
+		const auto plain = bench::ratios(std::max(1, rounds / 2), ours, [&] {
+			from.make_cold();
+			return by_mmap(from, 0);
+		});
+		bench::print_row(name + ": mmap and touch / ours", plain, bench::goal::at_least, 1);
+	}
 }
 
 void quality(const file &from) {
@@ -296,10 +323,11 @@ std::vector<gmem::model_range> layers_of(const gmem::model_file &model) {
 	return layers;
 }
 
-seconds in_sequence(const file &from, const std::function<void(const gmem::model_range &)> &use) {
+seconds in_sequence(const file &from, gmem::model_mode how, const std::function<void(const gmem::model_range &)> &use) {
 	warm_free_memory(from);
+	from.make_cold();
 	return bench::time_of([&] {
-		const gmem::model_file model(from.path(), {gmem::model_mode::private_pages});
+		const gmem::model_file model(from.path(), {how});
 		const auto layers = layers_of(model);
 		gmem::prefetch_pipeline pipeline(layers, {from.size() / 4, 2});
 		for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -310,18 +338,24 @@ seconds in_sequence(const file &from, const std::function<void(const gmem::model
 	});
 }
 
-void streaming(const file &from, int rounds) {
+void streaming(const file &from, const mode &how, int rounds) {
 	const reading best{4, 8 * mib};
 	const auto first_bytes = [](const gmem::model_range &layer) { result = touch(layer.data(), layer.size_bytes()); };
 	const auto values = bench::ratios(
-		rounds, [&] { return by_disk(from, best.depth, best.block); }, [&] { return in_sequence(from, first_bytes); });
-	bench::print_row("layers within a quarter of the file: time / raw reads", values, bench::goal::at_most, 1.10);
+		rounds, [&] { return by_disk(from, best.depth, best.block); },
+		[&] { return in_sequence(from, how.number, first_bytes); });
+	const std::string name = std::string("layers, ") + how.name;
+	bench::print_row(name + ", within a quarter: time / raw reads", values, bench::goal::at_most, 1.10);
+	const auto to_memory = bench::ratios(
+		rounds, [&] { return by_disk(from, best.depth, best.block, target::whole_file); },
+		[&] { return in_sequence(from, how.number, first_bytes); });
+	bench::print_row("  the same / raw reads into memory of the file's size", to_memory, bench::goal::at_most, 1.10);
 
 	// Rounds of the stand-in for computation until a layer takes as long as its reading.
 	std::vector<double> overlaps;
 	for (int i = 0; i < rounds; ++i) {
-		const seconds reads = in_sequence(from, first_bytes);
-		const gmem::model_file model(from.path(), {gmem::model_mode::private_pages});
+		const seconds reads = in_sequence(from, how.number, first_bytes);
+		const gmem::model_file model(from.path(), {how.number});
 		const auto layers = layers_of(model);
 		const seconds each = reads / static_cast<double>(layers.size());
 		const auto work = [each](const gmem::model_range &layer) {
@@ -331,10 +365,10 @@ void streaming(const file &from, int rounds) {
 				result = compute(layer.data(), std::min(layer.size_bytes(), mib));
 			} while (bench::now() < end);
 		};
-		const seconds both = in_sequence(from, work);
+		const seconds both = in_sequence(from, how.number, work);
 		overlaps.push_back((2 * reads - both) / reads);
 	}
-	bench::print_row("overlap of computing with reading, of perfect", overlaps, bench::goal::at_least, 0.9);
+	bench::print_row(name + ": overlap of computing with reading, of perfect", overlaps, bench::goal::at_least, 0.9);
 }
 
 void release(const file &from, int rounds) {
@@ -378,10 +412,13 @@ int main(int argc, char **argv) {
 	(void)getloadavg(load.data(), 3);
 	std::printf("file of %zu MiB; load of the machine %.1f\n", from.size() / mib, load[0]);
 	std::printf("%-66s %-10s %-21s  %s\n", "figure (median of pairs [spread])", "   ratio", "", "goal");
+	choice(from);
 	warm(from, chosen.rounds);
 	release(from, chosen.rounds);
 	cold(from, chosen.rounds);
 	quality(from);
-	streaming(from, chosen.rounds);
+	for (const mode &how : modes) {
+		streaming(from, how, chosen.rounds);
+	}
 	return 0;
 }

@@ -77,9 +77,9 @@ extern "C" {
  * is released as well: its monitor receives UFFD_EVENT_REMOVE and serves the next access.
  *
  * The pages of a **file that is mapped read-only** are released if they are clean: the process no longer holds them,
- * and the next read brings the file's bytes back. The page cache keeps its copy; gmemModelOpen() opens a file so that
- * this copy goes, too. If a whole page of the range holds bytes that the file does not have, because it was written
- * before mprotect(2) made it read-only, nothing is released.
+ * and the next read brings the file's bytes back. The page cache keeps its copy; gmemFreeEagerFile() drops that,
+ * too, and so does a free of what gmemModelOpen() opened. If a whole page of the range holds bytes that the file does
+ * not have, because it was written before mprotect(2) made it read-only, nothing is released.
  *
  * Managed memory of the device "cuda" is the exception: reads return unspecified bytes until the memory is written (see
  * docs/devices/cuda.md).
@@ -485,11 +485,25 @@ enum { /* NOLINT(performance-enum-size): C has no smaller ones */
 	GMEM_MODEL_PRIVATE = 2
 };
 
+/** Whose private memory is. */
+enum { /* NOLINT(performance-enum-size): C has no smaller ones */
+	/** The memory of this process. */
+	GMEM_COPY_OWN = 0,
+	/** One copy for this process and others, which join it by the descriptor of gmemModelCopyDescriptor(). A page is
+	 * read by one of them, and its memory goes back to the kernel when the last of those that prefetched it has freed
+	 * it, closed the model, or ended. The mode is GMEM_MODEL_PRIVATE. */
+	GMEM_COPY_COMMON = 1,
+	/** Join the copy of another process: copy_descriptor says which. */
+	GMEM_COPY_JOIN = 2
+};
+
 /** How to open a model. Zero the structure, set `size`, then the fields you need. Later versions append fields. */
 typedef struct {
 	size_t size; /**< sizeof(gmemModelOptions_t) */
 	int mode;    /**< GMEM_MODEL_... */
 	int huge;    /**< GMEM_HUGE_... for private memory, where a prefetch asks for none; AS_IS prefers huge pages */
+	int copy;    /**< GMEM_COPY_... */
+	int copy_descriptor; /**< for GMEM_COPY_JOIN: a descriptor of the copy. It may be closed after gmemModelOpen(). */
 } gmemModelOptions_t;
 
 /** An open model. Set `size` before the call. Later versions append fields. */
@@ -505,7 +519,8 @@ typedef struct {
 } gmemModelInfo_t;
 
 /**
- * @brief Open a model file. Nothing is read.
+ * @brief Open a model file. Nothing is read, except, in the automatic mode, 2 MiB of the first file of each file
+ * system, to learn whether the page cache has huge pages for it.
  *
  * The size of the file is taken now; bytes that are appended later are not seen. A file that is replaced or deleted
  * keeps its bytes. Bytes that are overwritten are seen by later prefetches. If the file is truncated, what was
@@ -516,7 +531,11 @@ typedef struct {
  * @param model   receives the handle
  * @retval 0       open
  * @retval -EINVAL path or model is NULL; the file is a pipe, a socket, a device, or a file of /proc or /sys;
- *                 options->mode or options->huge is unknown; options->size is smaller than two fields
+ *                 options->mode, options->huge or options->copy is unknown; a copy is asked for with
+ *                 GMEM_MODEL_SHARED; options->copy_descriptor is not of a copy of this file, or the file has changed
+ *                 since; options->size is smaller than two fields
+ * @retval -EBADF  options->copy_descriptor is not open
+ * @retval -EUSERS 56 processes have the copy open
  * @retval -EISDIR the path is a directory
  * @retval -ENOENT the file does not exist
  * @retval -EACCES the file may not be read
@@ -560,6 +579,32 @@ int gmemModelGetInfo(gmemModel_t model, gmemModelInfo_t *info) LIBGMEM_NOEXCEPT;
  * @see gmemModelOpen(), gmemPrefetch(), gmemFreeEager()
  */
 int gmemModelRange(gmemModel_t model, size_t offset, size_t length, gmemRange_t *range) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Get a descriptor with which other processes can join a model's copy.
+ *
+ * Pass it to a process of the same PID namespace: over a Unix socket (SCM_RIGHTS), by pidfd_getfd(2), by inheritance,
+ * or as the path /proc/PID/fd/NUMBER, which that process opens for reading and writing. It joins with gmemModelOpen(),
+ * the same file, GMEM_COPY_JOIN and the descriptor.
+ *
+ * Each process has addresses of its own for the file, and prefetches what it needs; what another one has read already
+ * is there without a read. A free makes the pages of this process show the file; the others keep theirs. A page that a
+ * process which ended had in use is released when the next process joins.
+ *
+ * A child of fork(3) is a process of its own, which has prefetched nothing. A child of clone(2) or _Fork(3) has no
+ * memory where its parent had prefetched pages, so reads there raise SIGSEGV, and its calls fail with -EINVAL.
+ *
+ * @param model a gmemModel_t that was opened with GMEM_COPY_COMMON or GMEM_COPY_JOIN
+ * @return a descriptor, which the caller owns and exec closes, or a negative errno
+ * @retval -EINVAL the model is unknown, or has no copy in common
+ * @retval -EBADF  the program has closed the library's descriptor
+ * @retval -EMFILE the process has no free file descriptor
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @see gmemModelOpen(), memfd_create(2), unix(7)
+ */
+int gmemModelCopyDescriptor(gmemModel_t model) LIBGMEM_NOEXCEPT;
 
 /**
  * @brief Close a model. Its addresses become invalid.
@@ -1017,6 +1062,40 @@ typedef struct {
  * @see gmemPrefetchV(), gmemResidency(), mmap(2)
  */
 int gmemMappingsOf(const char *path, gmemMapping_t *mappings, size_t count) LIBGMEM_NOEXCEPT;
+
+/**
+ * @brief Return the memory of a mapped file to the kernel, with the page cache's copy of it.
+ *
+ * For files that the program, or a library in it, has mapped. gmemFreeEager() takes their pages out of this process
+ * only: the resident size falls, and the page cache keeps them. This call drops them from the page cache as well,
+ * except for pages that are dirty or that another mapping still uses. The next read brings the file's bytes back.
+ *
+ * Rounds the range inward to GMEM pages, as gmemFreeEager() does. A gmemModel_t needs no such call: its pages leave the
+ * page cache by gmemFreeEager().
+ *
+ * @param addr       start of the range: any address
+ * @param size       length in bytes: any number with addr + size inside the address space
+ * @param descriptor of the file that is mapped there, open for reading. It may be closed when the call returns.
+ * @param stream     as for gmemFreeEager()
+ * @retval 0       done, or queued
+ * @retval -EINVAL addr + size exceeds the address space; something else than the file is mapped in the range, or shared
+ *                 memory; the file mapping may be written or was (nothing is released); the stream is unknown;
+ *                 GMEM_DEVICE names no device
+ * @retval -EBADF  descriptor is not open, or cannot be mapped (O_PATH)
+ * @retval -EACCES descriptor is not open for reading, or is not of a regular file
+ * @retval -ENODEV descriptor is of a directory, a pipe or a socket; as gmemFreeEager()
+ * @retval -EMFILE the process has no free file descriptor
+ * @retval -ENOMEM part of the whole pages is not mapped (the mapped part is released); out of memory
+ * @retval -EAGAIN as gmemFreeEager()
+ * @retval -EIO    as gmemFreeEager()
+ * @retval -ENOTRECOVERABLE internal error; please report the text of gmemLastError()
+ * @par Thread safety
+ * MT-Safe.
+ * @par System calls
+ * Those of gmemFreeEager(); fcntl(2), fstat(2), mmap(2) of one page, posix_fadvise(2).
+ * @see gmemFreeEager(), gmemMappingsOf(), posix_fadvise(2)
+ */
+int gmemFreeEagerFile(unsigned long addr, size_t size, int descriptor, void *stream) LIBGMEM_NOEXCEPT;
 
 /* ---- page faults ----------------------------------------------------------------------------- */
 

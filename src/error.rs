@@ -236,6 +236,17 @@ pub enum Error {
     NoSuchFile { path: String, errno: Errno },
 
     #[error(
+        "descriptor = {descriptor} cannot be used: {errno}; pass one with which the file can be mapped for reading"
+    )]
+    UnusableDescriptor { descriptor: i32, errno: Errno },
+
+    #[error(
+        "the memory at {at:#x} is not mapped from the file of descriptor = {descriptor}; nothing was released. Pass \
+         addresses at which the file is mapped: gmemMappingsOf() finds them"
+    )]
+    NotOfTheFile { at: usize, descriptor: i32 },
+
+    #[error(
         "soft = {soft} exceeds hard = {hard}; pass a soft limit of at most the hard one, or 0 for no limit"
     )]
     Limits { soft: usize, hard: usize },
@@ -301,6 +312,32 @@ pub enum Error {
         errno: Errno,
         remedy: &'static str,
     },
+
+    #[error(
+        "{path} was not opened with a copy that processes have in common; open it with copy = GMEM_COPY_COMMON"
+    )]
+    NoCommonCopy { path: String },
+
+    #[error(
+        "copy_descriptor is not of a copy of {path} as it is now; pass what gmemModelCopyDescriptor() gave for the same \
+         file, which must not have changed since"
+    )]
+    CopyOfAnother { path: String },
+
+    #[error("56 processes have the copy of {path} open; close it in one of them")]
+    CopyFull { path: String },
+
+    #[error(
+        "copy = {copy} is none of GMEM_COPY_OWN (0), GMEM_COPY_COMMON (1) and GMEM_COPY_JOIN (2), or mode is \
+         GMEM_MODEL_SHARED, which needs no copy"
+    )]
+    UnknownModelCopy { copy: i32 },
+
+    #[error(
+        "{path} has a copy in common with other processes, and this process was made by clone(2) without fork(3); \
+         open the file here"
+    )]
+    NotAMember { path: String },
 
     #[error("{path} {why}; pass the path of a regular file")]
     NotAModelFile { path: String, why: &'static str, errno: i32 },
@@ -392,6 +429,11 @@ impl Error {
             | Error::UnknownHugePolicy { .. }
             | Error::BeyondModel { .. }
             | Error::NotInAModel { .. }
+            | Error::NoCommonCopy { .. }
+            | Error::CopyOfAnother { .. }
+            | Error::UnknownModelCopy { .. }
+            | Error::NotAMember { .. }
+            | Error::NotOfTheFile { .. }
             | Error::UnknownModelMode { .. }
             | Error::UnknownModel { .. }
             | Error::BeyondBudget { .. }
@@ -419,11 +461,13 @@ impl Error {
             Error::Unsupported { errno, .. } | Error::NotAModelFile { errno, .. } => *errno,
             Error::ModelTruncated { .. } => libc::EFAULT,
             Error::TooManyModels { .. } => libc::EMFILE,
+            Error::CopyFull { .. } => libc::EUSERS,
             Error::System { errno, .. }
             | Error::ModelFile { errno, .. }
             | Error::HeapProfile { errno, .. }
             | Error::DeviceUnavailable { errno, .. }
             | Error::NoSuchFile { errno, .. }
+            | Error::UnusableDescriptor { errno, .. }
             | Error::FaultsNotCounted { errno } => errno.0,
             Error::NotMoved { .. } => libc::EBUSY,
             Error::SelfSynchronize { .. } => libc::EDEADLK,

@@ -26,6 +26,7 @@ pub mod config;
 pub mod device;
 pub mod error;
 pub mod free_eager;
+pub mod free_eager_file;
 pub mod guard;
 pub mod heap;
 pub mod helpers;

@@ -100,7 +100,16 @@ impl Prefetch {
             chosen => chosen,
         };
         let Options { max_threads, wants_report, .. } = *options;
-        Request { asked: self.asked, node: self.node, huge, max_threads, wants_report, watch }
+        Request {
+            asked: self.asked,
+            node: self.node,
+            huge,
+            max_threads,
+            wants_report,
+            reads_huge_pages: false,
+            stays: false,
+            watch,
+        }
     }
 
     fn trace(&self, driver: Option<DriverStream>) {

@@ -42,7 +42,8 @@ class standard_memory {
 public:
 	using floats = std::vector<float, standard_allocator<float>>;
 
-	void bring(const floats &) {}                    ///< ask for the pages of an array; returns at once
+	template <class Ranges>
+	void bring(const Ranges &) {}                    ///< ask for the pages of arrays, or of a file; returns at once
 	void wait() {}                                   ///< until all that was asked for is there
 	int drop_at_end_of_scope(floats &) { return 0; } ///< give an array's pages back early
 };
@@ -52,7 +53,8 @@ class gmem_memory {
 public:
 	using floats = std::vector<float, gmem::default_init_allocator<float>>;
 
-	void bring(const floats &) {}
+	template <class Ranges>
+	void bring(const Ranges &) {}
 	void wait() {}
 	gmem::eager_free_guard drop_at_end_of_scope(floats &array) { return gmem::eager_free_guard(array); }
 };
@@ -68,7 +70,10 @@ public:
 		stream_.synchronize(ignored);
 	}
 
-	void bring(const floats &array) { gmem::prefetch(array, node_, stream_); }
+	template <class Ranges>
+	void bring(const Ranges &what) {
+		gmem::prefetch(what, node_, stream_);
+	}
 	void wait() { stream_.synchronize(); }
 
 private:

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <iterator>
 #include <numeric>
 
@@ -92,6 +93,12 @@ void pool(const std::vector<sentence> &batch, const float *x, std::vector<float>
 	}
 }
 
+/// @return the address behind the copy
+float *copy(const gmem::model_range &floats, float *to) {
+	std::memcpy(to, floats.data(), floats.size_bytes());
+	return to + floats.size_bytes() / sizeof(float);
+}
+
 } // namespace
 
 template <class Memory>
@@ -99,6 +106,7 @@ model<Memory>::model(const std::string &path)
 	: file_(path),
 	  word_vectors_(file_.position("embeddings.word_embeddings.weight", {tokenizer::vocabulary_size, hidden})),
 	  embeddings_(find("embeddings.", embedding_tensors)) {
+	words_.reserve(positions); // so that a pass needs no more of the heap
 	for (std::size_t n = 0; n < layers; ++n) {
 		layers_[n] = find("encoder.layer." + std::to_string(n) + ".", layer_tensors);
 	}
@@ -115,7 +123,8 @@ typename model<Memory>::block model<Memory>::find(const std::string &prefix, con
 			shape.insert(shape.begin(), t.rows);
 		}
 		const std::size_t n = std::max<std::size_t>(t.rows, 1) * t.columns;
-		out.pieces.push_back({file_.position(prefix + t.name, shape), total, n});
+		out.pieces.push_back({total, n});
+		out.in_file.push_back(file_.floats(file_.position(prefix + t.name, shape), n));
 		total += n;
 	}
 	out.values = floats(total); // unwritten: no page of it is there yet
@@ -123,10 +132,19 @@ typename model<Memory>::block model<Memory>::find(const std::string &prefix, con
 }
 
 template <class Memory>
+void model<Memory>::bring(const block &weights) {
+	if (!weights.loaded) {
+		memory_.bring(weights.values);
+		memory_.bring(weights.in_file);
+	}
+}
+
+template <class Memory>
 void model<Memory>::load(block &weights) {
 	if (!std::exchange(weights.loaded, true)) {
-		for (const piece &p : weights.pieces) {
-			file_.read(p.position, weights.values.data() + p.offset, p.count);
+		float *to = weights.values.data();
+		for (const gmem::model_range &tensor : weights.in_file) {
+			to = copy(tensor, to);
 		}
 	}
 }
@@ -140,17 +158,19 @@ void model<Memory>::embed(const std::vector<sentence> &batch, std::vector<float>
 	[[maybe_unused]] const auto guard = memory_.drop_at_end_of_scope(workspace);
 	float *x = workspace.data(), *scratch = x + tokens * hidden;
 
-	memory_.bring(embeddings_.values);
+	find_words(batch);
+	bring(embeddings_);
+	memory_.bring(words_);
 	memory_.bring(workspace);
 	memory_.wait();
-	memory_.bring(layers_[0].values);
+	bring(layers_[0]);
 	load(embeddings_);
 	embed_tokens(batch, x, scratch);
 
 	for (std::size_t n = 0; n < layers; ++n) {
 		memory_.wait();
 		if (n + 1 < layers) {
-			memory_.bring(layers_[n + 1].values); // while this layer is read and computed
+			bring(layers_[n + 1]); // while this layer is read and computed
 		}
 		load(layers_[n]);
 		run_layer(layers_[n], batch, tokens, x, scratch);
@@ -158,21 +178,31 @@ void model<Memory>::embed(const std::vector<sentence> &batch, std::vector<float>
 	pool(batch, x, out);
 }
 
-/// x = normalise(word + position + type). A pass needs few of the word vectors, which are half of
-/// the model, so just these rows are read.
+/// A pass needs few of the word vectors, which are half of the model: just these rows.
+template <class Memory>
+void model<Memory>::find_words(const std::vector<sentence> &batch) {
+	words_.clear();
+	for (const sentence &s : batch) {
+		for (const token_id id : s) {
+			words_.push_back(file_.floats(word_vectors_ + id * hidden * sizeof(float), hidden));
+		}
+	}
+}
+
+/// x = normalise(word + position + type).
 template <class Memory>
 void model<Memory>::embed_tokens(const std::vector<sentence> &batch, float *x, float *scratch) const {
 	const float *type = embeddings_[type_table];
 	float *row = x;
 	float *sum = scratch;
+	auto word = words_.begin();
 	for (const sentence &s : batch) {
 		const float *position = embeddings_[position_table];
-		for (const token_id id : s) {
-			file_.read(word_vectors_ + id * hidden * sizeof(float), row, hidden);
+		for (std::size_t token = 0; token < s.size(); ++token) {
+			row = copy(*word++, row);
 			for (std::size_t i = 0; i < hidden; ++i) {
 				sum[i] = position[i] + type[i];
 			}
-			row += hidden;
 			sum += hidden;
 			position += hidden;
 		}

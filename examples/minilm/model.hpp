@@ -37,16 +37,16 @@ public:
 private:
 	using floats = typename Memory::floats;
 
-	/// Where a tensor is in the file and in its block.
+	/// Where a tensor is in its block.
 	struct piece {
-		std::uint64_t position;
 		std::size_t offset, count;
 	};
 
-	/// Tensors that are needed together, in one array: one prefetch brings them.
+	/// Tensors that are needed together, in one array, and where they are in the file.
 	struct block {
 		floats values;
 		std::vector<piece> pieces;
+		std::vector<gmem::model_range> in_file;
 		bool loaded = false;
 
 		[[nodiscard]] const float *operator[](std::size_t i) const { return values.data() + pieces[i].offset; }
@@ -54,7 +54,9 @@ private:
 
 	template <std::size_t Count>
 	[[nodiscard]] block find(const std::string &prefix, const tensor_name (&names)[Count]) const;
+	void bring(const block &weights);
 	void load(block &weights);
+	void find_words(const std::vector<sentence> &batch);
 	void embed_tokens(const std::vector<sentence> &batch, float *x, float *scratch) const;
 	void run_layer(
 		const block &weights, const std::vector<sentence> &batch, std::size_t tokens, float *x, float *scratch) const;
@@ -63,7 +65,8 @@ private:
 	std::uint64_t word_vectors_;
 	block embeddings_;
 	std::array<block, layers> layers_;
-	Memory memory_; ///< last, so that it is done with the arrays before they go
+	std::vector<gmem::model_range> words_; ///< the word vectors of a pass
+	Memory memory_;                        ///< last, so that it is done with the arrays before they go
 };
 
 } // namespace minilm

@@ -3,14 +3,10 @@
 #include "safetensors.hpp"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <limits>
+#include <system_error>
 #include <utility>
-
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "input_error.hpp"
 
@@ -188,47 +184,17 @@ std::uint64_t bytes_of(const safetensors::tensor &t) {
 	return bytes;
 }
 
-void read_all(int file, const std::string &path, std::uint64_t position, void *to, std::size_t bytes) {
-	auto *at = static_cast<char *>(to);
-	while (bytes != 0) {
-		const ssize_t got = pread(file, at, bytes, static_cast<off_t>(position));
-		if (got < 0 && errno == EINTR) {
-			continue;
-		}
-		if (got <= 0) {
-			throw input_error(path + ": cannot read " + std::to_string(bytes) + " bytes at " +
-							  std::to_string(position) + ": " +
-							  (got < 0 ? std::strerror(errno) : "the file has become shorter"));
-		}
-		at += got;
-		position += static_cast<std::uint64_t>(got);
-		bytes -= static_cast<std::size_t>(got);
-	}
-}
-
 } // namespace
 
 safetensors::safetensors(std::string path) : path_(std::move(path)) {
-	file_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-	struct stat about{};
-	if (file_ < 0 || fstat(file_, &about) != 0) {
-		const std::string why = std::strerror(errno);
-		if (file_ >= 0) {
-			close(file_);
-		}
-		throw input_error(
-			path_ + ": " + why + "; fetch the model with 'python3 fetch_model.py DIR' and give --model DIR");
+	std::error_code failure;
+	file_ = gmem::model_file::open(path_.c_str(), failure);
+	if (failure) {
+		throw input_error(path_ + ": " + failure.message() +
+						  "; fetch the model with 'python3 fetch_model.py DIR' and give --model DIR");
 	}
-	file_size_ = static_cast<std::uint64_t>(about.st_size);
-	try {
-		parse_header();
-	} catch (...) {
-		close(file_); // a destructor does not run for an object that never came to life
-		throw;
-	}
+	parse_header();
 }
-
-safetensors::~safetensors() { close(file_); }
 
 void safetensors::fail(std::string what) const {
 	// Names come from the file, and a terminal would obey what is not plain text in them.
@@ -239,26 +205,24 @@ void safetensors::fail(std::string what) const {
 }
 
 void safetensors::parse_header() {
-	if (file_size_ < 8) {
-		fail("has " + std::to_string(file_size_) +
+	const std::uint64_t file_size = file_.size();
+	if (file_size < 8) {
+		fail("has " + std::to_string(file_size) +
 			 " bytes, and a safetensors file begins with 8 "
 			 "bytes of header length");
 	}
-	unsigned char little_endian[8];
-	read_all(file_, path_, 0, little_endian, sizeof little_endian);
 	std::uint64_t header_size = 0;
 	for (int i = 7; i >= 0; --i) {
-		header_size = header_size << 8 | little_endian[i];
+		header_size = header_size << 8 | std::to_integer<std::uint64_t>(file_.data()[i]); // little-endian
 	}
-	if (header_size > header_limit || header_size > file_size_ - 8) {
+	if (header_size > header_limit || header_size > file_size - 8) {
 		fail("says its header has " + std::to_string(header_size) + " bytes, and the file has " +
-			 std::to_string(file_size_));
+			 std::to_string(file_size));
 	}
 	data_begin_ = 8 + header_size;
-	const std::uint64_t data_size = file_size_ - data_begin_;
+	const std::uint64_t data_size = file_size - data_begin_;
 
-	std::string text(static_cast<std::size_t>(header_size), '\0');
-	read_all(file_, path_, 8, text.data(), text.size());
+	const std::string_view text(reinterpret_cast<const char *>(file_.data()) + 8, header_size);
 	try {
 		header_parser json(text);
 		json.object([&](const std::string &name) {
@@ -313,10 +277,6 @@ std::uint64_t safetensors::position(std::string_view name, const std::vector<std
 			 ", and this engine takes F32 " + to_string(shape));
 	}
 	return data_begin_ + t.begin;
-}
-
-void safetensors::read(std::uint64_t position, float *to, std::size_t count) const {
-	read_all(file_, path_, position, to, count * sizeof(float));
 }
 
 } // namespace minilm

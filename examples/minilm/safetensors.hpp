@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// A .safetensors file: its header is parsed once and checked in full, its tensors are read on
-/// demand, so that weights go from the page cache straight to where they are used.
+/// A .safetensors file, opened as a gmem::model_file: its header is parsed once and checked in full, and its tensors
+/// are ranges of memory that can be prefetched.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <libgmem.hpp>
 
 namespace minilm {
 
@@ -22,24 +24,23 @@ public:
 
 	/// @throws input_error when the file is not there, or not a whole and sound safetensors file
 	explicit safetensors(std::string path);
-	safetensors(const safetensors &) = delete;
-	safetensors &operator=(const safetensors &) = delete;
-	~safetensors();
 
 	/// @return the position in the file of a float tensor of this shape
 	/// @throws input_error when there is none
 	[[nodiscard]] std::uint64_t position(std::string_view name, const std::vector<std::uint64_t> &shape) const;
 
-	/// Read `count` floats at a position in the file.
-	void read(std::uint64_t position, float *to, std::size_t count) const;
+	/// @return `count` floats at a position in the file
+	[[nodiscard]] gmem::model_range floats(std::uint64_t position, std::size_t count) const {
+		return file_.range(position, count * sizeof(float));
+	}
 
 private:
 	void parse_header();
 	[[noreturn]] void fail(std::string what) const;
 
 	std::string path_;
-	int file_ = -1;
-	std::uint64_t file_size_ = 0, data_begin_ = 0;
+	gmem::model_file file_;
+	std::uint64_t data_begin_ = 0;
 	std::map<std::string, tensor, std::less<>> tensors_;
 };
 

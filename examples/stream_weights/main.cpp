@@ -150,7 +150,7 @@ void by_pread(const model &of, vector &x) {
 }
 
 void by_pipeline(const model &of, vector &x) {
-	const gmem::model_file file(of.path, {gmem::model_mode::private_pages});
+	const gmem::model_file file(of.path);
 	std::vector<gmem::model_range> layers;
 	for (const std::uint64_t position : of.positions) {
 		layers.push_back(file.range(position, layer_bytes));
@@ -161,7 +161,8 @@ void by_pipeline(const model &of, vector &x) {
 		forward(reinterpret_cast<const float *>(layers[i].data()), x);
 		pipeline.done(i);
 	}
-	std::printf("  (waited %.2f s for weights)", std::chrono::duration<double>(pipeline.waited()).count());
+	std::printf("  (%s, waited %.2f s for weights)", file.mode() == gmem::model_mode::shared ? "shared" : "private",
+		std::chrono::duration<double>(pipeline.waited()).count());
 }
 
 struct way {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// gmem::mappings_of: where a file lies in the address space of this process.
+/// gmem::mappings_of: where a file lies in the address space of this process. gmem::free_eager_file: return its memory.
 #pragma once
 
 #include <cstddef>
@@ -11,6 +11,7 @@
 #include <libgmem.h>
 #include <libgmem/error.hpp>
 #include <libgmem/range.hpp>
+#include <libgmem/stream.hpp>
 
 namespace gmem {
 
@@ -91,6 +92,27 @@ struct is_view<file_mapping> : std::true_type {};
 	ec.clear();
 	detail::without_bad_alloc(ec, [&] { ec = detail::to_error_code(detail::find_mappings(path, found)); });
 	return found;
+}
+
+#if LIBGMEM_HAS_EXCEPTIONS
+/// Release the pages of a file that is mapped in `what`, from this process and from the page cache:
+///
+///     for (const gmem::file_mapping &part : gmem::mappings_of("model.gguf")) {
+///         gmem::free_eager_file(part, descriptor);
+///     }
+///
+/// @param what       memory into which the file is mapped; whole GMEM pages of it are released
+/// @param descriptor of the file, open for reading
+/// @param order      the stream, if any
+/// @throws error as gmemFreeEagerFile()
+inline void free_eager_file(range what, int descriptor, stream_ref order = {}) {
+	detail::throw_if_failed(gmemFreeEagerFile(what.address(), what.size_bytes(), descriptor, order.get()));
+}
+#endif
+
+/// Release the pages of a mapped file without exceptions; a failure is in `ec`, which is cleared on success.
+inline void free_eager_file(range what, int descriptor, stream_ref order, std::error_code &ec) noexcept {
+	ec = detail::to_error_code(gmemFreeEagerFile(what.address(), what.size_bytes(), descriptor, order.get()));
 }
 
 } // namespace gmem

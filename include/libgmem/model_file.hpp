@@ -25,12 +25,23 @@ enum class model_mode : std::uint8_t {
 	private_pages = GMEM_MODEL_PRIVATE ///< private huge pages are filled by reads past the page cache
 };
 
+/// Whose private memory is.
+enum class model_copy : std::uint8_t {
+	own = GMEM_COPY_OWN,       ///< this process's
+	common = GMEM_COPY_COMMON, ///< this process's, and that of others which join: model_file::copy_descriptor()
+	join = GMEM_COPY_JOIN      ///< that of another process
+};
+
 /// How to open a file; the defaults are those of gmemModelOpen().
 struct model_options {
 	/// How the bytes get into memory.
 	model_mode mode = model_mode::automatic;
 	/// Huge pages for private memory, where a prefetch asks for none; as_is prefers them.
 	huge_pages huge = huge_pages::as_is;
+	/// Whose the private memory is.
+	model_copy copy = model_copy::own;
+	/// For model_copy::join: a descriptor of the copy, which may be closed afterwards.
+	int copy_descriptor = -1;
 };
 
 /// A part of a model file. Does not own it. It can be prefetched, and freed: its bytes come back from the file.
@@ -133,6 +144,23 @@ public:
 		return model_range(part);
 	}
 
+#if LIBGMEM_HAS_EXCEPTIONS
+	/// A descriptor with which other processes can join the copy; the caller closes it.
+	/// @throws error as gmemModelCopyDescriptor()
+	[[nodiscard]] int copy_descriptor() const {
+		const int result = gmemModelCopyDescriptor(handle_);
+		detail::throw_if_failed(result < 0 ? result : 0);
+		return result;
+	}
+#endif
+	/// A descriptor with which other processes can join the copy; a failure gives -1 and is in `ec`, which is cleared
+	/// on success.
+	[[nodiscard]] int copy_descriptor(std::error_code &ec) const noexcept {
+		const int result = gmemModelCopyDescriptor(handle_);
+		ec = detail::to_error_code(result < 0 ? result : 0);
+		return result < 0 ? -1 : result;
+	}
+
 	/// How the bytes get into memory; never automatic.
 	[[nodiscard]] model_mode mode() const noexcept { return static_cast<model_mode>(info().mode); }
 	/// Why it is this mode.
@@ -162,6 +190,8 @@ private:
 		how.size = sizeof how;
 		how.mode = static_cast<int>(options.mode);
 		how.huge = static_cast<int>(options.huge);
+		how.copy = static_cast<int>(options.copy);
+		how.copy_descriptor = options.copy_descriptor;
 		const int result = gmemModelOpen(path, &how, &handle_);
 		if (result == 0) {
 			const gmemModelInfo_t all = info();

@@ -1,4 +1,4 @@
-//! `gmemFreeEager`, and `gmemFreeEagerV` with its report.
+//! `gmemFreeEager`, `gmemFreeEagerFile`, and `gmemFreeEagerV` with its report.
 
 use std::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use super::ranges::{Range, Ranges};
 use super::versioned_struct::{VersionedOut, VersionedStruct};
 use crate::error::Result;
 use crate::free_eager::{self, Caller, FreeReport};
+use crate::free_eager_file;
 use crate::guard::{IntResult, guard};
 use crate::stream_argument::StreamArgument;
 
@@ -17,6 +18,21 @@ unsafe extern "C" fn gmemFreeEager(addr: c_ulong, size: usize, stream: *mut c_vo
     guard(|| {
         let stream = StreamArgument::classify(stream.addr())?;
         free_eager::free_eager(addr as usize, size, stream).map(|()| 0)
+    })
+}
+
+/// # Safety
+/// No other thread maps memory in the range during the call: its contents could go.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gmemFreeEagerFile(
+    addr: c_ulong,
+    size: usize,
+    descriptor: c_int,
+    stream: *mut c_void,
+) -> IntResult {
+    guard(|| {
+        let stream = StreamArgument::classify(stream.addr())?;
+        free_eager_file::free_eager_file(addr as usize, size, descriptor, stream).map(|()| 0)
     })
 }
 

@@ -8,7 +8,7 @@ use super::versioned_struct::{self, VersionedOut, VersionedStruct};
 use crate::error::{Error, Result};
 use crate::guard::{IntResult, guard};
 use crate::huge_policy::HugePolicy;
-use crate::model::{self, Mode, pipeline};
+use crate::model::{self, Copy, Mode, pipeline};
 use crate::stream_argument::StreamArgument;
 
 // ---- models ---------------------------------------------------------------------------------------
@@ -20,6 +20,8 @@ struct ModelOptions {
     size: usize,
     mode: c_int,
     huge: c_int,
+    copy: c_int,
+    copy_descriptor: c_int,
 }
 // SAFETY: `repr(C)`, all fields are numbers, of which any bits are a value, and `size` is the first.
 unsafe impl VersionedStruct for ModelOptions {}
@@ -49,6 +51,15 @@ fn mode(number: c_int) -> Result<Option<Mode>> {
     }
 }
 
+fn copy(options: &ModelOptions) -> Result<Copy> {
+    match options.copy {
+        0 => Ok(Copy::Own),
+        1 if options.mode != 1 => Ok(Copy::Common),
+        2 if options.mode != 1 => Ok(Copy::Join(options.copy_descriptor)),
+        copy => Err(Error::UnknownModelCopy { copy }),
+    }
+}
+
 /// # Safety
 /// `path` is NULL or a NUL-terminated string, `options` is NULL or points to a structure whose field `size` says how many of its
 /// bytes may be read, and `out` is NULL or points to a handle that may be written.
@@ -65,12 +76,21 @@ unsafe extern "C" fn gmemModelOpen(
         if out.is_null() {
             return Err(Error::Null { argument: "model", wanted: "the address of a gmemModel_t" });
         }
-        let unset = ModelOptions { size: size_of::<ModelOptions>(), mode: 0, huge: 0 };
+        let unset = ModelOptions {
+            size: size_of::<ModelOptions>(),
+            mode: 0,
+            huge: 0,
+            copy: 0,
+            copy_descriptor: 0,
+        };
         // SAFETY: `options` is NULL or may be read for as many bytes as its `size` says.
         let given = unsafe { versioned_struct::read(options, "options->size", unset) }?;
         let given = given.unwrap_or(unset);
-        let options =
-            model::Options { mode: mode(given.mode)?, huge: HugePolicy::from_number(given.huge)? };
+        let options = model::Options {
+            mode: mode(given.mode)?,
+            huge: HugePolicy::from_number(given.huge)?,
+            copy: copy(&given)?,
+        };
         // SAFETY: `path` is not NULL, so it is a NUL-terminated string, which stays as it is during the call.
         let handle = model::open(unsafe { CStr::from_ptr(path) }, &options)?;
         // SAFETY: `out` is not NULL, so a handle may be written there.
@@ -124,6 +144,11 @@ unsafe extern "C" fn gmemModelRange(
         unsafe { range.write(Range::new(part)) };
         Ok(0)
     })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn gmemModelCopyDescriptor(model: *mut c_void) -> IntResult {
+    guard(|| model::find(model.addr())?.copy_descriptor())
 }
 
 #[unsafe(no_mangle)]

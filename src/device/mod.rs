@@ -139,6 +139,11 @@ pub struct Request<'a> {
     pub max_threads: usize,
     /// Whether the caller reads the report. Counting pages costs time.
     pub wants_report: bool,
+    /// Whether the range is a file that the kernel reads huge page by huge page as it is populated. Then threads wait for the
+    /// disk, and nothing is read ahead, because the kernel would use small pages for that.
+    pub reads_huge_pages: bool,
+    /// Whether pages stay on the node that they are on, because other processes use them.
+    pub stays: bool,
     /// Observes the prefetch and may end it early.
     pub watch: &'a dyn Watch,
 }

@@ -3,7 +3,9 @@
 use std::ffi::CStr;
 
 use crate::os::direct_io::{self, LargeFile};
-use crate::os::{file_window::Window, machine, mapping};
+use crate::os::file_window::{Shown, Window};
+use crate::os::fork_lock::ForkLock;
+use crate::os::{advice, machine, mapping, pagemap};
 use crate::page::PageRange;
 
 /// How the bytes get into memory.
@@ -32,7 +34,71 @@ pub fn choose(file: &LargeFile) -> (Mode, &'static CStr) {
     if is_cached(file) {
         return (Mode::Shared, c"the page cache has most of the file already");
     }
+    if page_cache_is_huge(file) {
+        return (Mode::Shared, c"the page cache has huge pages for this file system, filled without zeroing them first");
+    }
     (Mode::Private, c"the file is not in the page cache, and can be read past it")
+}
+
+/// What is known of a file system.
+#[derive(Clone, Copy)]
+struct Known {
+    file_system: u64,
+    is_huge: bool,
+}
+
+/// File systems that were looked at. Of further ones, each file is looked at.
+static KNOWN: ForkLock<[Option<Known>; 32]> = ForkLock::new([None; 32]);
+
+/// Whether the page cache reads the files of this file system in huge pages. Nothing but a huge page in the page table proves it,
+/// so the first file of a file system has one read, and dropped again.
+fn page_cache_is_huge(file: &LargeFile) -> bool {
+    let file_system = file.file_system();
+    let about_it = |known: &&Known| known.file_system == file_system;
+    if let Some(known) = KNOWN.with(|all| all.iter().flatten().find(about_it).copied()) {
+        return known.is_huge;
+    }
+    let Some(is_huge) = reads_a_huge_page(file) else { return false };
+    KNOWN.with(|all| {
+        if let Some(free) = all.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(Known { file_system, is_huge });
+        }
+    });
+    is_huge
+}
+
+/// Huge pages of a file that are looked at for one that is not in the page cache.
+const TRIES: usize = 8;
+
+/// Whether a part of the file that is not in the page cache is read as a huge page; `None` if that cannot be seen.
+fn reads_a_huge_page(file: &LargeFile) -> Option<bool> {
+    let huge = mapping::gmem_page();
+    // Larger ones would be read as a whole for this.
+    if mapping::huge_page() != huge || !pagemap::knows_huge() {
+        return None;
+    }
+    let window = Window::new(file, Shown::CacheInHugePages).ok()?;
+    let whole = PageRange::new(window.range().start(), window.range().start() + file.length());
+    let mut present = vec![1; huge.bytes() / mapping::base_page().bytes()];
+    let mut is_uncached = |sample: &PageRange| {
+        let seen = direct_io::cached_pages(*sample, &mut present);
+        seen.is_ok() && present.iter().all(|page| *page & 1 == 0)
+    };
+    let pages = whole.inward(huge);
+    let count = pages.len() / huge.bytes();
+    // The beginning may be cached, because programs read headers.
+    let samples = (0..TRIES.min(count)).map(|i| {
+        let start = pages.start() + i * count / TRIES.min(count) * huge.bytes();
+        PageRange::new(start, start + huge.bytes())
+    });
+    let sample = samples.into_iter().find(|sample| is_uncached(sample))?;
+    let first = sample.start();
+    advice::populate_read(PageRange::new(first, first + mapping::base_page().bytes())).ok()?;
+    let mut is_huge = false;
+    let seen = pagemap::scan(sample, |run| is_huge |= run.huge == Some(true));
+    window.unmap_cached(sample).ok()?;
+    file.drop_cached(first - whole.start(), huge.bytes());
+    seen.ok().map(|()| is_huge)
 }
 
 /// Samples of the file, and base pages in each.
@@ -44,7 +110,7 @@ fn is_cached(file: &LargeFile) -> bool {
     if !file.tells_what_is_cached() {
         return false;
     }
-    let Ok(window) = Window::new(file, true) else { return false };
+    let Ok(window) = Window::new(file, Shown::Cache) else { return false };
     let base = mapping::base_page();
     let step = file.length() / SAMPLES;
     let mut cached = 0;

@@ -9,15 +9,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::choice::Mode;
+use super::common_copy::{Claim, CommonCopy};
 use super::page_states::Shows;
 use super::weights::Weights;
 use crate::device::{self, Request};
-use crate::error::{Error, Result};
+use crate::error::{Errno, Error, Result};
 use crate::helpers;
 use crate::huge_policy::HugePolicy;
 use crate::os::direct_io::DIRECT_ALIGNMENT;
 use crate::os::mapping::{self, Mapping};
-use crate::os::{advice, process};
+use crate::os::{SysResult, advice, process};
 use crate::page::PageRange;
 use crate::report::Report;
 
@@ -71,6 +72,9 @@ impl Weights {
         if self.mode() == Mode::Shared || wanted.is_empty() {
             return Ok(());
         }
+        if self.common.as_ref().is_some_and(|common| !common.is_member()) {
+            return Err(self.no_member());
+        }
         let pieces = self.pieces(self.page_at(wanted.start())..self.page_at(wanted.end()))?;
         if pieces.is_empty() {
             return Ok(());
@@ -107,10 +111,12 @@ impl Weights {
 
     /// The pages of `pages` that do not show copies, in pieces.
     fn pieces(&self, pages: Range<usize>) -> Result<Vec<Range<usize>>> {
+        // Processes that load the same pages share the work page by page.
+        let most = if self.common.is_some() { 1 } else { PIECE_PAGES };
         let mut pieces: Vec<Range<usize>> = Vec::new();
         for page in pages.filter(|page| self.states.get(*page) != Some(Shows::Copy)) {
             match pieces.last_mut() {
-                Some(last) if last.end == page && last.len() < PIECE_PAGES => last.end += 1,
+                Some(last) if last.end == page && last.len() < most => last.end += 1,
                 _ => {
                     if pieces.try_reserve(1).is_err() {
                         return Err(Error::OutOfMemory { what: "the list of pieces to read" });
@@ -140,24 +146,51 @@ impl Weights {
             .file
             .read(&mut copy.bytes()[..expected.next_multiple_of(DIRECT_ALIGNMENT)], offset);
         self.read.fetch_add(read.min(expected), Ordering::Relaxed);
-        if let Err(errno) = outcome {
-            return Err(match errno.0 {
-                libc::EBADF => self.explain_system(offset + read, errno),
-                _ => self.failure("reading it", offset + read, errno, ""),
-            });
-        }
-        if read < expected {
-            return Err(self.truncated(offset + read));
-        }
-        window.replace(range, copy.into_region()).map_err(|errno| {
-            let remedy = match errno.0 {
-                libc::ENOMEM => "; the process may have too many mappings: raise vm.max_map_count",
-                _ => "",
-            };
-            self.failure("putting it in place", offset, errno, remedy)
-        })?;
+        self.whole(offset, read, expected, outcome)?;
+        window
+            .replace(range, copy.into_region())
+            .map_err(|errno| self.not_in_place(offset, errno))?;
         self.file.drop_cached(offset, range.len());
         Ok(())
+    }
+}
+
+impl Weights {
+    /// Read a page into memory that processes have in common, if none of them has done so.
+    fn read_common(&self, common: &CommonCopy, page: usize, huge: HugePolicy) -> Result<()> {
+        let offset = page * mapping::gmem_page().bytes();
+        let expected = mapping::gmem_page().bytes().min(self.file.length() - offset);
+        let huge = huge != HugePolicy::Off;
+        let (read, outcome) = common.memory().fill(page, huge, &self.file, offset, expected);
+        self.read.fetch_add(read.min(expected), Ordering::Relaxed);
+        self.whole(offset, read, expected, outcome)?;
+        self.file.drop_cached(offset, expected);
+        Ok(())
+    }
+
+    /// The outcome of a read of `expected` bytes.
+    fn whole(
+        &self,
+        offset: usize,
+        read: usize,
+        expected: usize,
+        outcome: SysResult<()>,
+    ) -> Result<()> {
+        match outcome {
+            Ok(()) if read < expected => Err(self.truncated(offset + read)),
+            Ok(()) => Ok(()),
+            Err(Errno(libc::EBADF)) => Err(self.explain_system(offset + read, Errno(libc::EBADF))),
+            Err(errno) => Err(self.failure("reading it", offset + read, errno, "")),
+        }
+    }
+
+    /// The failure of putting memory in the place of the file.
+    fn not_in_place(&self, offset: usize, errno: Errno) -> Error {
+        let remedy = match errno.0 {
+            libc::ENOMEM => "; the process may have too many mappings: raise vm.max_map_count",
+            _ => "",
+        };
+        self.failure("putting it in place", offset, errno, remedy)
     }
 }
 
@@ -204,7 +237,9 @@ impl Load<'_> {
             HugePolicy::AsIs => self.model.huge,
             requested => requested,
         };
-        let shows_file = |shows| shows == Shows::File;
+        if let Some(common) = &self.model.common {
+            return self.take_in_common(common, pages, huge);
+        }
         let (mut from, mut count) = (pages.start, 0);
         while let Some(taken) = self.model.states.take_run(from..pages.end, shows_file) {
             from = taken.pages().end;
@@ -212,6 +247,48 @@ impl Load<'_> {
             let range = self.model.addresses(taken.pages());
             self.model.read_pages(taken.pages(), huge)?;
             taken.became_copies();
+            self.done.fetch_add(range.intersect(self.asked).len(), Ordering::Relaxed);
+        }
+        Ok(count)
+    }
+
+    /// The same where several processes have the memory in common: pages that others are reading are left to them.
+    fn take_in_common(
+        &self,
+        common: &CommonCopy,
+        pages: Range<usize>,
+        huge: HugePolicy,
+    ) -> Result<usize> {
+        let mut count = 0;
+        for page in pages {
+            let Some(taken) = self.model.states.take_run(page..page + 1, shows_file) else {
+                continue;
+            };
+            match common.claim(page) {
+                Claim::There => {}
+                Claim::Elsewhere => continue,
+                Claim::Mine => {
+                    let outcome = self.model.read_common(common, page, huge);
+                    if outcome.is_err() {
+                        common.gave_up(page);
+                    }
+                    outcome?;
+                    common.loaded(page);
+                }
+            }
+            let range = self.model.addresses(page..page + 1);
+            let shown =
+                self.model.window.as_ref().map_or(Ok(()), |window| {
+                    window.show_common(range.start(), common.memory(), page)
+                });
+            if let Err(errno) = shown {
+                let _ = common.leave(page);
+                return Err(self
+                    .model
+                    .not_in_place(range.start() - self.model.range().start(), errno));
+            }
+            taken.became_copies();
+            count += 1;
             self.done.fetch_add(range.intersect(self.asked).len(), Ordering::Relaxed);
         }
         Ok(count)
@@ -225,7 +302,8 @@ impl Load<'_> {
                 match self.model.states.get(page) {
                     Some(Shows::Copy) => break,
                     Some(Shows::File) => match self.take_and_read(page..page + 1) {
-                        Ok(0) => {}
+                        // Another call has it by now, or another process.
+                        Ok(0) => process::sleep(POLL),
                         Ok(_) => break,
                         failure => self.note(page, failure.map(drop)),
                     },
@@ -256,6 +334,10 @@ impl Load<'_> {
             *first = Some((at, failure));
         }
     }
+}
+
+fn shows_file(shows: Shows) -> bool {
+    shows == Shows::File
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {

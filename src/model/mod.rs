@@ -4,6 +4,7 @@
 //! - [`weights`]: one open file: its bytes in memory, loaded and released
 //! - [`choice`]: how the bytes get there: the page cache itself, or private huge pages
 //! - [`load`]: fills private pages by direct reads, several in flight
+//! - [`common_copy`]: private memory that several processes have in common
 //! - [`page_states`]: which private pages are loaded, and which are in somebody's hands
 //! - [`registry`]: the open files, by handle and by address
 //! - [`pipeline`]: brings ranges in the order of their use, within a budget
@@ -17,6 +18,7 @@
 //! Fault scopes find those.
 
 mod choice;
+mod common_copy;
 mod load;
 mod page_states;
 pub mod pipeline;
@@ -34,7 +36,7 @@ use crate::report::Report;
 
 pub use choice::Mode;
 pub use registry::{close, find, open};
-pub use weights::{Facts, Options};
+pub use weights::{Copy, Facts, Options};
 
 use weights::Weights;
 
@@ -52,7 +54,9 @@ pub fn prefetch(device: &dyn Device, request: &Request<'_>, report: &mut Report)
         return Err(failure);
     }
     let watch = AfterLoad { watch: request.watch, loaded: loaded.bytes };
-    let rest = Request { watch: &watch, ..*request };
+    let reads_huge_pages = models.iter().all(|model| model.reads_huge_pages());
+    let stays = models.iter().any(|model| model.is_common());
+    let rest = Request { watch: &watch, reads_huge_pages, stays, ..*request };
     let mut outcome = device.prefetch(&rest, report);
     for _ in 0..GAP_RETRIES {
         if !outcome.as_ref().is_err_and(|failure| is_gap(failure, &models)) {

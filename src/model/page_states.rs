@@ -52,6 +52,11 @@ impl PageStates {
         }
     }
 
+    /// From now on all pages show the file.
+    pub fn reset(&self) {
+        self.0.iter().for_each(|state| state.store(FILE, Ordering::Release));
+    }
+
     /// Number of pages that show copies.
     pub fn copies(&self) -> usize {
         (0..self.0.len()).filter(|page| self.get(*page) == Some(Shows::Copy)).count()

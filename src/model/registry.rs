@@ -2,11 +2,12 @@
 
 use std::ffi::CStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::weights::{Options, Weights};
+use super::weights::{Copy, Options, Weights};
 use crate::error::{Error, Result};
 use crate::os::fork_lock::ForkLock;
+use crate::os::process;
 use crate::page::PageRange;
 
 /// Models that may be open at a time.
@@ -33,6 +34,12 @@ static OPEN: AtomicUsize = AtomicUsize::new(0);
 pub fn open(path: &CStr, options: &Options) -> Result<usize> {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
     let weights = Arc::new(Weights::open(path, options)?);
+    if options.copy != Copy::Own {
+        static HANDLED: AtomicBool = AtomicBool::new(false);
+        if !HANDLED.swap(true, Ordering::Relaxed) {
+            process::at_fork_in_child(after_fork);
+        }
+    }
     let handle = NEXT.fetch_add(1, Ordering::Relaxed) << 1 | 1;
     let open = Arc::new(Open { handle, weights });
     let is_stored = TABLE.with(|table| {
@@ -43,6 +50,15 @@ pub fn open(path: &CStr, options: &Options) -> Result<usize> {
         Some(())
     });
     is_stored.map(|()| handle).ok_or(Error::TooManyModels { limit: LIMIT })
+}
+
+/// In a forked child: models with memory in common show their files.
+extern "C" fn after_fork() {
+    TABLE.with(|table| {
+        for open in table.slots[..table.used].iter().flatten() {
+            open.weights.after_fork();
+        }
+    });
 }
 
 /// The model with a handle.

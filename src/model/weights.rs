@@ -4,13 +4,26 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::choice::{self, Mode};
+use super::common_copy::{CommonCopy, Refusal as CopyRefusal};
 use super::page_states::PageStates;
 use crate::error::{Errno, Error, Result};
 use crate::huge_policy::HugePolicy;
 use crate::os::direct_io::{LargeFile, Refusal};
-use crate::os::file_window::Window;
-use crate::os::mapping;
+use crate::os::file_window::{Shown, Window};
+use crate::os::{SysResult, mapping};
 use crate::page::PageRange;
+
+/// Whose the private memory is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Copy {
+    /// This process's.
+    #[default]
+    Own,
+    /// This process's, and that of others which join.
+    Common,
+    /// That of another process, which gave this descriptor.
+    Join(i32),
+}
 
 /// How to open a file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -19,6 +32,8 @@ pub struct Options {
     pub mode: Option<Mode>,
     /// Huge pages for private memory. `AsIs` prefers them.
     pub huge: HugePolicy,
+    /// Whose the private memory is.
+    pub copy: Copy,
 }
 
 /// Properties of an open file, for `gmemModelGetInfo`.
@@ -48,6 +63,8 @@ pub struct Weights {
     pub(super) huge: HugePolicy,
     pub(super) states: PageStates,
     pub(super) read: AtomicUsize,
+    /// The memory, if other processes may have it in common.
+    pub(super) common: Option<CommonCopy>,
 }
 
 impl Weights {
@@ -56,12 +73,15 @@ impl Weights {
         let name = path.to_string_lossy().into_owned();
         let file = LargeFile::open(path).map_err(|refusal| cannot_open(&name, refusal))?;
         let (mode, reason) = match options.mode {
+            _ if options.copy != Copy::Own => {
+                (Mode::Private, c"the options ask for memory that processes have in common")
+            }
             Some(mode) => (mode, c"the options say so"),
             None => choice::choose(&file),
         };
         let window = match file.length() {
             0 => None,
-            _ => Some(Window::new(&file, mode == Mode::Shared).map_err(|errno| {
+            _ => Some(Window::new(&file, shows(mode, options.huge)).map_err(|errno| {
                 let (what, remedy) = ("mapping it", "; see ulimit -v and vm.max_map_count");
                 Error::ModelFile { path: name.clone(), what, offset: 0, errno, remedy }
             })?),
@@ -71,8 +91,41 @@ impl Weights {
             Mode::Private => file.length().div_ceil(mapping::gmem_page().bytes()),
         };
         let states = PageStates::new(pages)?;
-        let read = AtomicUsize::new(0);
-        Ok(Self { path: name, file, window, mode, reason, huge: options.huge, states, read })
+        let common = match options.copy {
+            Copy::Own => None,
+            Copy::Common => Some(CommonCopy::create(&file, pages)),
+            Copy::Join(descriptor) => Some(CommonCopy::join(&file, pages, descriptor)),
+        };
+        let common = common.transpose().map_err(|why| no_copy(&name, options.copy, why))?;
+        let (huge, read) = (options.huge, AtomicUsize::new(0));
+        Ok(Self { path: name, file, window, mode, reason, huge, states, read, common })
+    }
+
+    /// Whether other processes may have its memory in common.
+    pub const fn is_common(&self) -> bool {
+        self.common.is_some()
+    }
+
+    /// A descriptor of the memory, with which another process can join.
+    pub fn copy_descriptor(&self) -> Result<i32> {
+        let Some(common) = &self.common else {
+            return Err(Error::NoCommonCopy { path: self.path.clone() });
+        };
+        common.memory().descriptor().map_err(|errno| {
+            self.failure("copying the descriptor of its memory", 0, errno, "; raise ulimit -n")
+        })
+    }
+
+    /// In a child of fork(3), where the pages of common memory are not mapped: show the file there, and become a member of the copy.
+    /// Neither allocates nor waits.
+    pub fn after_fork(&self) {
+        if let (Some(common), Some(window)) = (&self.common, &self.window) {
+            self.states.reset();
+            // After a failure the addresses stay without memory.
+            if window.show_file(&self.file, self.range()).is_ok() {
+                common.take_place();
+            }
+        }
     }
 
     /// The addresses, whole GMEM pages.
@@ -89,6 +142,11 @@ impl Weights {
     /// How its bytes get into memory.
     pub const fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether the kernel reads it huge page by huge page as it is populated.
+    pub fn reads_huge_pages(&self) -> bool {
+        shows(self.mode, self.huge) == Shown::CacheInHugePages
     }
 
     /// The file's properties, with the bytes that are loaded now.
@@ -129,6 +187,9 @@ impl Weights {
     /// Release whole GMEM pages: their memory, and the page cache's.
     pub fn release(&self, pages: PageRange) -> Result<()> {
         let Some(window) = &self.window else { return Ok(()) };
+        if self.common.as_ref().is_some_and(|common| !common.is_member()) {
+            return Err(self.no_member());
+        }
         let pages = pages.intersect(self.range());
         let first_failure = match self.mode {
             Mode::Shared => window.unmap_cached(pages).err(),
@@ -151,11 +212,27 @@ impl Weights {
         let mut first_failure = None;
         while let Some(taken) = self.states.take_run(from..end, |_| true) {
             from = taken.pages().end;
-            if let Err(errno) = window.show_file(&self.file, self.addresses(taken.pages())) {
+            let shown = window.show_file(&self.file, self.addresses(taken.pages()));
+            if let Err(errno) = shown.and_then(|()| self.leave_common(taken.pages())) {
                 first_failure.get_or_insert(errno);
             }
         }
         first_failure
+    }
+
+    /// Use pages of common memory no more, if there is any.
+    fn leave_common(&self, pages: std::ops::Range<usize>) -> SysResult<()> {
+        let Some(common) = &self.common else { return Ok(()) };
+        let mut outcome = Ok(());
+        for page in pages {
+            outcome = outcome.and(common.leave(page));
+        }
+        outcome
+    }
+
+    /// The error of a process that may not use the memory that others have in common.
+    pub(super) fn no_member(&self) -> Error {
+        Error::NotAMember { path: self.path.clone() }
     }
 
     /// An error that names the file and the offset.
@@ -201,6 +278,40 @@ impl Weights {
     pub(super) fn truncated(&self, now: usize) -> Error {
         let (path, bytes) = (self.path.clone(), self.file.length());
         Error::ModelTruncated { path, now, bytes }
+    }
+}
+
+/// How a file that is open in a mode is mapped.
+fn shows(mode: Mode, huge: HugePolicy) -> Shown {
+    match (mode, huge) {
+        (Mode::Private, _) => Shown::File,
+        (Mode::Shared, HugePolicy::Off) => Shown::Cache,
+        (Mode::Shared, _) => Shown::CacheInHugePages,
+    }
+}
+
+impl Drop for Weights {
+    fn drop(&mut self) {
+        if let Some(common) = &self.common {
+            // First the addresses, which must not show what nobody uses any more.
+            self.window = None;
+            common.leave_all();
+        }
+    }
+}
+
+fn no_copy(path: &str, copy: Copy, why: CopyRefusal) -> Error {
+    let path = path.to_owned();
+    match (why, copy) {
+        (CopyRefusal::System(errno), Copy::Join(descriptor)) => {
+            Error::UnusableDescriptor { descriptor, errno }
+        }
+        (CopyRefusal::System(errno), _) => {
+            let (what, remedy) = ("making memory for several processes", "");
+            Error::ModelFile { path, what, offset: 0, errno, remedy }
+        }
+        (CopyRefusal::OfAnother, _) => Error::CopyOfAnother { path },
+        (CopyRefusal::Full, _) => Error::CopyFull { path },
     }
 }
 

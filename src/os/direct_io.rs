@@ -1,9 +1,10 @@
 //! A large file that is read past the page cache (`O_DIRECT`), or through it.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
 
-use super::file::{self, Descriptor, Identity};
+use super::file::{self, Descriptor};
+use super::kept_descriptor::Kept;
 use super::{SysResult, check, errno, mapping, syscall};
 use crate::error::Errno;
 use crate::page::PageRange;
@@ -18,6 +19,10 @@ pub struct LargeFile {
     direct: Option<Kept>,
     length: usize,
     in_memory: bool,
+    file_system: u64,
+    inode: u64,
+    /// When its contents changed last, in nanoseconds.
+    changed: u64,
 }
 
 /// The kind of a file that is not a regular one.
@@ -57,7 +62,16 @@ impl LargeFile {
         let in_memory = matches!(system, libc::TMPFS_MAGIC | RAMFS_MAGIC);
         let buffered = Kept::new(file)?;
         let direct = if in_memory { None } else { buffered.again_direct() };
-        Ok(Self { buffered, direct, length, in_memory })
+        let changed = status.st_mtime.cast_unsigned() * 1_000_000_000;
+        Ok(Self {
+            buffered,
+            direct,
+            length,
+            in_memory,
+            file_system: status.st_dev,
+            inode: status.st_ino,
+            changed: changed.wrapping_add(status.st_mtime_nsec.cast_unsigned()),
+        })
     }
 
     /// Bytes in the file when it was opened.
@@ -68,6 +82,16 @@ impl LargeFile {
     /// Whether the file system is in memory itself, so that its pages are the only copy.
     pub const fn is_in_memory(&self) -> bool {
         self.in_memory
+    }
+
+    /// Numbers that another file, or other contents of this one, hardly have.
+    pub fn fingerprint(&self) -> [u64; 4] {
+        [self.file_system, self.inode, self.length as u64, self.changed]
+    }
+
+    /// The number of its file system.
+    pub const fn file_system(&self) -> u64 {
+        self.file_system
     }
 
     /// Whether reads go past the page cache.
@@ -106,11 +130,7 @@ impl LargeFile {
 
     /// Drop the clean pages of the file that the page cache holds and nobody maps. Nothing happens if the descriptor is gone.
     pub fn drop_cached(&self, offset: usize, length: usize) {
-        let (Ok(offset), Ok(length)) = (offset.try_into(), length.try_into()) else { return };
-        if let Ok(file) = self.buffered.number() {
-            // SAFETY: the advice drops no data: dirty pages stay.
-            unsafe { libc::posix_fadvise(file, offset, length, libc::POSIX_FADV_DONTNEED) };
-        }
+        self.buffered.drop_cached(offset, length);
     }
 
     /// Map the file from `offset` on at `range`, for reading; `shared` maps the pages of the page cache only.
@@ -149,51 +169,6 @@ pub fn cached_pages(range: PageRange, present: &mut [u8]) -> SysResult<()> {
     let start = std::ptr::with_exposed_provenance_mut(range.start());
     // SAFETY: the vector has a byte for each page.
     check(unsafe { libc::mincore(start, range.len(), present.as_mut_ptr()) })
-}
-
-// ---- descriptors ------------------------------------------------------------------------------------
-
-/// A descriptor that is used, and closed, only while it is still the file that was opened: a program may close all of its
-/// descriptors and open others under their numbers.
-struct Kept {
-    descriptor: std::mem::ManuallyDrop<Descriptor>,
-    identity: Identity,
-}
-
-impl Kept {
-    fn new(descriptor: Descriptor) -> SysResult<Self> {
-        let descriptor = descriptor.out_of_the_way();
-        let identity = descriptor.identity().ok_or_else(errno)?;
-        Ok(Self { descriptor: std::mem::ManuallyDrop::new(descriptor), identity })
-    }
-
-    fn number(&self) -> SysResult<c_int> {
-        let is_ours = self.descriptor.identity() == Some(self.identity);
-        if is_ours { Ok(self.descriptor.0) } else { Err(Errno(libc::EBADF)) }
-    }
-
-    fn path(&self) -> Option<CString> {
-        CString::new(format!("/proc/self/fd/{}", self.number().ok()?)).ok()
-    }
-
-    /// This file opened once more, for direct reads.
-    fn again_direct(&self) -> Option<Self> {
-        let again = syscall::open_without_waiting(&self.path()?, libc::O_DIRECT).ok()?;
-        Self::new(Descriptor(again)).ok().filter(|again| again.identity == self.identity)
-    }
-
-    fn read(&self, buffer: &mut [u8], offset: usize) -> SysResult<usize> {
-        syscall::read_at(self.number()?, buffer, offset)
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        if self.number().is_ok() {
-            // SAFETY: the descriptor is used no more.
-            unsafe { std::mem::ManuallyDrop::drop(&mut self.descriptor) };
-        }
-    }
 }
 
 // ---- file systems -----------------------------------------------------------------------------------

@@ -5,30 +5,45 @@
 
 use std::ptr;
 
+use super::common_memory::CommonMemory;
 use super::direct_io::LargeFile;
 use super::mapping::{self, Region};
 use super::{SysResult, advice, check, errno};
 use crate::error::Errno;
 use crate::page::PageRange;
 
+/// How a file is mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// Its bytes, until copies replace them.
+    File,
+    /// The pages of the page cache, none of which is ever replaced.
+    Cache,
+    /// The same, and what is missing is read in huge pages, where the file system has them.
+    CacheInHugePages,
+}
+
 /// Address space of whole GMEM pages for a file, mapped for reading.
 pub struct Window {
     range: PageRange,
     file_bytes: usize,
-    shared: bool,
+    shown: Shown,
 }
 
 impl Window {
-    /// Map a file that is not empty. `shared`: its pages are those of the page cache, and none is ever replaced.
-    pub fn new(file: &LargeFile, shared: bool) -> SysResult<Self> {
+    /// Map a file that is not empty.
+    pub fn new(file: &LargeFile, shown: Shown) -> SysResult<Self> {
         let page = mapping::gmem_page();
         let length = page.ceil(file.length()).ok_or(Errno(libc::ENOMEM))?;
         let start = mapping::map_aligned(length, page)?;
         let start = start.as_ptr().expose_provenance();
         let range = PageRange::new(start, start + length);
-        let window = Self { range, file_bytes: file.length(), shared };
+        let window = Self { range, file_bytes: file.length(), shown };
         // From here on the value unmaps the addresses if something fails.
         window.show_file(file, range)?;
+        if shown == Shown::CacheInHugePages {
+            advice::huge_pages(range);
+        }
         Ok(window)
     }
 
@@ -45,10 +60,20 @@ impl Window {
         if !in_file.is_empty() {
             let offset = in_file.start() - self.range.start();
             // SAFETY: the addresses belong to the window, and what is there are copies of the file.
-            unsafe { file.map_at(in_file, offset, self.shared)? };
+            unsafe { file.map_at(in_file, offset, self.shown != Shown::File)? };
         }
         let behind = PageRange::new(in_file.end().max(pages.start()), pages.end());
         if behind.is_empty() { Ok(()) } else { reserve_at(behind) }
+    }
+
+    /// Show a page of common memory, which holds the file's bytes, in the place of a whole GMEM page of the file.
+    pub fn show_common(&self, at: usize, memory: &CommonMemory, page: usize) -> SysResult<()> {
+        let pages = PageRange::new(at, at + mapping::gmem_page().bytes());
+        if self.shown != Shown::File || pages.intersect(self.range) != pages {
+            return Err(Errno(libc::EINVAL));
+        }
+        // SAFETY: the addresses belong to the window, and what is there are the same bytes.
+        unsafe { memory.show_at(at, page) }
     }
 
     /// Take pages of the page cache out of this process's memory; the next read brings them back.
@@ -67,7 +92,10 @@ impl Window {
     /// Put memory with the file's bytes in the place of whole GMEM pages of the file. The memory becomes read-only.
     pub fn replace(&self, pages: PageRange, copy: Region) -> SysResult<()> {
         let from = copy.range();
-        if self.shared || from.len() != pages.len() || pages.intersect(self.range) != pages {
+        if self.shown != Shown::File
+            || from.len() != pages.len()
+            || pages.intersect(self.range) != pages
+        {
             return Err(Errno(libc::EINVAL));
         }
         let (at, to) =

@@ -7,6 +7,7 @@
 
 pub mod advice;
 pub mod cgroup;
+pub mod common_memory;
 pub mod direct_io;
 pub mod dynamic;
 pub mod env;
@@ -16,9 +17,11 @@ pub mod file_window;
 pub mod fork_lock;
 pub mod futex;
 pub mod gmem;
+mod kept_descriptor;
 mod kept_file;
 pub mod lazy;
 pub mod machine;
+pub mod mapped_descriptor;
 pub mod mapped_file;
 pub mod mapping;
 pub mod memory;

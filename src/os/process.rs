@@ -4,7 +4,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{cgroup, check, errno, mapping, set_errno, syscall};
+use super::{cgroup, check, errno, file, mapping, set_errno, syscall};
 
 /// A value of which each process has its own. A forked child starts with a fresh one: the threads of the parent do not exist
 /// there, and locks may be held for ever. The child leaves the parent's value alone, except for what `inherit` does.
@@ -148,12 +148,66 @@ pub fn at_fork(before: extern "C" fn(), after: extern "C" fn()) {
     unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
 }
 
+/// Have a function called in the children of `fork(3)`. Without memory for that, it is not called.
+pub fn at_fork_in_child(function: extern "C" fn()) {
+    // SAFETY: the function stays loaded (-z nodelete).
+    unsafe { libc::pthread_atfork(None, None, Some(function)) };
+}
+
+/// A number for the calling process, which no other process of the PID namespace has had before: its id and the time of its start.
+/// Does not allocate.
+pub fn identity() -> u64 {
+    start_of(c"/proc/self/stat").map_or(0, |start| identity_of(process_id(), start))
+}
+
+/// Whether the process with an [`identity`] has not ended. It counts as running where the system does not say.
+pub fn is_running(identity: u64) -> bool {
+    let id = identity >> 32;
+    let Ok(path) = std::ffi::CString::new(format!("/proc/{id}/stat")) else { return true };
+    match start_of(&path) {
+        Some(start) => identity_of(id as i32, start) == identity,
+        None => file::exists(&path),
+    }
+}
+
+fn identity_of(process: i32, start: u64) -> u64 {
+    u64::from(process.cast_unsigned()) << 32 | start & u64::from(u32::MAX)
+}
+
+/// When a process started, in ticks since the machine did; 0 if it has ended and its parent does not know yet.
+fn start_of(stat: &std::ffi::CStr) -> Option<u64> {
+    let mut buffer = [0; 1024];
+    let text = file::read_start(stat, &mut buffer).ok()?;
+    // `4711 (a name) S 1 ...`: the name may hold anything.
+    let behind_name = text.iter().rposition(|byte| *byte == b')')? + 1;
+    let fields = std::str::from_utf8(&text[behind_name..]).ok()?;
+    let mut fields = fields.split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return Some(0);
+    }
+    fields.nth(18)?.parse().ok()
+}
+
 /// Milliseconds on a clock that never goes back, a few milliseconds late, and cheap to read.
 pub fn coarse_milliseconds() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the time may be written. Linux has this clock since 2.6.32, so the call does not fail.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
     time.tv_sec.cast_unsigned() * 1000 + time.tv_nsec.cast_unsigned() / 1_000_000
+}
+
+/// Processor time that the calling thread has used.
+pub fn thread_time() -> Duration {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the structure may be written, and zeros are a value of it.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let duration = |time: libc::timeval| {
+        Duration::new(time.tv_sec.cast_unsigned(), time.tv_usec.cast_unsigned() as u32 * 1000)
+    };
+    duration(usage.ru_utime) + duration(usage.ru_stime)
 }
 
 /// The number of processors that the calling thread may use: those of its affinity mask, but no more than the share of

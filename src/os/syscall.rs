@@ -42,6 +42,15 @@ pub fn duplicate(file: c_int, lowest: c_int) -> SysResult<c_int> {
     descriptor(unsafe { libc::syscall(libc::SYS_fcntl, file, libc::F_DUPFD_CLOEXEC, lowest) })
 }
 
+/// Another descriptor of the file, which exec closes. `EMFILE` if none is free.
+pub fn copy_of(file: c_int) -> SysResult<c_int> {
+    duplicate(file, 0).map_err(|errno| match errno.0 {
+        // Not even 0 is below the limit.
+        libc::EINVAL => Errno(libc::EMFILE),
+        _ => errno,
+    })
+}
+
 /// `read(2)`: the number of bytes read into `buffer`; 0 at the end of the file.
 pub fn read(file: c_int, buffer: &mut [u8]) -> SysResult<usize> {
     let start = buffer.as_mut_ptr();

@@ -23,6 +23,14 @@ pub enum Backing {
     File,
 }
 
+/// The number of a file in the mappings of this process. A file has the same in all of them, which on some file systems is not that
+/// of `stat(2)`. Anonymous memory has 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileNumber {
+    device: (u32, u32),
+    inode: u64,
+}
+
 /// One mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vma {
@@ -40,6 +48,17 @@ pub struct Vma {
     pub huge_tlb: bool,
     /// Bytes of a page; 0 before Linux 6.11, where the kernel does not report it.
     pub page_bytes: usize,
+    /// The file that is mapped.
+    pub file: FileNumber,
+    /// The address that the first byte of the file would have; it may lie before address 0.
+    pub file_origin: usize,
+}
+
+impl Vma {
+    /// Where the byte at an address of the mapping is in the file.
+    pub const fn file_offset(&self, address: usize) -> usize {
+        address.wrapping_sub(self.file_origin)
+    }
 }
 
 /// Call `visit` for each mapping that touches `range`, in ascending order, until it breaks. No two of them overlap.
@@ -178,6 +197,11 @@ fn query(
             backing,
             huge_tlb: request.vma_page_size > mapping::base_page().bytes() as u64,
             page_bytes: request.vma_page_size as usize,
+            file: FileNumber {
+                device: (request.dev_major, request.dev_minor),
+                inode: request.inode,
+            },
+            file_origin: origin(request.vma_start as usize, request.vma_offset),
         };
         if vma.range.start() >= range.end() || visit(vma).is_break() {
             return Ok(());
@@ -185,6 +209,10 @@ fn query(
         at = vma.range.end();
     }
     Ok(())
+}
+
+const fn origin(start: usize, offset: u64) -> usize {
+    start.wrapping_sub(offset as usize)
 }
 
 /// Long enough for every name that [`backing`] distinguishes.
@@ -233,16 +261,19 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
     let mut fields = text.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let permissions = fields.next()?.as_bytes();
-    let (major, minor) = fields.nth(1)?.split_once(':')?;
+    let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+    let (major, minor) = fields.next()?.split_once(':')?;
     let inode = fields.next()?.parse().ok()?;
     // The name may hold spaces.
     let name = text.find('/').map_or("", |start| text[start..].trim_end());
     let address = |hex| usize::from_str_radix(hex, 16).ok();
     let number = |hex| u32::from_str_radix(hex, 16).ok();
     let shared = permissions.get(3) == Some(&b's');
-    let backing = backing(inode, (number(major)?, number(minor)?), shared, name.as_bytes());
+    let device = (number(major)?, number(minor)?);
+    let backing = backing(inode, device, shared, name.as_bytes());
+    let range = PageRange::new(address(start)?, address(end)?);
     Some(Vma {
-        range: PageRange::new(address(start)?, address(end)?),
+        range,
         read: permissions.first() == Some(&b'r'),
         write: permissions.get(1) == Some(&b'w'),
         shared,
@@ -250,6 +281,8 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
         // A memfd of the pool has an arbitrary name, so it is not recognized.
         huge_tlb: backing != Backing::File && name.starts_with("/anon_hugepage"),
         page_bytes: 0,
+        file: FileNumber { device, inode },
+        file_origin: origin(range.start(), offset),
     })
 }
 
@@ -302,6 +335,8 @@ mod tests {
             backing: Backing::Anonymous,
             huge_tlb: false,
             page_bytes: 0,
+            file: FileNumber { device: (0, 0), inode: 0 },
+            file_origin: 0,
         };
         let mut seen = Vec::new();
         let mut in_order = InOrder {
@@ -340,11 +375,13 @@ mod tests {
     #[test]
     fn lines_of_the_kernel_are_read() {
         let vma =
-            parse_line(b"7f0000000000-7f0000200000 rw-s 00000000 08:01 42   /memfd:a b (deleted)")
+            parse_line(b"7f0000000000-7f0000200000 rw-s 00003000 08:01 42   /memfd:a b (deleted)")
                 .unwrap();
         assert_eq!(vma.range, PageRange::new(0x7f00_0000_0000, 0x7f00_0020_0000));
         assert_eq!((vma.read, vma.write, vma.shared), (true, true, true));
         assert_eq!(vma.backing, Backing::File);
+        assert_eq!(vma.file, FileNumber { device: (8, 1), inode: 42 });
+        assert_eq!(vma.file_offset(0x7f00_0000_1000), 0x4000);
         assert_eq!(parse_line(b""), None);
     }
 

@@ -5,10 +5,12 @@
 #define GMEM_TESTS_CELLS_H
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <sys/syscall.h>
 
 #include <libgmem.h>
 
@@ -60,6 +62,9 @@ static char *much_range;
 static gmemStream_t stream, external;
 static gmemEvent_t event;
 static void *ticket;
+/* The test's own file, and where it is mapped. */
+static int program_file;
+static const char *program;
 
 static unsigned long address(void) { return (unsigned long)(uintptr_t)range; }
 
@@ -95,6 +100,9 @@ static void set_up_range(void) {
 	range = map_private(size, page);
 	memset(range, 'x', page);
 	much_range = map_private(MUCH, page);
+	program_file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	program = mmap(NULL, 2 * page, PROT_READ, MAP_PRIVATE, program_file, 0);
+	NEED(program != MAP_FAILED);
 }
 
 /* In a cell that uses them; a state may also begin with them. */
@@ -155,7 +163,7 @@ static void free_eager_from_cxx(void) {
 static void models(void) {
 	enum { MODES = 3 };
 	for (int mode = 0; mode < MODES; ++mode) {
-		const gmemModelOptions_t options = {sizeof options, mode, 0};
+		const gmemModelOptions_t options = {sizeof options, mode, 0, 0, 0};
 		gmemModelInfo_t info = {.size = sizeof info};
 		gmemModel_t model = NULL;
 		gmemRange_t part = {0, 0};
@@ -452,6 +460,28 @@ static void aligned_realloc(void) {
 	gmem_free(block);
 }
 
+static int gmemModelCopyDescriptor_to(int *descriptor, gmemModel_t model) {
+	return *descriptor = gmemModelCopyDescriptor(model);
+}
+static void common_copies(void) {
+	gmemModelOptions_t options = {sizeof options, 0, 0, GMEM_COPY_COMMON, 0};
+	gmemModel_t one = NULL, two = NULL;
+	WORKS(gmemModelOpen("/proc/self/exe", &options, &one));
+	options.copy = GMEM_COPY_JOIN;
+	WORKS(gmemModelCopyDescriptor_to(&options.copy_descriptor, one));
+	WORKS(gmemModelOpen("/proc/self/exe", &options, &two));
+	/* close(3) is a cancellation point. */
+	syscall(SYS_close, options.copy_descriptor);
+	WORKS(gmemModelClose(two));
+	WORKS(gmemModelClose(one));
+}
+
+static void free_eager_of_file(void) {
+	WORKS(gmemFreeEagerFile((unsigned long)(uintptr_t)program, 2 * page, program_file, NULL));
+	/* Each ELF file begins with these bytes. */
+	EXPECT(memcmp(program, "\177ELF", 4) == 0);
+}
+
 static void mappings_of(void) {
 	gmemMapping_t found[64];
 	WORKS(gmemMappingsOf("/proc/self/exe", found, 64));
@@ -489,6 +519,8 @@ static const struct cell {
 	{distance, 0, {"gmemNodeDistance"}},
 	{residency, 0, {"gmemResidency", "gmemResidencyText", "gmemResidencyJson", "gmemResidencySvg"}},
 	{mappings_of, 0, {"gmemMappingsOf"}},
+	{free_eager_of_file, 0, {"gmemFreeEagerFile"}},
+	{common_copies, 0, {"gmemModelCopyDescriptor", "gmemModelOpen"}},
 	{last_error, 0, {"gmemLastError"}},
 	{version, 0, {"gmemVersion"}},
 	{device, 0, {"gmemSetDevice", "gmemGetDevice", "gmemGetDeviceContext"}},

@@ -159,6 +159,14 @@ void a_mapped_file_is_found() {
 		CHECK(!found[1].is_shared() && found[1].is_writable());
 		CHECK_EQUAL(gmem::prefetch(found, gmem::device::numa_id()).bytes(), 5 * page);
 	}
+	if (found.size() == 2) {
+		std::error_code refused;
+		gmem::free_eager_file(found[0], file, {}, refused);
+		CHECK(!refused);
+		gmem::free_eager_file(found[1], -1, {}, refused);
+		CHECK(refused == std::errc::bad_file_descriptor);
+		gmem::free_eager_file(found[0], file);
+	}
 	// Another name of the same file.
 	const std::string other = path + ".link";
 	NEED(link(path.c_str(), other.c_str()) == 0);

@@ -164,6 +164,40 @@ static int residency_pages(void) { return gmemResidency(0, page, 0, NULL, 1, NUL
 static int residency_text_null(void) { return gmemResidencyText(NULL, NULL, NULL, 0); }
 static int residency_json_null(void) { return gmemResidencyJson(NULL, NULL, NULL, 0); }
 static int residency_svg_null(void) { return gmemResidencySvg(NULL, NULL, NULL, 0); }
+static int free_mapped(int descriptor) {
+	return gmemFreeEagerFile(addr(file(3 * page, PROT_READ, MAP_SHARED)), 3 * page, descriptor, NULL);
+}
+static int free_file_overflow(void) { return gmemFreeEagerFile(-page, 2 * page, 0, NULL); }
+static int free_file_not_open(void) { return free_mapped(-1); }
+static int free_file_of_another(void) {
+	const int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	const int result = free_mapped(fd);
+	close(fd);
+	return result;
+}
+static int free_file_write_only(void) {
+	const int fd = open("/tmp", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+	const int result = free_mapped(fd);
+	close(fd);
+	return result;
+}
+static int free_file_directory(void) {
+	const int fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const int result = free_mapped(fd);
+	close(fd);
+	return result;
+}
+static int free_file_hole(void) {
+	char *const view = file(3 * page, PROT_READ, MAP_PRIVATE);
+	char name[] = "/tmp/gmem_errnos_XXXXXX";
+	const int fd = mkstemp(name);
+	NEED(fd >= 0 && unlink(name) == 0 && ftruncate(fd, (off_t)(3 * page)) == 0);
+	NEED(mmap(view, 3 * page, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0) == view);
+	NEED(munmap(view + page, page) == 0);
+	const int result = gmemFreeEagerFile(addr(view), 3 * page, fd, NULL);
+	close(fd);
+	return result;
+}
 static int mappings_of_null(void) { return gmemMappingsOf(NULL, NULL, 0); }
 static int mappings_of_nothing(void) { return gmemMappingsOf("/no/such/file", NULL, 0); }
 static int faults_begin_null(void) { return gmemFaultScopeBegin(NULL, GMEM_FAULTS_THREAD); }
@@ -232,6 +266,12 @@ static int launch_unknown(void) { return gmemStreamLaunch(unknown_stream, nothin
 static int launch_null(void) { return gmemStreamLaunch(stream, NULL, NULL); }
 static int launch_refused(void) { return gmemStreamLaunch(refusing(), nothing, NULL); }
 static int free_refused(void) { return gmemFreeEager(addr(memory()), 3 * page, refusing()); }
+static int free_file_refused(void) {
+	const int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	const int result = gmemFreeEagerFile(addr(file(3 * page, PROT_READ, MAP_SHARED)), 3 * page, fd, refusing());
+	close(fd);
+	return result;
+}
 static int prefetch_refused(void) { return gmemPrefetch(addr(memory()), page, gmemGetNumaId(), refusing()); }
 static int ex_refused(void) { return gmemPrefetchEx(addr(memory()), page, gmemGetNumaId(), refusing(), NULL, NULL); }
 static int free_v_refused(void) { return free_v(memory(), refusing()); }
@@ -566,6 +606,13 @@ static const struct row usual[] = {
 	ROW(gmemResidencyText, residency_text_null, EINVAL),
 	ROW(gmemResidencyJson, residency_json_null, EINVAL),
 	ROW(gmemResidencySvg, residency_svg_null, EINVAL),
+	ROW(gmemFreeEagerFile, free_file_overflow, EINVAL),
+	ROW(gmemFreeEagerFile, free_file_of_another, EINVAL),
+	ROW(gmemFreeEagerFile, free_file_not_open, EBADF),
+	ROW(gmemFreeEagerFile, free_file_write_only, EACCES),
+	ROW(gmemFreeEagerFile, free_file_directory, ENODEV),
+	ROW(gmemFreeEagerFile, free_file_hole, ENOMEM),
+	ROW(gmemFreeEagerFile, free_file_refused, EIO),
 	ROW(gmemMappingsOf, mappings_of_null, EINVAL),
 	ROW(gmemMappingsOf, mappings_of_nothing, ENOENT),
 	ROW(gmemFaultScopeBegin, faults_begin_null, EINVAL),

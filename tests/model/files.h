@@ -75,7 +75,7 @@ static inline gmemModelInfo_t info_of(gmemModel_t model) {
 
 /* Open a file in a mode, or fail the test. */
 static inline gmemModel_t open_model(const char *path, int mode) {
-	gmemModelOptions_t options = {sizeof options, mode, 0};
+	gmemModelOptions_t options = {sizeof options, mode, 0, 0, 0};
 	gmemModel_t model = NULL;
 	if (gmemModelOpen(path, &options, &model) != 0) {
 		fprintf(stderr, "%s\n", gmemLastError());

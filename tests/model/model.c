@@ -274,11 +274,11 @@ static void what_is_no_file_of_weights_is_refused(void) {
 		NEED(chmod(path, 0600) == 0);
 	}
 	CHECK_EQUAL(gmemModelOpen(path, NULL, NULL), -EINVAL);
-	gmemModelOptions_t options = {sizeof options, 7, 0};
+	gmemModelOptions_t options = {sizeof options, 7, 0, 0, 0};
 	CHECK_EQUAL(gmemModelOpen(path, &options, &model), -EINVAL);
-	options = (gmemModelOptions_t){sizeof options, 0, 9};
+	options = (gmemModelOptions_t){sizeof options, 0, 9, 0, 0};
 	CHECK_EQUAL(gmemModelOpen(path, &options, &model), -EINVAL);
-	options = (gmemModelOptions_t){1, 0, 0};
+	options = (gmemModelOptions_t){1, 0, 0, 0, 0};
 	CHECK_EQUAL(gmemModelOpen(path, &options, &model), -EINVAL);
 	gmemModelInfo_t info = {.size = sizeof info};
 	CHECK_EQUAL(gmemModelGetInfo((gmemModel_t)16, &info), -EINVAL);

@@ -55,6 +55,29 @@ void files_are_owned() {
 	CHECK(moved.empty());
 }
 
+void a_copy_is_joined() {
+	const std::size_t size = 2 * gmem::page_size();
+	write_file("models.bin", size);
+	gmem::model_options how;
+	how.copy = gmem::model_copy::common;
+	const gmem::model_file one("models.bin", how);
+	how.copy = gmem::model_copy::join;
+	how.copy_descriptor = one.copy_descriptor();
+	const gmem::model_file two("models.bin", how);
+	close(how.copy_descriptor);
+	gmem::prefetch(one.range(), gmem::device::numa_id());
+	gmem::prefetch(two.range(), gmem::device::numa_id());
+	CHECK_EQUAL(one.read_bytes() + two.read_bytes(), size);
+	gmem::free_eager(one.range());
+	CHECK(two.loaded_bytes() == size && has_the_files_bytes(at(two.range()), 0, size));
+	std::error_code ec;
+	CHECK_EQUAL(gmem::model_file().copy_descriptor(ec), -1);
+	CHECK(ec == std::errc::invalid_argument);
+	const int descriptor = two.copy_descriptor(ec);
+	CHECK(descriptor >= 0 && !ec);
+	close(descriptor);
+}
+
 void shards_are_one_model() {
 	gmem::model_files shards;
 	const std::size_t size = 2 * gmem::page_size();
@@ -94,8 +117,10 @@ void threads_prefetch_and_free_the_same_file(std::chrono::milliseconds time) {
 	const std::size_t size = 24 * gmem::page_size() + 4321;
 	write_file("models.bin", size);
 	const int node = gmem::device::numa_id();
-	for (const auto mode : {gmem::model_mode::private_pages, gmem::model_mode::shared}) {
-		const gmem::model_file file("models.bin", {mode});
+	const gmem::model_options kinds[] = {{gmem::model_mode::private_pages}, {gmem::model_mode::shared},
+		{gmem::model_mode::automatic, gmem::huge_pages::as_is, gmem::model_copy::common}};
+	for (const gmem::model_options &kind : kinds) {
+		const gmem::model_file file("models.bin", kind);
 		const auto end = std::chrono::steady_clock::now() + time;
 		std::atomic<unsigned> wrong{0}, failed{0};
 		std::vector<std::thread> all;
@@ -138,6 +163,7 @@ void threads_prefetch_and_free_the_same_file(std::chrono::milliseconds time) {
 int main(int argc, char **argv) {
 	const bool is_timed = argc == 3 && std::string(argv[1]) == "--seconds";
 	files_are_owned();
+	a_copy_is_joined();
 	shards_are_one_model();
 	threads_prefetch_and_free_the_same_file(
 		is_timed ? std::chrono::seconds(std::strtol(argv[2], nullptr, 10)) : std::chrono::milliseconds(700));

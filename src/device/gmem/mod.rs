@@ -320,6 +320,8 @@ mod tests {
             huge: HugePolicy::AsIs,
             max_threads: 0,
             wants_report: false,
+            reads_huge_pages: false,
+            stays: false,
             watch: &Unwatched,
         };
         let failure = Gmem.prefetch(&request, &mut { Report::EMPTY });

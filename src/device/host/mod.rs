@@ -74,7 +74,7 @@ impl Device for Host {
     }
 
     fn prefetch(&self, request: &Request<'_>, report: &mut Report) -> Result<()> {
-        let one_node = has_one_node(request.node);
+        let one_node = request.stays || has_one_node(request.node);
         let is_plain = !request.wants_report && request.huge == HugePolicy::AsIs;
         let is_small = request.asked.len() <= populate::PIECE_BYTES;
         if is_small && is_plain && one_node && hot::mark_if_all_resident(request.asked) {
@@ -192,6 +192,8 @@ mod tests {
             huge: HugePolicy::AsIs,
             max_threads: 0,
             wants_report: true,
+            reads_huge_pages: false,
+            stays: false,
             watch: &Unwatched,
         };
         let mut report = Report::EMPTY;

@@ -26,11 +26,18 @@ pub const PIECE_BYTES: usize = 16 << 20;
 /// The largest huge page that every piece can hold. Pieces of 512 MiB could hardly be cancelled or shared.
 const USUAL_HUGE_PAGE: usize = 32 << 20;
 
+/// Bytes in a piece of a file that is read huge page by huge page: the kernel reads one while it maps the other.
+const READ_BYTES: usize = 4 << 20;
+
+/// Threads that wait for the disk. It does not depend on the number of processors.
+const READERS: usize = 8;
+
 /// A piece holds whole huge pages where they matter piece by piece: they are required, or pages are counted.
 fn piece_bytes(request: &Request<'_>) -> usize {
+    let usual = if request.reads_huge_pages { READ_BYTES } else { PIECE_BYTES };
     let huge = mapping::huge_page().bytes();
     let counts = request.wants_report || request.huge == HugePolicy::Require;
-    if counts || huge <= USUAL_HUGE_PAGE { PIECE_BYTES.max(huge) } else { PIECE_BYTES }
+    if counts || huge <= USUAL_HUGE_PAGE { usual.max(huge) } else { usual }
 }
 
 /// A piece that takes longer than this had to be populated; then the next ones are worth a thread of their own.
@@ -46,7 +53,8 @@ pub fn run(
     let begun = Instant::now();
     for segment in segments {
         // The reading goes on while the pieces before are mapped.
-        if segment.backing == Backing::File && segment.asked.len() > PIECE_BYTES {
+        let is_long = segment.asked.len() > PIECE_BYTES;
+        if segment.backing == Backing::File && is_long && !request.reads_huge_pages {
             advice::will_need(segment.asked);
         }
     }
@@ -60,7 +68,7 @@ pub fn run(
     let run = Run {
         request,
         pieces: &pieces,
-        one_node: has_one_node(request.node),
+        one_node: request.stays || has_one_node(request.node),
         moves,
         total: request.asked.outward(mapping::base_page()).len(),
         next: AtomicUsize::new(0),
@@ -115,21 +123,33 @@ impl Run<'_> {
         if self.pieces.len() < 3 {
             return self.work(true);
         }
-        let begun = Instant::now();
-        if !self.prefer_node(|| self.take_piece(true)) || begun.elapsed() < WORTH_A_THREAD {
+        let (begun, busy) = (Instant::now(), process::thread_time());
+        let is_left = self.prefer_node(|| self.take_piece(true));
+        // The pieces of a file that is read huge page by huge page are small; there are more of them.
+        let pieces = if self.request.reads_huge_pages { self.pieces.len() / 3 } else { 1 };
+        let took = begun.elapsed().saturating_mul(u32::try_from(pieces).unwrap_or(u32::MAX));
+        if !is_left || took < WORTH_A_THREAD {
             return self.work(true);
         }
-        helpers::work_with(self.wanted_threads() - 1, |is_caller| self.work(is_caller));
+        // What is in the page cache already keeps processors busy, and the disk idle.
+        let waited = begun.elapsed() > 2 * process::thread_time().saturating_sub(busy);
+        let helpers = self.wanted_threads(self.request.reads_huge_pages && waited) - 1;
+        helpers::work_with(helpers, |is_caller| self.work(is_caller));
     }
 
-    fn wanted_threads(&self) -> usize {
+    fn wanted_threads(&self, wait_for_the_disk: bool) -> usize {
         let asked = match self.request.max_threads {
             0 => helpers::MAX_THREADS,
             most => most,
         };
         let pieces_left = self.pieces.len() - 1;
         // Asking for the processors reads files, which a caller that wants one thread need not wait for.
-        if asked == 1 { 1 } else { asked.min(process::processors()).min(pieces_left).max(1) }
+        let useful = match wait_for_the_disk {
+            true => READERS,
+            false if asked == 1 => 1,
+            false => process::processors(),
+        };
+        asked.min(useful).min(pieces_left).max(1)
     }
 
     /// A thread's part.

@@ -291,7 +291,16 @@ mod tests {
 
     fn request(asked: PageRange, node: usize) -> Request<'static> {
         let (huge, wants_report) = (HugePolicy::AsIs, true);
-        Request { asked, node, huge, max_threads: 0, wants_report, watch: &Unwatched }
+        Request {
+            asked,
+            node,
+            huge,
+            max_threads: 0,
+            wants_report,
+            reads_huge_pages: false,
+            stays: false,
+            watch: &Unwatched,
+        }
     }
 
     fn present(range: PageRange) -> usize {
