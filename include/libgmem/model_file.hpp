@@ -87,10 +87,10 @@ public:
 	/// No file.
 	model_file() noexcept = default;
 #if LIBGMEM_HAS_EXCEPTIONS
-	/// Open a file. Nothing is read.
+	/// Open a file. Nothing is read, but for 2 MiB once for each file system in the automatic mode (gmemModelOpen()).
 	/// @throws error as gmemModelOpen()
 	explicit model_file(const char *path, model_options options = {}) { detail::throw_if_failed(start(path, options)); }
-	/// Open a file. Nothing is read.
+	/// Open a file. Nothing is read, but for 2 MiB once for each file system in the automatic mode (gmemModelOpen()).
 	/// @throws error as gmemModelOpen()
 	explicit model_file(const std::string &path, model_options options = {}) : model_file(path.c_str(), options) {}
 #endif

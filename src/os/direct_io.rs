@@ -201,6 +201,8 @@ fn is_generated(system: libc::c_long) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::ffi::CString;
+
     use super::*;
     use crate::os::mapping::Mapping;
 
