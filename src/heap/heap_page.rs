@@ -12,10 +12,10 @@
 //! that want the page wait. A forked child does not wait for its parent's threads: it takes the page over.
 
 use std::ptr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::checked::{assert_heap, perturb};
 use super::page_map::BASE_PAGE;
+use super::sync::{AtomicU64, AtomicUsize, Ordering, yield_now};
 use crate::os::{advice, mapping, process};
 use crate::page::PageRange;
 
@@ -93,6 +93,18 @@ pub struct HeapPage {
 }
 
 impl HeapPage {
+    /// Not the heap's.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "for the model")]
+    pub fn new() -> Self {
+        Self {
+            state: AtomicU64::new(0),
+            charge: AtomicUsize::new(0),
+            used: [const { AtomicU64::new(0) }; BASE_PAGES / 64],
+            in_use: [const { AtomicU64::new(0) }; BASE_PAGES / 64],
+        }
+    }
+
     /// Whether it belongs to the heap.
     pub fn is_owned(&self) -> bool {
         self.state.load(Ordering::Relaxed) & OWNED != 0
@@ -221,7 +233,7 @@ impl HeapPage {
         let mut state = self.state.load(Ordering::Relaxed);
         loop {
             if state & DROPPING != 0 && is_of_this_process(state) {
-                process::yield_now();
+                yield_now();
                 state = self.state.load(Ordering::Relaxed);
                 continue;
             }

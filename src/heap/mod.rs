@@ -20,6 +20,7 @@
 //! | [`stats`], [`settings`] | statistics; environment variables |
 //! | [`profile`] | samples of who allocated what, `GMEM_HEAP_PROFILE` |
 //! | [`thread_state`] | space for a thread's part of the heap |
+//! | `sync`, `model` | atomics in one place, which a model check replaces |
 //! | [`turn`] | a lock that survives `fork` |
 //! | [`checked`], [`constants`] | checks of a checked build; constants shared with C and C++ |
 //!
@@ -39,6 +40,8 @@ mod heap_page;
 mod idle;
 mod large;
 pub mod limits;
+#[cfg(test)]
+mod model;
 mod own_data;
 mod page_map;
 mod page_run;
@@ -47,6 +50,7 @@ pub mod profile;
 pub mod settings;
 mod size_class;
 pub mod stats;
+mod sync;
 mod thread_cache;
 mod thread_state;
 mod transfer_cache;

@@ -7,11 +7,11 @@
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::checked::perturb;
 use super::page_map::TOTALS;
 use super::size_class::{BYTES, CLASSES};
+use super::sync::{AtomicU64, AtomicUsize, Ordering};
 use crate::os::process;
 
 /// Most blocks in a batch.
@@ -135,6 +135,7 @@ pub fn is_empty() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sync::run;
     use super::*;
 
     /// A class that no other test uses: threads cache none of its blocks.
@@ -142,31 +143,35 @@ mod tests {
 
     #[test]
     fn what_is_put_is_taken_once_the_last_first() {
-        let batch = |from: usize| [from, from + 1].map(ptr::without_provenance_mut);
-        let mut taken = [ptr::null_mut(); 2];
-        // SAFETY: the pointers are numbers that nobody dereferences, and both arrays have two of them.
-        unsafe {
-            assert!(!take(UNUSED, taken.as_mut_ptr(), 2));
-            for index in 0..SHELF {
-                assert!(put(UNUSED, batch(2 * index).as_ptr(), 2));
+        run(|| {
+            let batch = |from: usize| [from, from + 1].map(ptr::without_provenance_mut);
+            let mut taken = [ptr::null_mut(); 2];
+            // SAFETY: the pointers are numbers that nobody dereferences, and both arrays have two of them.
+            unsafe {
+                assert!(!take(UNUSED, taken.as_mut_ptr(), 2));
+                for index in 0..SHELF {
+                    assert!(put(UNUSED, batch(2 * index).as_ptr(), 2));
+                }
+                assert!(!put(UNUSED, batch(7).as_ptr(), 2));
+                for index in (0..SHELF).rev() {
+                    assert!(take(UNUSED, taken.as_mut_ptr(), 2));
+                    assert_eq!(taken, batch(2 * index));
+                }
+                assert!(!take(UNUSED, taken.as_mut_ptr(), 2));
             }
-            assert!(!put(UNUSED, batch(7).as_ptr(), 2));
-            for index in (0..SHELF).rev() {
-                assert!(take(UNUSED, taken.as_mut_ptr(), 2));
-                assert_eq!(taken, batch(2 * index));
-            }
-            assert!(!take(UNUSED, taken.as_mut_ptr(), 2));
-        }
+        });
     }
 
     #[test]
     fn nobody_waits_but_for_a_process_that_is_gone() {
         static SHELF: Shelf = Shelf::new();
-        let shelf = &SHELF;
-        let entered = shelf.enter();
-        assert!(entered.is_some() && shelf.enter().is_none() && shelf.enter().is_none());
-        drop(entered);
-        shelf.holder.store(u64::MAX, Ordering::Relaxed);
-        assert!(shelf.enter().is_some());
+        run(|| {
+            let shelf = &SHELF;
+            let entered = shelf.enter();
+            assert!(entered.is_some() && shelf.enter().is_none() && shelf.enter().is_none());
+            drop(entered);
+            shelf.holder.store(u64::MAX, Ordering::Relaxed);
+            assert!(shelf.enter().is_some());
+        });
     }
 }
