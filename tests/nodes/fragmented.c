@@ -51,8 +51,12 @@ static void preferred_ones_fall_back_and_come_later(char *pieces, size_t taken) 
 	/* With room for huge pages again, they are made behind the program's back. */
 	munmap(pieces, taken);
 	prefetch_huge(start, GMEM_HUGE_PREFER, 0);
-	for (int wait = 0; wait < 200 && huge_kib(start) != size >> 10; ++wait) {
+	for (int wait = 0; wait < 300 && huge_kib(start) != size >> 10; ++wait) {
 		usleep(100 * 1000);
+		if (wait % 50 == 49) {
+			/* The kernel had refused some, perhaps because it was moving their pages just then. */
+			prefetch_huge(start, GMEM_HUGE_PREFER, 0);
+		}
 	}
 	CHECK_EQUAL(huge_kib(start), size >> 10);
 	CHECK(is_all(start, size, 'x'));
