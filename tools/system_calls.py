@@ -34,8 +34,11 @@ def calls_in_libgmem(trace):
     for line in trace:
         call = re.match(r"(?:\d+ +)?(?:<\.\.\. )?(\w+)(?:\(| resumed)", line)
         if call:
-            name = call[1]
-        elif name and line.startswith(" > ") and not C_LIBRARY.match(line):
+            # A call that goes on has its stack behind its end.
+            name = None if line.rstrip().endswith("<unfinished ...>") else call[1]
+        elif not line.startswith(" > "):
+            name = None  # a signal, which may have a stack as well, or the end of a process
+        elif name and not C_LIBRARY.match(line):
             if re.match(r" > \S*/libgmem", line):
                 yield name
             name = None
