@@ -3,12 +3,10 @@
  * GMEM_ABORT_ON_CORRUPTION=0, is left alone. Compiled with -fno-builtin. */
 #include <pthread.h>
 #include <stdint.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <libgmem.h>
 
-#include "../check.h"
+#include "case.h"
 
 static void *volatile kept;
 
@@ -104,35 +102,6 @@ static const struct {
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
-/* Runs a case in a process of its own; what it writes to stderr comes into `said`. */
-static int run(int number, const char *aborts, char *said, size_t space) {
-	int ends[2];
-	NEED(pipe(ends) == 0);
-	const pid_t child = fork();
-	NEED(child >= 0);
-	if (child == 0) {
-		char argument[16];
-		dup2(ends[1], 2);
-		close(ends[0]);
-		close(ends[1]);
-		snprintf(argument, sizeof argument, "%d", number);
-		setenv("GMEM_ABORT_ON_CORRUPTION", aborts, 1);
-		execl("/proc/self/exe", "corruption", argument, (char *)NULL);
-		_exit(127);
-	}
-	close(ends[1]);
-	size_t length = 0;
-	ssize_t got;
-	while (length < space - 1 && (got = read(ends[0], said + length, space - 1 - length)) > 0) {
-		length += (size_t)got;
-	}
-	said[length] = '\0';
-	close(ends[0]);
-	int status = 0;
-	NEED(waitpid(child, &status, 0) == child);
-	return status;
-}
-
 int main(int argc, char **argv) {
 	if (argc > 1) {
 		cases[atoi(argv[1])].run();
@@ -141,11 +110,11 @@ int main(int argc, char **argv) {
 	char said[1024];
 	for (int i = 0; i < CASES; ++i) {
 		const int expected = cases[i].said == NULL ? 0 : SIGABRT;
-		const int aborted = run(i, "1", said, sizeof said);
-		int is_right = (WIFSIGNALED(aborted) ? WTERMSIG(aborted) : aborted) == expected;
+		const int aborted = run_case(i, "1", said, sizeof said);
+		int is_right = aborted == expected;
 		is_right = is_right && (expected == 0 ? said[0] == '\0' : strstr(said, cases[i].said) != NULL);
 		is_right = is_right && (expected == 0 || strncmp(said, "libgmem: heap corruption: free: 0x", 34) == 0);
-		const int leaked = run(i, "0", said, sizeof said);
+		const int leaked = run_case(i, "0", said, sizeof said);
 		is_right = is_right && leaked == 0 && (expected == 0) == (said[0] == '\0');
 		if (!is_right) {
 			fprintf(stderr, "%s: status %d and %d, \"%s\"\n", cases[i].name, aborted, leaked, said);

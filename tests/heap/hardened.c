@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* GMEM_HARDEN=1: misuse that ends the process, each in a process of its own. Compiled with -fno-builtin. */
 #include <stdint.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <libgmem.h>
 
-#include "../check.h"
+#include "case.h"
 
 static void *volatile kept;
 
@@ -157,46 +155,17 @@ static const struct {
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
-/* Runs a case in a process of its own; what it writes to stderr comes into `said`. */
-static int run(int number, const char *aborts, char *said, size_t space) {
-	int ends[2];
-	NEED(pipe(ends) == 0);
-	const pid_t child = fork();
-	NEED(child >= 0);
-	if (child == 0) {
-		char argument[16];
-		dup2(ends[1], 2);
-		close(ends[0]);
-		close(ends[1]);
-		snprintf(argument, sizeof argument, "%d", number);
-		setenv("GMEM_HARDEN", "1", 1);
-		setenv("GMEM_ABORT_ON_CORRUPTION", aborts, 1);
-		execl("/proc/self/exe", "hardened", argument, (char *)NULL);
-		_exit(127);
-	}
-	close(ends[1]);
-	size_t length = 0;
-	ssize_t got;
-	while (length < space - 1 && (got = read(ends[0], said + length, space - 1 - length)) > 0) {
-		length += (size_t)got;
-	}
-	said[length] = '\0';
-	close(ends[0]);
-	int status = 0;
-	NEED(waitpid(child, &status, 0) == child);
-	return WIFSIGNALED(status) ? WTERMSIG(status) : status;
-}
-
 int main(int argc, char **argv) {
 	if (argc > 1) {
 		cases[atoi(argv[1])].run();
 		return checks_result("hardened");
 	}
 	char said[1024], leaked_said[1024];
+	setenv("GMEM_HARDEN", "1", 1);
 	for (int i = 0; i < CASES; ++i) {
 		const char *expected = cases[i].said;
-		const int aborted = run(i, "1", said, sizeof said);
-		const int leaked = run(i, "0", leaked_said, sizeof leaked_said);
+		const int aborted = run_case(i, "1", said, sizeof said);
+		const int leaked = run_case(i, "0", leaked_said, sizeof leaked_said);
 		int is_right;
 		if (expected == NULL) {
 			is_right = aborted == 0 && leaked == 0 && said[0] == '\0' && leaked_said[0] == '\0';
