@@ -99,6 +99,32 @@ impl Write for Line {
     }
 }
 
+/// A yes or no that is found once, and asked for often.
+pub struct Answer(AtomicU8);
+
+impl Answer {
+    const YES: u8 = 2;
+
+    /// Not found yet.
+    #[allow(clippy::new_without_default, reason = "a static needs a const function")]
+    pub const fn new() -> Self {
+        Self(AtomicU8::new(0))
+    }
+
+    /// The answer. Threads that are first at the same time each find it.
+    #[inline]
+    pub fn or_find(&self, find: impl FnOnce() -> bool) -> bool {
+        match self.0.load(Ordering::Relaxed) {
+            0 => {
+                let is_so = find();
+                self.0.store(1 + u8::from(is_so), Ordering::Relaxed);
+                is_so
+            }
+            answer => answer == Self::YES,
+        }
+    }
+}
+
 // ---- forms that several settings have -------------------------------------------------------------------------
 
 /// Any text.

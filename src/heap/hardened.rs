@@ -10,14 +10,14 @@
 
 use std::ffi::{CStr, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use tikv_jemalloc_sys as je;
 
 use super::size_class::{BYTES, UNCACHED};
 use super::{LARGE, SMALLEST, arenas, corruption, device_blocks, idle, large, page_map, pages};
 use super::{note, or_once_more, or_out_of_memory, release as release_plain};
-use crate::config::{self, Setting};
+use crate::config::{self, Answer, Setting};
 use crate::os::{advice, env, mapping};
 use crate::page::PageRange;
 
@@ -40,17 +40,8 @@ const DEFAULT: bool = match option_env!("GMEM_DEFAULT_HARDEN") {
 /// Whether the heap is hardened. That never changes.
 #[inline]
 pub fn is_on() -> bool {
-    const ON: u8 = 2;
-    /// 0 until the setting was read, then 1 or 2.
-    static STATE: AtomicU8 = AtomicU8::new(0);
-    match STATE.load(Ordering::Relaxed) {
-        0 => {
-            let is_on = HARDEN.get().unwrap_or(DEFAULT);
-            STATE.store(1 + u8::from(is_on), Ordering::Relaxed);
-            is_on
-        }
-        state => state == ON,
-    }
+    static IS_ON: Answer = Answer::new();
+    IS_ON.or_find(|| HARDEN.get().unwrap_or(DEFAULT))
 }
 
 /// Bytes of the largest block that waits in the quarantine.

@@ -10,7 +10,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
 use super::{control, stats};
-use crate::config::{self, Setting};
+use crate::config::{self, Answer, Setting};
 use crate::error::{Errno, Error, Result};
 use crate::os::{env, file, process};
 
@@ -43,18 +43,12 @@ pub static FILE: Setting<()> = Setting {
 /// Whether allocations are sampled. That never changes.
 #[inline]
 pub fn is_on() -> bool {
-    const ON: u8 = 2;
-    /// 0 until the setting was read, then 1 or 2.
-    static STATE: AtomicU8 = AtomicU8::new(0);
-    match STATE.load(Ordering::Relaxed) {
-        0 => {
-            let bytes = PROFILE.get().unwrap_or(0);
-            DISTANCE.store(bytes, Ordering::Relaxed);
-            STATE.store(1 + u8::from(bytes > 0), Ordering::Relaxed);
-            bytes > 0
-        }
-        state => state == ON,
-    }
+    static IS_ON: Answer = Answer::new();
+    IS_ON.or_find(|| {
+        let bytes = PROFILE.get().unwrap_or(0);
+        DISTANCE.store(bytes, Ordering::Relaxed);
+        bytes > 0
+    })
 }
 
 static DISTANCE: AtomicUsize = AtomicUsize::new(0);
